@@ -1,0 +1,40 @@
+# make demo: the whole path on synthetic data. make test: the tests. make help: the rest.
+BIN := .venv/bin
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup demo check test test-full fmt bench docs clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## create .venv with the pinned packages (first time: 10 to 20 minutes)
+	@bash scripts/setup.sh
+
+demo: setup ## synthetic data -> train -> prune -> quantise -> pack -> report, at most 10 minutes on 2 cores
+	@$(BIN)/python scripts/make_synthetic.py --out out/data/synthetic
+	@$(BIN)/python compress/run.py recipes/demo.yaml --out out
+
+check: setup ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+test: setup ## the tests, at most 20 minutes on 2 cores
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-full: setup ## all tests, the slow ones too
+	@$(BIN)/python -m pytest
+
+fmt: setup ## format the code
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+bench: setup ## size and latency of the models in the zoo, against general compressors
+	@$(BIN)/python benchmarks/size.py detectors/dcfl/zoo/*.krimp
+	@$(BIN)/python benchmarks/latency.py detectors/dcfl/zoo/*.krimp
+
+docs: setup ## regenerate what is generated: recipe schema
+	@$(BIN)/krimp schema > recipes/recipe.schema.json
+
+clean: ## remove outputs and caches, keep .venv
+	rm -rf out build .mypy_cache .ruff_cache .pytest_cache .hypothesis

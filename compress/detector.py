@@ -1,0 +1,145 @@
+"""The contract of a detector plug-in. An extender reads this file and `stage.py`, nothing else.
+
+A plug-in is a module (a folder under `detectors/`, an entry point of the group
+`krimp.detectors`, or `package.module:NAME`) that offers one class with the members below.
+Importing it must not import torch: heavy imports go inside the methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from torch import Tensor, nn
+
+# A batch of images, (N, 3, H, W) float32 normalised -> raw outputs, one array per name in
+# `Detector.output_names(config)`, same order.
+Forward = Callable[[np.ndarray], list[np.ndarray]]
+
+
+class Batch(Protocol):
+    """What a loader yields: `images` plus whatever the plug-in's own `loss` reads."""
+
+    images: Tensor  # (N, 3, H, W) float32, normalised
+
+    def to(self, device: Any) -> Batch:  # noqa: ANN401
+        """Return the batch on another device."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracy of one model on one split.
+
+    Attributes:
+        map50: mean over the classes that have truth, 0..1.
+        ap_method: 'area' or 'voc07_11point'.
+        iou_threshold: overlap that makes a match.
+        ap_per_class: class name -> AP, 0..1 (NaN where a class has no truth).
+        recall: share of true boxes found at any score.
+        precision: at `precision_score_threshold`.
+        num_detections: above the deployed score threshold, whole split.
+        num_images: images scored.
+        map50_interval: 95 % bootstrap interval over images, or None.
+        extra: further numbers by name, e.g. 'map50_voc07' (reach the report as they are).
+    """
+
+    map50: float
+    ap_method: str
+    iou_threshold: float
+    ap_per_class: Mapping[str, float]
+    recall: float
+    precision: float
+    precision_score_threshold: float
+    num_detections: int
+    num_images: int
+    map50_interval: tuple[float, float] | None = None
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+class Detector(Protocol):
+    """One detector with its data, made from the recipe's `detector:` and `data:` parts."""
+
+    NAME: ClassVar[str]
+    VERSION: ClassVar[str]  # enters the cache key of every artifact
+    REQUIRES: ClassVar[tuple[str, ...]]  # import names checked before anything runs
+    CONFIG: ClassVar[type[BaseModel]]  # the recipe's `detector:` part without `plugin`
+    DATA: ClassVar[type[BaseModel]]  # the recipe's `data:` part
+    DEPLOY: ClassVar[str]  # module name of the torch-free part, see `Deploy`
+
+    def __init__(self, config: BaseModel, data: BaseModel) -> None: ...
+
+    def build(self) -> nn.Module:
+        """Return a fresh float model: forward(images) -> tuple of raw tensors.
+
+        The first `len(output_names())` outputs are exported; later ones are for the loss only.
+        """
+
+    def load(self, model: nn.Module, checkpoint: str | Path) -> None:
+        """Load weights in place. Each missing or unexpected key is a DetectorError."""
+
+    def checkpoint_path(self) -> Path | None:
+        """Return the file that holds the float weights, or None if the recipe names none."""
+
+    def output_names(self) -> tuple[str, ...]:
+        """Return the names of the exported raw outputs, in order."""
+
+    def example_input(self, batch_size: int = 1) -> Tensor:
+        """Return float32 (N, 3, H, W), normalised, at the deployed image size."""
+
+    def not_prunable(self, model: nn.Module) -> dict[str, str]:
+        """Return module name -> reason for layers whose output channels are fixed."""
+
+    def not_quantisable(self, model: nn.Module) -> dict[str, str]:
+        """Return module name -> reason for layers whose activations stay float."""
+
+    def custom_pruners(self, model: nn.Module) -> dict[type, Any]:
+        """Return Torch-Pruning rules by exact class for unusual layers."""
+
+    def distill_points(self, model: nn.Module) -> tuple[str, ...]:
+        """Return names of modules whose outputs are worth matching to a teacher."""
+
+    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
+        """Return a sized iterable of batches; the seed alone decides order and augmentation."""
+
+    def check_data(self, split: str) -> None:
+        """Raise DataError that lists what is wrong with a split (missing, empty, bad labels)."""
+
+    def data_digest(self, split: str) -> str:
+        """Return a hex digest of the content (not the path) of a split. Torch-free."""
+
+    def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        """Return named scalar losses from raw outputs; their sum is minimised."""
+
+    def set_train_mode(self, model: nn.Module) -> None:
+        """Put the model in training mode with the stem and BN frozen as configured."""
+
+    def evaluate(
+        self,
+        forward: Forward,
+        split: str,
+        *,
+        limit: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Scores:
+        """Score raw outputs on a split, through the deployed post-processing."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what deployment needs (JSON); goes into the ONNX file as `krimp.deploy`."""
+
+
+class Deploy(Protocol):
+    """Module-level functions of a plug-in's torch-free part (numpy, OpenCV)."""
+
+    @staticmethod
+    def preprocess(image: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
+        """Turn a BGR uint8 (H, W, 3) image into float32 (1, 3, H', W')."""
+
+    @staticmethod
+    def postprocess(raw: list[np.ndarray], meta: Mapping[str, Any], *, image_size: tuple[int, int]) -> list[Any]:
+        """Turn raw outputs of a batch into detections, one object per image."""

@@ -1,0 +1,111 @@
+"""The contract of a stage: a frozen model with one `run`.
+
+A stage is glue. It reads its input artifacts, calls algorithms, writes files into
+`context.folder` and returns facts. The pipeline seals the folder, measures time and memory,
+and decides from the class variables which orders are legal.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from compress.artifact import Artifact
+    from compress.detector import Detector
+    from compress.recipe import Recipe
+
+
+class Kind(StrEnum):
+    """What an artifact holds."""
+
+    MODEL = "model"  # float torch model: model.safetensors + build.json
+    QUANTISED = "quantised"  # fake-quantised torch model: model.safetensors + build.json
+    ONNX = "onnx"  # model.onnx
+    PACKED = "packed"  # model.krimp
+    SCORES = "scores"  # scores.json
+    LATENCY = "latency"  # latency.json
+    REPORT = "report"  # report.json, report.md, pictures
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Everything a running stage may touch.
+
+    Attributes:
+        name: unique name of this stage in the recipe.
+        folder: empty folder to write the artifact into; sealed by rename after `run` returns.
+        scratch: folder of this stage and key that survives a kill; checkpoints go here.
+        inputs: name -> artifact. `source` is the primary input; the others have the names that
+            `Stage.references` gave. For `report`: every earlier artifact by stage name.
+        detector: the plug-in, constructed.
+        recipe: the whole recipe.
+        seed: seed of this stage.
+    """
+
+    name: str
+    folder: Path
+    scratch: Path
+    inputs: Mapping[str, Artifact]
+    detector: Detector
+    recipe: Recipe
+    seed: int
+
+    @property
+    def source(self) -> Artifact:
+        """Return the primary input artifact."""
+        return self.inputs["source"]
+
+
+class Stage(BaseModel):
+    """Base of all stages: the fields every entry of `stages:` may have.
+
+    Subclasses declare `stage: Literal["..."]` and their own fields, set the class variables
+    and implement `run`. Fields that do not change the result are named in `COSMETIC`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    NEEDS: ClassVar[tuple[Kind, ...]] = ()  # kinds accepted as source; the latest of any of them
+    MAKES: ClassVar[Kind]
+    NOT_AFTER: ClassVar[tuple[str, ...]] = ()  # stage names that may not be in the source's lineage
+    SPLITS: ClassVar[tuple[str, ...]] = ()  # data splits always read (a `split` field is added)
+    LIBRARIES: ClassVar[tuple[str, ...]] = ()  # distributions whose version matters for the result
+    COSMETIC: ClassVar[frozenset[str]] = frozenset()  # fields that do not enter the cache key
+    MACHINE_BOUND: ClassVar[bool] = False  # the machine enters the cache key (latency)
+    TRAINS: ClassVar[bool] = False  # runs on every rank under `accelerate launch`
+    CODE_VERSION: ClassVar[int] = 1  # raise when the result changes for the same fields
+
+    stage: str
+    name: str | None = Field(None, description="Unique name; the stage's own name if left out.")
+    from_: str | None = Field(
+        None, alias="from", description="Name of the stage whose artifact is the input; default: the latest fitting one."
+    )
+
+    @property
+    def label(self) -> str:
+        """Return the name by which other stages refer to this one."""
+        return self.name or self.stage
+
+    def references(self) -> tuple[str, ...]:
+        """Return names of further artifacts that this stage reads (teacher, models)."""
+        return ()
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the data splits whose digests enter the cache key."""
+        split = getattr(self, "split", None)
+        return tuple(dict.fromkeys([*self.SPLITS, *([split] if split else [])]))
+
+    @abstractmethod
+    def run(self, context: StageContext) -> dict[str, Any]:
+        """Do the work; return JSON-able facts for manifest and report.
+
+        Raises:
+            StageError: the work cannot be done or a check failed.
+        """
