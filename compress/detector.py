@@ -134,12 +134,56 @@ class Detector(Protocol):
 
 
 class Deploy(Protocol):
-    """Module-level functions of a plug-in's torch-free part (numpy, OpenCV)."""
+    """Module-level functions of a plug-in's torch-free part (numpy, OpenCV).
+
+    `meta` is always the model's `krimp.deploy`. A detections object has a length; the engine
+    only passes it on. A window is a tuple with x, y, width, height in whole pixels.
+    """
 
     @staticmethod
-    def preprocess(image: np.ndarray, meta: Mapping[str, Any]) -> np.ndarray:
-        """Turn a BGR uint8 (H, W, 3) image into float32 (1, 3, H', W')."""
+    def check_meta(meta: Mapping[str, Any]) -> None:
+        """Raise DetectorError if a key is missing or a value cannot be served."""
 
     @staticmethod
-    def postprocess(raw: list[np.ndarray], meta: Mapping[str, Any], *, image_size: tuple[int, int]) -> list[Any]:
+    def preprocess(
+        image: np.ndarray, meta: Mapping[str, Any], *, minimum_size: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Turn a BGR uint8 (H, W, 3) image into float32 (1, 3, H', W'), padded to at least `minimum_size`."""
+
+    @staticmethod
+    def postprocess(
+        raw: list[np.ndarray],
+        meta: Mapping[str, Any],
+        *,
+        image_size: tuple[int, int],
+        score_threshold: float | None = None,
+    ) -> list[Any]:
         """Turn raw outputs of a batch into detections, one object per image."""
+
+    @staticmethod
+    def tile_windows(
+        image_size: tuple[int, int],
+        meta: Mapping[str, Any],
+        *,
+        tile_size: tuple[int, int] | None = None,
+        overlap_px: int | None = None,
+    ) -> list[Any]:
+        """Return the windows in which a picture of any size is looked at."""
+
+    @staticmethod
+    def merge(parts: list[Any], windows: list[Any], meta: Mapping[str, Any], *, image_size: tuple[int, int]) -> Any:
+        """Return the detections of a whole picture from those of its windows."""
+
+    @staticmethod
+    def draw(
+        image: np.ndarray, detections: Any, meta: Mapping[str, Any], *, score_threshold: float | None = None
+    ) -> np.ndarray:
+        """Return a BGR uint8 picture with the boxes drawn that score more than the threshold."""
+
+    @staticmethod
+    def to_text(detections: Any, meta: Mapping[str, Any]) -> str:
+        """Return one line per detection."""
+
+    @staticmethod
+    def to_json(detections: Any, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return one JSON-able record per detection, with at least `class` and `score`."""

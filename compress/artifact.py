@@ -1,0 +1,290 @@
+"""An artifact: a sealed folder whose manifest, written last, names the hash of every file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.errors import StageError
+from compress.stage import Kind
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+_NEW = ".new"  # artifacts in the making, beside the sealed ones
+_OLD = ".old"  # artifacts that were just replaced
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A sealed folder.
+
+    Attributes:
+        path: the folder.
+        stage: stage type that made it ('qat'); `label` is its name in the recipe.
+        kind: what it holds.
+        key: content key, hex sha256.
+        digest: sha256 over the hashes of its files.
+        facts: what the stage's `run` returned.
+        seconds, peak_memory_bytes: measured by the pipeline (0 if not measured).
+        lineage: labels of the stages it came through, oldest first, its own last.
+        key_parts: what the key was made from, kept to explain why a stage must run again.
+    """
+
+    path: Path
+    stage: str
+    label: str
+    kind: Kind
+    key: str
+    digest: str
+    facts: dict[str, Any]
+    seconds: float
+    peak_memory_bytes: int
+    lineage: tuple[str, ...]
+    key_parts: Mapping[str, Any] | None = None
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of its files."""
+        return self.path / name
+
+
+def file_digest(path: Path) -> str:
+    """Return the hex sha256 of a file, or of a folder's files and their names."""
+    if path.is_dir():
+        return hash_json({name: file_digest(path / name) for name in _file_names(path)})
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_json(value: Any) -> str:
+    """Return the hex sha256 of a value's canonical JSON."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Return JSON with sorted keys; numpy scalars, paths, dataclasses and sets become plain values."""
+    return json.dumps(value, sort_keys=True, indent=indent, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "tolist"):  # numpy arrays and scalars, small torch tensors
+        return value.tolist()
+    raise TypeError(f"facts must be JSON, found {type(value).__name__}")
+
+
+def new_folder(root: Path, name: str) -> Path:
+    """Return an empty folder to write an artifact into; `seal` moves it to `root / name`."""
+    folder = root / _NEW / name
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def seal(draft: Artifact, *, root: Path, name: str) -> Artifact:
+    """Hash and fsync the files of a folder, write its manifest last and move it into place.
+
+    At every moment either the old artifact or the new one is whole; the old one is removed only
+    after the new one stands.
+
+    Args:
+        draft: all but the digest; its path is a folder from `new_folder`, filled by a stage.
+        root: folder of all artifacts of the recipe.
+        name: final folder name, e.g. '03_qat'.
+
+    Returns:
+        The artifact at its final place.
+    """
+    folder = draft.path
+    files = {file_name: file_digest(folder / file_name) for file_name in _file_names(folder)}
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "stage": draft.stage,
+        "label": draft.label,
+        "kind": str(draft.kind),
+        "key": draft.key,
+        "key_parts": draft.key_parts,
+        "digest": hash_json(files),
+        "files": files,
+        "facts": draft.facts,
+        "seconds": draft.seconds,
+        "peak_memory_bytes": draft.peak_memory_bytes,
+        "lineage": draft.lineage,
+        "sealed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    manifest = json.loads(to_json(manifest))
+    manifest["manifest_digest"] = hash_json(manifest)
+    for file_name in files:
+        _sync(folder / file_name)
+    for subfolder in [path for path in folder.rglob("*") if path.is_dir()]:
+        _sync(subfolder)
+    write_whole(folder / MANIFEST, to_json(manifest, indent=1))
+    _sync(folder)
+    return open_artifact(_put_in_place(folder, root, name))
+
+
+def _put_in_place(folder: Path, root: Path, name: str) -> Path:
+    final, old = root / name, root / _OLD / name
+    if final.exists():
+        old.parent.mkdir(exist_ok=True)
+        if old.exists():
+            shutil.rmtree(old)
+        final.rename(old)
+    folder.rename(final)
+    _sync(root)
+    if old.exists():
+        shutil.rmtree(old)
+    return final
+
+
+def recover(root: Path) -> None:
+    """Finish or undo what a killed run left between two renames; call it under the lock."""
+    for name in _subfolders(root / _NEW):
+        folder = root / _NEW / name
+        if (folder / MANIFEST).exists():
+            _put_in_place(folder, root, name)
+        else:
+            shutil.rmtree(folder)
+    for name in _subfolders(root / _OLD):
+        if (root / name).exists():
+            shutil.rmtree(root / _OLD / name)
+        else:
+            (root / _OLD / name).rename(root / name)
+
+
+def find_folder(root: Path, label: str) -> Path | None:
+    """Return the sealed folder of a label, whatever its number, or None."""
+    pattern = re.compile(rf"\d+_{re.escape(label)}")
+    names = [name for name in _subfolders(root) if pattern.fullmatch(name)]
+    return root / names[-1] if names else None
+
+
+def open_artifact(path: Path) -> Artifact:
+    """Read the manifest of a sealed folder; file hashes are not checked, see `damage`.
+
+    Raises:
+        StageError: there is no manifest, or it is not whole.
+    """
+    manifest = _read_manifest(path)
+    return Artifact(
+        path=path,
+        stage=manifest["stage"],
+        label=manifest["label"],
+        kind=Kind(manifest["kind"]),
+        key=manifest["key"],
+        digest=manifest["digest"],
+        facts=manifest["facts"],
+        seconds=manifest["seconds"],
+        peak_memory_bytes=manifest["peak_memory_bytes"],
+        lineage=tuple(manifest["lineage"]),
+        key_parts=manifest["key_parts"],
+    )
+
+
+def damage(path: Path) -> str | None:
+    """Return what is wrong with a sealed folder, or None: reads and hashes every file of it."""
+    try:
+        files = _read_manifest(path)["files"]
+    except StageError as error:
+        return str(error)
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            return f"{file}: file is missing"
+        if file_digest(file) != expected:
+            return f"{file}: content differs from its hash in {MANIFEST}"
+    return None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_text())
+        stored = manifest.pop("manifest_digest")
+    except FileNotFoundError:
+        raise StageError(f"{file}: file is missing") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise StageError(f"{file}: not a whole manifest") from None
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise StageError(f"{file}: format version {manifest.get('format_version')}, expected {FORMAT_VERSION}")
+    if hash_json(manifest) != stored:
+        raise StageError(f"{file}: content differs from its own hash")
+    return manifest
+
+
+@contextlib.contextmanager
+def lock(root: Path, *, wait: bool = False) -> Iterator[int]:
+    """Hold the lock of a folder of artifacts; the kernel frees it when the process ends, however.
+
+    Args:
+        root: the folder, created if needed.
+        wait: wait for another run instead of refusing.
+
+    Yields:
+        File descriptor of the lock; a forked child closes it so that it cannot outlive its parent.
+
+    Raises:
+        StageError: another process holds it.
+    """
+    import fcntl
+
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+            if not wait:
+                raise StageError(
+                    f"{root}: in use by {holder}. Wait until it ends, pass --wait, or choose another --out."
+                ) from None
+            print(f"{root}: waiting for {holder}", flush=True)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file whole or not at all: temporary file, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text)
+    _sync(temporary)
+    temporary.replace(path)
+
+
+def _file_names(folder: Path) -> list[str]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

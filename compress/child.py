@@ -1,0 +1,207 @@
+"""Run a piece of work in a forked child, to measure its memory and to survive its death."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from compress import errors, progress
+from compress.artifact import to_json
+
+_PR_SET_PDEATHSIG = 1
+_INTERRUPTED = 130
+_FAILED = 1
+_DISK_FULL = errno.ENOSPC
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a child gave back: facts and warnings, wall seconds, and peak resident memory."""
+
+    facts: dict[str, Any]
+    warnings: list[str]
+    seconds: float
+    peak_memory_bytes: int
+
+
+def run_in_child(
+    work: Callable[[], dict[str, Any]], *, label: str, seed: int, result: Path, close: Sequence[int] = ()
+) -> Outcome:
+    """Fork, run `work` in the child and wait for it.
+
+    Args:
+        work: returns JSON-able facts.
+        label: name of the stage, for messages.
+        seed: for random, numpy and torch.
+        result: file through which the child answers; its folder exists.
+        close: file descriptors that the child must not keep (the lock).
+
+    Returns:
+        The outcome; peak memory counts the libraries that the parent had imported.
+
+    Raises:
+        CompressError: as raised in the child, with its text and exit code.
+        StageError: the child failed unexpectedly, or was killed.
+        KeyboardInterrupt: the user stopped it.
+    """
+    result.unlink(missing_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    start = time.monotonic()
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _live(work, label=label, seed=seed, result=result, close=close, parent=parent)
+    status, usage = _wait(child)
+    seconds = time.monotonic() - start
+    scale = 1 if sys.platform == "darwin" else 1024
+    peak = usage.ru_maxrss * scale
+    if os.WIFSIGNALED(status):
+        raise errors.StageError(_killed_text(label, os.WTERMSIG(status), peak))
+    if os.WEXITSTATUS(status) == _INTERRUPTED:
+        raise KeyboardInterrupt
+    if os.WEXITSTATUS(status) == _DISK_FULL:
+        raise errors.StageError(_disk_text(label, result.parent))
+    if not result.exists():
+        raise errors.StageError(f"stage {label}: its process ended with code {os.WEXITSTATUS(status)} and no result.")
+    answer = json.loads(result.read_text())
+    result.unlink()
+    if "error" in answer:
+        raise _rebuild(answer["error"], label)
+    return Outcome(answer["facts"], answer["warnings"], seconds, peak)
+
+
+@contextlib.contextmanager
+def disk_errors_named(label: str, folder: Path) -> Iterator[None]:
+    """Turn 'no space left' of any library into a StageError that says what to do."""
+    try:
+        yield
+    except errors.CompressError:
+        raise
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise errors.StageError(_disk_text(label, folder)) from error
+
+
+def _disk_text(label: str, folder: Path) -> str:
+    free = shutil.disk_usage(folder).free // 2**20
+    return (
+        f"stage {label}: the disk of {folder} is full ({free} MiB free). "
+        "Free some space and run the same command again; finished stages are kept."
+    )
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Return whether an exception, or one that caused it, says that the disk or the quota is full."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _live(
+    work: Callable[[], dict[str, Any]], *, label: str, seed: int, result: Path, close: Sequence[int], parent: int
+) -> NoReturn:
+    """Be the child: never returns, never runs the parent's clean-up."""
+    code = _FAILED
+    try:
+        _die_with(parent)
+        for descriptor in close:
+            os.close(descriptor)
+        _seed(seed)
+        try:
+            with disk_errors_named(label, result.parent):
+                answer = {"facts": work(), "warnings": progress.collected_warnings()}
+            text = to_json(answer)
+        except errors.CompressError as error:
+            text = to_json({"error": {"type": type(error).__name__, "text": str(error), "code": error.exit_code}})
+            if "--debug" in sys.argv:
+                traceback.print_exc()
+        except Exception as error:  # noqa: BLE001 the parent must learn of any failure
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {error}".strip().removesuffix(".")
+            text = f"stage {label}: {reason}. This is a fault of Krimp or of the plug-in; the traceback is above."
+            text = to_json({"error": {"type": "StageError", "text": text, "code": errors.StageError.exit_code}})
+        code = _DISK_FULL
+        result.write_text(text)
+        code = 0
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    except BaseException:  # noqa: BLE001 nothing may unwind into the parent's frames
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux)."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(_FAILED)
+
+
+def _seed(seed: int) -> None:
+    import numpy as np
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(seed)
+
+
+def _wait(child: int) -> tuple[int, Any]:
+    try:
+        _, status, usage = os.wait4(child, 0)
+    except BaseException:
+        # Ctrl-C reaches the child as well; give it a moment, then make sure.
+        for _ in range(50):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                raise
+            time.sleep(0.1)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        raise
+    return status, usage
+
+
+def _killed_text(label: str, number: int, peak_bytes: int) -> str:
+    name = signal.Signals(number).name
+    text = f"stage {label}: its process was killed by {name} at a peak of {peak_bytes / 2**30:.1f} GiB."
+    hint = " The system may have run out of memory: use smaller batches." if number == signal.SIGKILL else ""
+    return f"{text}{hint} Run the same command again to resume."
+
+
+def _rebuild(error: dict[str, Any], label: str) -> errors.CompressError:
+    kind = getattr(errors, error["type"], None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.CompressError)):
+        kind = errors.StageError
+    text = error["text"] if error["text"].startswith(f"stage {label}") else f"stage {label}: {error['text']}"
+    rebuilt = kind(text)
+    if rebuilt.exit_code != error["code"]:
+        rebuilt.exit_code = error["code"]
+    return rebuilt

@@ -1,0 +1,223 @@
+"""Streams of prefix codes, cut into chunks so that many of them can be decoded side by side.
+
+Bits are packed least significant first. Chunks follow each other without padding; their lengths
+are kept beside the bits. NumPy decodes all chunks in lock-step; `fast` (numba) does the same
+with the same bytes in and out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+
+from compress.codec.prefix_code import canonical_codes, decode_table
+
+CHUNK_LOG2 = 10
+_BLOCK = 1 << 20  # symbols coded at a time: bounds the memory of the encoder
+_NUMBA_FROM = 1 << 18  # symbols from which importing numba pays
+
+
+@dataclass(frozen=True)
+class CodedStream:
+    """A coded stream.
+
+    Attributes:
+        payload: (bytes,), uint8: chunk lengths, then code bits (FORMAT.md, section 6).
+        total_bits: code bits without padding.
+        min_bits: length of the shortest chunk but the last; 0 if there is one chunk.
+        width: bits of each stored chunk length above `min_bits`.
+    """
+
+    payload: np.ndarray
+    total_bits: int
+    min_bits: int
+    width: int
+
+
+def num_chunks(count: int, chunk_log2: int) -> int:
+    """Return the number of chunks of a stream of `count` symbols."""
+    return -(-count >> chunk_log2)
+
+
+def index_bytes(chunks: int, width: int) -> int:
+    """Return the bytes that the chunk lengths take; the last chunk's length is not stored."""
+    return ((chunks - 1) * width + 7) // 8
+
+
+def encode_symbols(
+    symbols: np.ndarray, lengths: np.ndarray, *, chunk_log2: int = CHUNK_LOG2, backend: str = "auto"
+) -> CodedStream:
+    """Code symbols with a canonical code.
+
+    Args:
+        symbols: (count,), uint16, count >= 1, each with a positive length.
+        lengths: (alphabet,), uint8, a complete code.
+        chunk_log2: symbols a chunk, as a power of two.
+        backend: 'auto', 'numpy' or 'numba'; the bytes are the same.
+    """
+    codes = canonical_codes(lengths)
+    starts = np.arange(0, len(symbols), 1 << chunk_log2)
+    fast = _fast(backend, len(symbols))
+    if fast is not None:
+        chunk_bits, code_bytes = fast.encode(symbols, codes, lengths, 1 << chunk_log2)
+    else:
+        chunk_bits = np.concatenate(
+            [
+                np.add.reduceat(
+                    lengths[symbols[at : at + _BLOCK]].astype(np.int64),
+                    starts[: num_chunks(min(_BLOCK, len(symbols) - at), chunk_log2)],
+                )
+                for at in range(0, len(symbols), _BLOCK)
+            ]
+        )
+        code_bytes = _encode_numpy(symbols, codes, lengths, int(chunk_bits.sum()))
+    total_bits = int(chunk_bits.sum())
+    stored = chunk_bits[:-1]
+    min_bits = int(stored.min()) if len(stored) else 0
+    width = int(stored.max() - min_bits).bit_length() if len(stored) else 0
+    payload = np.concatenate([_pack_uints(stored - min_bits, width), code_bytes])
+    return CodedStream(payload, total_bits, min_bits, width)
+
+
+def _encode_numpy(symbols: np.ndarray, codes: np.ndarray, lengths: np.ndarray, total_bits: int) -> np.ndarray:
+    words = np.zeros(total_bits // 64 + 2, dtype=np.uint64)
+    base = 0
+    for at in range(0, len(symbols), _BLOCK):
+        block = symbols[at : at + _BLOCK]
+        sizes, bits = lengths[block].astype(np.int64), codes[block].astype(np.uint64)
+        for _ in range(2):  # join neighbours: a quarter of the words to place
+            if len(block) % 2 == 0 and len(bits) % 2 == 0:
+                bits = bits[0::2] | bits[1::2] << sizes[0::2].astype(np.uint64)
+                sizes = sizes[0::2] + sizes[1::2]
+        ends = base + np.cumsum(sizes)
+        starts = ends - sizes
+        word, shift = starts >> 6, (starts & 63).astype(np.uint64)
+        first = np.flatnonzero(np.diff(word, prepend=-1))
+        words[word[first]] |= np.bitwise_or.reduceat(bits << shift, first)
+        spills = np.flatnonzero((starts & 63) + sizes > 64)
+        words[word[spills] + 1] |= bits[spills] >> (64 - shift[spills].astype(np.int64)).astype(np.uint64)
+        base = int(ends[-1])
+    return words.astype("<u8", copy=False).view(np.uint8)[: (total_bits + 7) // 8]
+
+
+def decode_symbols(
+    payload: np.ndarray,
+    count: int,
+    lengths: np.ndarray,
+    *,
+    chunk_log2: int,
+    total_bits: int,
+    min_bits: int,
+    width: int,
+    backend: str = "auto",
+) -> np.ndarray:
+    """Decode a stream.
+
+    Args:
+        payload: (bytes,), uint8, exactly the bytes of this stream.
+        count: symbols, >= 1.
+        lengths: (alphabet,), uint8, a complete code.
+        chunk_log2: symbols a chunk, as a power of two.
+        total_bits: see `CodedStream`.
+        min_bits: see `CodedStream`.
+        width: see `CodedStream`.
+        backend: 'auto', 'numpy' or 'numba'.
+
+    Returns:
+        (count,), uint16.
+
+    Raises:
+        ValueError: chunk lengths, code bits and padding do not fit together.
+    """
+    chunks = num_chunks(count, chunk_log2)
+    split = index_bytes(chunks, width)
+    if count > total_bits or len(payload) != split + (total_bits + 7) // 8:
+        raise ValueError(
+            f"{count} symbols in {total_bits} bits and {len(payload)} bytes; expected a bit or more for each"
+        )
+    stored = _unpack_uints(payload[:split], chunks - 1, width) + min_bits
+    before_last = int(stored.sum())
+    if not 0 <= before_last < total_bits:
+        raise ValueError(f"chunks have {before_last} bits without the last one; the index says {total_bits} with it")
+    chunk_bits = np.append(stored, total_bits - before_last)
+    bits = payload[split:]
+    if total_bits & 7 and int(bits[-1]) >> (total_bits & 7):
+        raise ValueError("padding after the last code is not zero")
+    ends = np.cumsum(chunk_bits)
+    table = decode_table(lengths)
+    padded = np.zeros(len(bits) + 16, dtype=np.uint8)
+    padded[: len(bits)] = bits
+    fast = _fast(backend, count)
+    decode = _decode_numpy if fast is None else fast.decode
+    symbols, stops = decode(padded, ends - chunk_bits, count, 1 << chunk_log2, table)
+    wrong = np.flatnonzero(stops != ends)
+    if len(wrong):
+        raise ValueError(f"codes of chunk {wrong[0]} end at bit {stops[wrong[0]]}; the index says {ends[wrong[0]]}")
+    return symbols
+
+
+def _decode_numpy(
+    padded: np.ndarray, starts: np.ndarray, count: int, chunk: int, table: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Decode all chunks in lock-step: one vector operation advances every chunk by one symbol."""
+    lanes = len(starts)
+    last_length = count - (lanes - 1) * chunk
+    steps = chunk if lanes > 1 else last_length
+    # windows[i] = the eight bytes from byte i on: one gather serves four symbols.
+    overlapping = np.lib.stride_tricks.as_strided(padded, shape=(len(padded) - 8, 8), strides=(1, 1))
+    windows: np.ndarray = np.ascontiguousarray(overlapping).view("<u8")[:, 0]
+    mask = np.uint64(len(table) - 1)
+    position = starts.astype(np.int64)
+    rows = np.empty((steps, lanes), dtype=np.uint16)
+    stops = position.copy()
+    window: np.ndarray = np.empty(lanes, dtype=np.uint64)
+    for step in range(steps):
+        if step == last_length:
+            stops[-1] = position[-1]
+            position, window, lanes = position[:-1], window[:-1], lanes - 1
+        if step % 4 == 0 or step == last_length:
+            window = np.take(windows, position >> 3, mode="clip") >> (position & 7).astype(np.uint64)
+        entry = table[(window & mask).astype(np.int64)]
+        rows[step, :lanes] = entry & 0xFFF
+        size = entry >> 12
+        window = window >> size
+        position = position + size
+    stops[:lanes] = position
+    return np.ascontiguousarray(rows.T).reshape(-1)[:count], stops
+
+
+def _pack_uints(values: np.ndarray, width: int) -> np.ndarray:
+    """Pack unsigned integers of `width` bits, least significant bit first."""
+    bits = (values[:, None] >> np.arange(width)) & 1
+    return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little")
+
+
+def _unpack_uints(packed: np.ndarray, count: int, width: int) -> np.ndarray:
+    """Undo `_pack_uints`.
+
+    Raises:
+        ValueError: padding bits are not zero.
+    """
+    bits = np.unpackbits(packed, bitorder="little")
+    if bits[count * width :].any():
+        raise ValueError("padding after the chunk lengths is not zero")
+    return bits[: count * width].reshape(count, width).astype(np.int64) @ (1 << np.arange(width, dtype=np.int64))
+
+
+def _fast(backend: str, count: int) -> ModuleType | None:
+    """Return the numba module if it should be used for `count` symbols."""
+    if backend == "numpy" or (backend == "auto" and os.environ.get("KRIMP_NUMBA") == "0"):
+        return None
+    if backend == "auto" and count < _NUMBA_FROM and "compress.codec.fast" not in sys.modules:
+        return None
+    try:
+        from compress.codec import fast
+    except ImportError:
+        if backend == "numba":
+            raise
+        return None
+    return fast

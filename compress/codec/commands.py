@@ -1,0 +1,133 @@
+"""The commands `pack`, `unpack`, `verify` and `inspect`; `compress.cli` mounts `app`'s commands at top level."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress import codec
+from compress.codec.reader import Progress
+from compress.errors import CodecError
+
+app = typer.Typer(help="Pack networks into .krimp files and back.", no_args_is_help=True)
+
+_Output = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; by default beside the input.")]
+
+
+@app.command()
+def pack(
+    file: Annotated[Path, typer.Argument(help="An .onnx or .safetensors file, of any origin.")], out: _Output = None
+) -> None:
+    """Pack a network into a .krimp file.
+
+    Weights are Huffman-coded, the rest is compressed by lzma. Before the file appears it is unpacked
+    once and compared with the original, byte for byte. Quantised weights shrink most: sparse int8 to a
+    fifth and less, float32 by about 15 %.
+
+    Example: krimp pack model.onnx     (writes model.krimp)
+    """
+    target = out or file.with_suffix(".krimp")
+    with _errors(), _progress(f"pack {file.name}") as progress:
+        facts = codec.pack_file(file, target, progress)
+    weights = (
+        f", {facts.bits_per_weight:.3f} bits a weight (order-0 entropy {facts.entropy_bits_per_weight:.3f})"
+        if facts.weights
+        else ""
+    )
+    typer.echo(
+        f"{target}: {facts.packed_bytes:,} bytes from {facts.original_bytes:,}"
+        f" ({facts.compression_ratio:.2f}x smaller){weights}; unpacks to identical bytes"
+    )
+
+
+@app.command()
+def unpack(file: Annotated[Path, typer.Argument(help="A .krimp file.")], out: _Output = None) -> None:
+    """Write the original file of a .krimp file, identical to the last byte.
+
+    The output is checked against the SHA-256 inside and appears whole or not at all.
+
+    Example: krimp unpack model.krimp -o model.onnx
+    """
+    with _errors(), _progress(f"unpack {file.name}") as progress:
+        target = out or file.with_suffix(_original_suffix(file))
+        size = codec.unpack_file(file, target, progress)
+    typer.echo(f"{target}: {size:,} bytes, hash matches")
+
+
+@app.command()
+def verify(file: Annotated[Path, typer.Argument(help="A .krimp file.")]) -> None:
+    """Prove a .krimp file against the checksums and the hash inside it; the original is not needed.
+
+    Exit code 0: every tensor decodes and the SHA-256 of the whole matches. Exit code 5: the
+    message names the byte and the reason.
+
+    Example: krimp verify model.krimp
+    """
+    with _errors(), _progress(f"verify {file.name}") as progress:
+        codec.verify_file(file, progress)
+    typer.echo(f"{file}: whole and intact")
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A .krimp file.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """List the tensors of a .krimp file: type, bit width, zeros, entropy, coded bits, coder, share.
+
+    'entropy' is the order-0 entropy of one element, the limit for coders that look at one weight at a time;
+    'coded' is what the file spends. The rest of the file is the network's graph, small tensors and code tables.
+
+    Example: krimp inspect model.krimp --json
+    """
+    with _errors(), _progress(f"inspect {file.name}") as progress:
+        facts = codec.inspect_file(file, progress)
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) for entry in facts], indent=1))
+        return
+    typer.echo(f"{'share':>6} {'bytes':>10} {'coded':>7} {'entropy':>7} {'zeros':>6} bits type     shape name [coder]")
+    for entry in facts:
+        shape = "x".join(map(str, entry.dims)) or "scalar"
+        typer.echo(
+            f"{entry.share:6.1%} {entry.packed_bytes:10,} {entry.bits_per_weight:7.3f}"
+            f" {entry.entropy_bits_per_weight:7.3f} {entry.zeros:6.1%} {entry.bit_width:4} {entry.data_type:8}"
+            f" {shape} {entry.name} [{entry.coder}]"
+        )
+    rest = file.stat().st_size - sum(entry.packed_bytes for entry in facts)
+    typer.echo(f"{len(facts)} tensors; graph, small tensors and tables: {rest:,} bytes")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except CodecError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[Progress | None]:
+    """Show a bar on stderr if that is a terminal."""
+    import sys
+
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with typer.progressbar(length=1000, label=label, file=sys.stderr) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.update(1000 * done // max(total, 1) - bar.pos)
+
+        yield update
+
+
+def _original_suffix(file: Path) -> str:
+    with codec.PackedFile(file) as packed:
+        return (".onnx", ".safetensors", ".bin")[packed.header.container]

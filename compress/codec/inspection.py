@@ -1,0 +1,132 @@
+"""What is inside a .krimp file, tensor by tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compress.codec.layout import KINDS, RAW, Plane, Table
+from compress.codec.reader import PackedFile, Placed, Progress
+from compress.codec.spans import Span, find_spans
+from compress.codec.values import to_planes
+from compress.codec.writer import entropy_bits
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One tensor of a packed file.
+
+    Attributes:
+        name, dims, data_type: as the original says.
+        elements: number of elements.
+        bit_width: bits that hold every value (8 bits or less: the true width), else those of the type.
+        zeros: share of elements equal to zero, 0..1 (for 8 bits or less; else of all-zero elements).
+        entropy_bits_per_weight: order-0 entropy of an element; of its byte planes above 8 bits.
+        bits_per_weight: coded bits an element.
+        original_bytes, packed_bytes: before and after.
+        share: of the packed file, 0..1.
+        coder: in words, e.g. 'mask of 8 + values'.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    data_type: str
+    elements: int
+    bit_width: int
+    zeros: float
+    entropy_bits_per_weight: float
+    bits_per_weight: float
+    original_bytes: int
+    packed_bytes: int
+    share: float
+    coder: str
+
+
+def inspect_file(path: Path | str, progress: Progress | None = None) -> list[TensorFacts]:
+    """Return facts about every coded tensor of a .krimp file, in file order.
+
+    Raises:
+        CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version.
+    """
+    facts = []
+    with PackedFile(path) as packed:
+        names = {span.start: span for span in _named_spans(packed)}
+        for number, tensor in enumerate(packed.tensors):
+            span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, tensor.record.kind))
+            facts.append(_facts(packed, tensor, span))
+            if progress:
+                progress(number + 1, len(packed.tensors))
+    return facts
+
+
+def _named_spans(packed: PackedFile) -> list[Span]:
+    # Names lie in the skeleton; zeros in place of the tensors keep all offsets.
+    whole = np.zeros(packed.header.original_bytes, dtype=np.uint8)
+    at = 0
+    for piece in packed.pieces():
+        if isinstance(piece, bytes):
+            whole[at : at + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
+            at += len(piece)
+        else:
+            at += piece.record.num_bytes
+    return find_spans(whole.data, packed.header.container, packed.name)
+
+
+def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
+    record, kind = tensor.record, KINDS[tensor.record.kind]
+    data = packed.decode(tensor)
+    planes = to_planes(data, kind)
+    entropy = sum(entropy_bits(np.bincount(plane, minlength=256)) for plane in planes)
+    if kind.planes == 1:
+        zero = 1 << kind.value_bits - 1 if kind.is_signed else 0
+        zeros = int(np.count_nonzero(planes[0] == zero))
+        bit_width = _bit_width(planes[0], kind.value_bits, kind.is_signed)
+    else:
+        zeros = int(np.count_nonzero(~data.reshape(-1, kind.planes).any(axis=1)))
+        bit_width = 8 * kind.planes
+    return TensorFacts(
+        name=span.name,
+        dims=span.dims,
+        data_type=span.data_type or kind.name,
+        elements=record.count,
+        bit_width=bit_width,
+        zeros=zeros / record.count,
+        entropy_bits_per_weight=entropy / record.count,
+        bits_per_weight=8 * tensor.size / record.count,
+        original_bytes=record.num_bytes,
+        packed_bytes=tensor.size,
+        share=tensor.size / packed.file_bytes,
+        coder=_coder(record.planes, packed.tables),
+    )
+
+
+def _bit_width(values: np.ndarray, value_bits: int, is_signed: bool) -> int:
+    low, high = int(values.min()), int(values.max())
+    if not is_signed:
+        return max(high.bit_length(), 1)
+    middle = 1 << value_bits - 1
+    return (
+        max((middle - low - 1).bit_length(), (high - middle).bit_length()) + 1
+        if low < middle
+        else (high - middle).bit_length() + 1
+    )
+
+
+def _coder(planes: tuple[Plane, ...], tables: list[Table]) -> str:
+    words = [_plane_words(plane, tables) for plane in planes]
+    return words[0] if len(words) == 1 else "planes: " + ", ".join(words)
+
+
+def _plane_words(plane: Plane, tables: list[Table]) -> str:
+    if plane.method == RAW or plane.main is None:
+        return "raw"
+    table = tables[plane.main.table]
+    if table.constant is not None and plane.escape is None:
+        return "constant"
+    if plane.escape is None:
+        return "huffman" if table.group == 1 else f"huffman of {table.group} joined"
+    if table.radix == 2:
+        return f"mask of {table.group} + values"
+    return f"{table.group} joined of {table.radix - 1} values + escapes"

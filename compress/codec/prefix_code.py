@@ -1,0 +1,162 @@
+"""Prefix codes: optimal lengths, limited to `MAX_LENGTH` bits, made canonical.
+
+Everything here is integer arithmetic, so the same counts give the same code on every machine.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compress.errors import CodecError
+
+MAX_LENGTH = 14  # four codes fit into one 57-bit window
+MAX_ALPHABET = 4096  # a symbol and its length fit into 16 bits
+
+
+def code_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
+    """Return the code length of every symbol.
+
+    The lengths come from the package `huffman`; where its longest code exceeds the limit they
+    are replaced by the optimal lengths under that limit.
+
+    Args:
+        counts: (symbols,), int64, >= 0; at least two of them positive.
+        limit: longest code allowed, bits.
+
+    Returns:
+        (symbols,), uint8; 0 for symbols that never occur.
+
+    Raises:
+        CodecError: the package `huffman` is not installed.
+        ValueError: fewer than two symbols occur, or more than the limit can tell apart.
+
+    Source:
+        Huffman 1952; Larmore and Hirschberg 1990 for the limit.
+    """
+    used = np.flatnonzero(counts)
+    if not 2 <= len(used) <= 1 << limit:
+        raise ValueError(f"{len(used)} symbols occur; a code of at most {limit} bits needs 2 to {1 << limit}")
+    try:
+        import huffman
+    except ImportError as error:
+        raise CodecError("the package 'huffman' is missing; packing needs it. Install krimp[compress].") from error
+    weights = counts[used].astype(np.int64)
+    book = huffman.codebook(list(enumerate(weights.tolist())))
+    found = np.fromiter((len(book[i]) for i in range(len(used))), dtype=np.int64, count=len(used))
+    if found.max() > limit:
+        found = limited_lengths(weights, limit)
+    lengths = np.zeros(len(counts), dtype=np.uint8)
+    lengths[used] = found
+    return lengths
+
+
+def quick_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
+    """Return lengths that code the counts in as few bits as `code_lengths`, ties broken otherwise.
+
+    Args:
+        counts: (symbols,), int64, >= 0; at least two of them positive.
+        limit: longest code allowed, bits.
+
+    Returns:
+        (symbols,), uint8; 0 for symbols that never occur.
+    """
+    used = np.flatnonzero(counts)
+    lengths = np.zeros(len(counts), dtype=np.uint8)
+    lengths[used] = limited_lengths(counts[used].astype(np.int64), limit)
+    return lengths
+
+
+def limited_lengths(weights: np.ndarray, limit: int) -> np.ndarray:
+    """Return optimal code lengths of at most `limit` bits (package-merge).
+
+    Args:
+        weights: (symbols,), int64, > 0, 2 <= symbols <= 2 ** limit.
+        limit: longest code allowed, bits.
+
+    Returns:
+        (symbols,), int64, 1..limit, with Kraft sum exactly 1.
+
+    Source:
+        Larmore and Hirschberg 1990, "A fast algorithm for optimal length-limited Huffman codes".
+    """
+    order = np.argsort(weights, kind="stable")
+    leaves = weights[order]
+    count = len(leaves)
+    merged = leaves
+    is_leaf: np.ndarray = np.ones(count, dtype=bool)
+    levels = [is_leaf]
+    for _ in range(limit - 1):
+        pairs = len(merged) // 2
+        packages = merged[0 : 2 * pairs : 2] + merged[1 : 2 * pairs : 2]
+        both = np.concatenate([leaves, packages])
+        place = np.argsort(both, kind="stable")
+        merged, is_leaf = both[place], place < count
+        levels.append(is_leaf)
+    sorted_lengths = np.zeros(count, dtype=np.int64)
+    take = 2 * count - 2
+    for is_leaf in reversed(levels):
+        taken = int(np.count_nonzero(is_leaf[:take]))
+        sorted_lengths[:taken] += 1
+        take = 2 * (take - taken)
+    lengths = np.empty(count, dtype=np.int64)
+    lengths[order] = sorted_lengths
+    return lengths
+
+
+def is_complete(lengths: np.ndarray) -> bool:
+    """Return True if the lengths belong to a complete prefix code (Kraft sum exactly 1)."""
+    used = lengths[lengths > 0].astype(np.int64)
+    if len(used) < 2 or used.max() > MAX_LENGTH:
+        return False
+    return int(np.sum(1 << (MAX_LENGTH - used))) == 1 << MAX_LENGTH
+
+
+def canonical_codes(lengths: np.ndarray) -> np.ndarray:
+    """Return the codes, bit-reversed so that the first bit is the least significant one.
+
+    Codes are given out in the order of (length, symbol), as in RFC 1951, section 3.2.2.
+
+    Args:
+        lengths: (symbols,), uint8, a complete code.
+
+    Returns:
+        (symbols,), uint16; 0 for unused symbols.
+    """
+    order = _canonical_order(lengths)
+    sizes = lengths[order].astype(np.int64)
+    # In units of the longest code, each code starts where the one before it ends.
+    starts = np.cumsum(1 << (MAX_LENGTH - sizes)) - (1 << (MAX_LENGTH - sizes))
+    codes = np.zeros(len(lengths), dtype=np.uint16)
+    codes[order] = _reverse_bits(starts, MAX_LENGTH)
+    return codes
+
+
+def decode_table(lengths: np.ndarray) -> np.ndarray:
+    """Return the table that maps the next bits to (length << 12 | symbol).
+
+    Args:
+        lengths: (symbols,), uint8, a complete code of at most `MAX_ALPHABET` symbols.
+
+    Returns:
+        (2 ** longest,), uint16; index = the next `longest` bits, first bit least significant.
+    """
+    longest = int(lengths.max())
+    order = _canonical_order(lengths)
+    sizes = lengths[order].astype(np.int64)
+    entries = (sizes << 12 | order).astype(np.uint16)
+    by_code = np.repeat(entries, 1 << (longest - sizes))
+    return by_code[_reverse_bits(np.arange(1 << longest), longest)]
+
+
+def _canonical_order(lengths: np.ndarray) -> np.ndarray:
+    order = np.argsort(lengths, kind="stable")
+    return order[np.count_nonzero(lengths == 0) :]
+
+
+def _reverse_bits(values: np.ndarray, width: int) -> np.ndarray:
+    rest = values.astype(np.int64)
+    reversed_ = np.zeros_like(rest)
+    for _ in range(width):
+        reversed_ = reversed_ << 1 | rest & 1
+        rest = rest >> 1
+    return reversed_

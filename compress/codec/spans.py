@@ -1,0 +1,272 @@
+"""Where the tensors of a file lie: ONNX by walking protobuf's wire format, safetensors by its header.
+
+Nothing is parsed into objects and written again: the bytes outside the found spans are kept as
+they are, so every file comes back identical, unknown fields and unusual order included.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+from compress.codec.layout import KINDS
+from compress.errors import CodecError
+
+_MAX_DEPTH = 64
+
+# onnx.TensorProto.DataType -> (name, kind)
+_ONNX_TYPES = {
+    1: ("float32", 9), 2: ("uint8", 0), 3: ("int8", 1), 4: ("uint16", 16), 5: ("int16", 12), 6: ("int32", 13),
+    7: ("int64", 14), 9: ("bool", 0), 10: ("float16", 8), 11: ("float64", 10), 12: ("uint32", 17), 13: ("uint64", 18),
+    14: ("complex64", 9), 15: ("complex128", 10), 16: ("bfloat16", 8), 17: ("float8e4m3fn", 0),
+    18: ("float8e4m3fnuz", 0), 19: ("float8e5m2", 0), 20: ("float8e5m2fnuz", 0),
+    21: ("uint4", 2), 22: ("int4", 3), 23: ("float4e2m1", 2),
+    24: ("float8e8m0", 0), 25: ("uint2", 4), 26: ("int2", 5),
+}  # fmt: skip
+_SAFETENSORS_TYPES = {
+    "F64": ("float64", 10), "F32": ("float32", 9), "F16": ("float16", 8), "BF16": ("bfloat16", 8), "I64": ("int64", 14),
+    "I32": ("int32", 13), "I16": ("int16", 12), "I8": ("int8", 1), "U64": ("uint64", 18), "U32": ("uint32", 17),
+    "U16": ("uint16", 16), "U8": ("uint8", 0), "BOOL": ("bool", 0), "C64": ("complex64", 9),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Span:
+    """One tensor's bytes in a file.
+
+    Attributes:
+        start, num_bytes: place in the file.
+        kind: key of `layout.KINDS`.
+        name: name of the tensor ('' if it has none).
+        dims: shape.
+        data_type: element type, e.g. 'int8'.
+    """
+
+    start: int
+    num_bytes: int
+    kind: int
+    name: str = ""
+    dims: tuple[int, ...] = ()
+    data_type: str = ""
+
+
+@dataclass
+class _Tensor:
+    name: str = ""
+    dims: list[int] = field(default_factory=list)
+    data_type: int = 0
+    is_external: bool = False
+    spans: list[tuple[int, int, int]] = field(default_factory=list)  # start, end, kind or -1 = by data_type
+
+
+def find_spans(data: memoryview, container: int, name: str) -> list[Span]:
+    """Return the tensors of a file in the order of their bytes, none overlapping.
+
+    Args:
+        data: the whole file.
+        container: index into `layout.CONTAINERS`.
+        name: path for messages.
+
+    Raises:
+        CodecError: the file is truncated, not of that container, or keeps weights in other files.
+    """
+    found = {0: _onnx_spans, 1: _safetensors_spans}[container](data, name) if container < 2 else []
+    spans = sorted((span for span in found if span.num_bytes), key=lambda span: span.start)
+    for before, after in pairwise(spans):
+        if before.start + before.num_bytes > after.start:
+            raise CodecError(
+                f"{name}: byte {after.start}: tensor {after.name!r} overlaps {before.name!r}; expected none."
+            )
+    return [_whole_elements(span) for span in spans]
+
+
+def _whole_elements(span: Span) -> Span:
+    return replace(span, kind=0) if span.num_bytes % KINDS[span.kind].planes else span
+
+
+def _safetensors_spans(data: memoryview, name: str) -> list[Span]:
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or length > len(data) - 8:
+        raise CodecError(f"{name}: byte {len(data)}: header of {length} bytes does not fit; the file is truncated.")
+    try:
+        header = json.loads(bytes(data[8 : 8 + length]))
+        found = []
+        for key, entry in header.items():
+            if key == "__metadata__":
+                continue
+            start, end = (int(offset) + 8 + length for offset in entry["data_offsets"])
+            if not 8 + length <= start <= end <= len(data):
+                raise CodecError(
+                    f"{name}: byte {len(data)}: tensor {key!r} ends at byte {end}; the file has {len(data)}."
+                    " It is truncated."
+                )
+            data_type, kind = _SAFETENSORS_TYPES.get(entry["dtype"], (str(entry["dtype"]).lower(), 0))
+            found.append(Span(start, end - start, kind, key, tuple(entry["shape"]), data_type))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CodecError(
+            f"{name}: byte 8: header is not that of a safetensors file ({error}); expected JSON."
+        ) from error
+    return found
+
+
+def _onnx_spans(data: memoryview, name: str) -> list[Span]:
+    walker = _OnnxWalker(data, name)
+    walker.model()
+    return walker.spans
+
+
+class _OnnxWalker:
+    """Visits the messages of a ModelProto that can hold tensors. Field numbers: onnx.proto."""
+
+    def __init__(self, data: memoryview, name: str) -> None:
+        self._data, self._name = data, name
+        self.spans: list[Span] = []
+
+    def model(self) -> None:
+        """Visit ModelProto; refuse what cannot be one."""
+        ir_version, seen = 0, set()
+        for number, wire, start, end in self._fields(0, len(self._data)):
+            seen.add((number, wire))
+            if (number, wire) == (1, 0):
+                ir_version = self._varint(start, end)[0]
+            elif (number, wire) == (7, 2):
+                self._graph(start, end, 0)
+            elif (number, wire) == (25, 2):
+                self._function(start, end)
+        if (7, 2) not in seen:
+            raise self._fail(len(self._data), "no graph found; the file is truncated or not an ONNX model")
+        if ir_version >= 3 and (8, 2) not in seen:
+            raise self._fail(len(self._data), "no operator set found; the file is truncated")
+
+    def _graph(self, start: int, end: int, depth: int) -> None:
+        if depth > _MAX_DEPTH:
+            raise self._fail(start, f"graphs are nested deeper than {_MAX_DEPTH}")
+        for number, wire, inner, stop in self._fields(start, end):
+            if wire != 2:
+                continue
+            if number == 1:
+                self._node(inner, stop, depth)
+            elif number == 5:
+                self._tensor(inner, stop, "")
+            elif number == 15:
+                self._sparse_tensor(inner, stop)
+
+    def _function(self, start: int, end: int) -> None:
+        for number, wire, inner, stop in self._fields(start, end):
+            if (number, wire) == (7, 2):
+                self._node(inner, stop, 0)
+
+    def _node(self, start: int, end: int, depth: int) -> None:
+        output, attributes = "", []
+        for number, wire, inner, stop in self._fields(start, end):
+            if (number, wire) == (2, 2) and not output:
+                output = self._text(inner, stop)
+            elif (number, wire) == (5, 2):
+                attributes.append((inner, stop))
+        for inner, stop in attributes:
+            for number, wire, first, last in self._fields(inner, stop):
+                if wire != 2:
+                    continue
+                if number in (5, 10):
+                    self._tensor(first, last, output)
+                elif number in (6, 11):
+                    self._graph(first, last, depth + 1)
+                elif number in (22, 23):
+                    self._sparse_tensor(first, last)
+
+    def _sparse_tensor(self, start: int, end: int) -> None:
+        for number, wire, inner, stop in self._fields(start, end):
+            if wire == 2 and number in (1, 2):
+                self._tensor(inner, stop, "")
+
+    def _tensor(self, start: int, end: int, owner: str) -> None:
+        tensor = _Tensor(name=owner)
+        for number, wire, inner, stop in self._fields(start, end):
+            self._tensor_field(tensor, number, wire, inner, stop)
+        if tensor.is_external:
+            raise self._fail(
+                start,
+                f"tensor {tensor.name!r} keeps its data in another file; save the model as one file first"
+                " (onnx.save_model with save_as_external_data=False)",
+            )
+        data_type, kind = _ONNX_TYPES.get(tensor.data_type, (f"type {tensor.data_type}", 0))
+        for inner, stop, fixed in tensor.spans:
+            chosen = kind if fixed < 0 else fixed
+            self.spans.append(Span(inner, stop - inner, chosen, tensor.name, tuple(tensor.dims), data_type))
+
+    def _tensor_field(self, tensor: _Tensor, number: int, wire: int, inner: int, stop: int) -> None:
+        match number, wire:
+            case 1, 0:
+                tensor.dims.append(self._varint(inner, stop)[0])
+            case 1, 2:
+                while inner < stop:
+                    size, inner = self._varint(inner, stop)
+                    tensor.dims.append(size)
+            case 2, 0:
+                tensor.data_type = self._varint(inner, stop)[0]
+            case 4, 2:
+                tensor.spans.append((inner, stop, 9))  # packed float_data
+            case 8, 2:
+                tensor.name = self._text(inner, stop)
+            case 9, 2:
+                tensor.spans.append((inner, stop, -1))  # raw_data
+            case 10, 2:
+                tensor.spans.append((inner, stop, 10))  # packed double_data
+            case 14, 0:
+                tensor.is_external = self._varint(inner, stop)[0] == 1
+
+    def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (field number, wire type, start, end of the value) of one message."""
+        while at < end:
+            tag_at = at
+            tag, at = self._varint(at, end)
+            number, wire = tag >> 3, tag & 7
+            if number == 0:
+                raise self._fail(tag_at, "field number 0; the file is damaged or not an ONNX model")
+            stop = self._value_end(number, wire, at, end, 0)
+            if wire == 2:
+                at = self._varint(at, end)[1]
+            yield number, wire, at, stop
+            at = stop
+
+    def _value_end(self, number: int, wire: int, at: int, end: int, depth: int) -> int:
+        if wire == 0:
+            return self._varint(at, end)[1]
+        if wire == 3 and depth < _MAX_DEPTH:  # a group: unknown to ONNX, kept as it is
+            while True:
+                tag, at = self._varint(at, end)
+                if tag & 7 == 4:
+                    return at
+                at = self._value_end(tag >> 3, tag & 7, at, end, depth + 1)
+        size = {1: 8, 5: 4}.get(wire)
+        start = at
+        if wire == 2:
+            size, at = self._varint(at, end)
+        if size is None:
+            raise self._fail(start, f"wire type {wire}; the file is damaged or not an ONNX model")
+        if size > end - at:
+            raise self._fail(
+                start,
+                f"field {number} has {size} bytes, {end - at} are left; the file is truncated or not an ONNX model",
+            )
+        return at + size
+
+    def _varint(self, at: int, end: int) -> tuple[int, int]:
+        value = 0
+        for shift in range(0, 70, 7):
+            if at >= end:
+                raise self._fail(at, "the file ends inside a number; it is truncated or not an ONNX model")
+            byte = self._data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value, at
+        raise self._fail(at, "a number of more than ten bytes; the file is damaged or not an ONNX model")
+
+    def _text(self, start: int, end: int) -> str:
+        return bytes(self._data[start:end]).decode("utf-8", errors="replace")
+
+    def _fail(self, at: int, what: str) -> CodecError:
+        return CodecError(f"{self._name}: byte {at}: {what}.")

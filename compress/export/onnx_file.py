@@ -1,0 +1,102 @@
+"""Writes a model as one ONNX file: standard operators, int8 initialisers once each, deploy metadata."""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import torch
+from torch import nn
+
+from compress.errors import StageError
+from compress.export.deploy_graph import deploy_graph
+from compress.export.operators import DeformForm, symbolics
+from compress.export.tidy import tidy
+
+if TYPE_CHECKING:
+    from compress.detector import Detector
+
+METADATA_KEY = "krimp.deploy"
+INPUT_NAME = "images"
+
+
+def export_onnx(
+    model: nn.Module, path: Path, *, detector: Detector, opset: int = 19, deform: DeformForm = "DeformConv"
+) -> dict[str, Any]:
+    """Export a model and check the file; the same model gives the same bytes.
+
+    Batch norms are folded, training outputs are cut off. The batch axis is dynamic, height and
+    width are those of the plug-in's example input. A quantised model gets QuantizeLinear /
+    DequantizeLinear pairs and int8 weights.
+
+    Args:
+        model: float model, or a calibrated one from `quantise`; unchanged.
+        path: file to write; replaced whole.
+        detector: gives example input, output names and metadata.
+        opset: 19 or 20 (DeformConv came with 19; torch's exporter ends at 20).
+        deform: operator for deformable convolutions; 'GridSample' runs in ONNX Runtime before 1.25.
+
+    Returns:
+        onnx_bytes, initializer_bytes, opset, num_nodes, num_initializers.
+
+    Raises:
+        StageError: the model cannot be exported, or the file breaks a rule that it must keep.
+    """
+    example = detector.example_input(2)  # a batch of one would be folded into the graph
+    names = detector.output_names()
+    graph = deploy_graph(model, len(names), example)
+    proto = tidy(_torchscript_export(graph, example, names, opset, deform))
+    metadata = json.dumps(detector.metadata(), sort_keys=True, separators=(",", ":"))
+    onnx.helper.set_model_props(proto, {METADATA_KEY: metadata})
+    _check(proto, names)
+    data = proto.SerializeToString(deterministic=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    partial.replace(path)
+    return {
+        "onnx_bytes": len(data),
+        "initializer_bytes": sum(onnx.numpy_helper.to_array(t).nbytes for t in proto.graph.initializer),
+        "opset": opset,
+        "num_nodes": len(proto.graph.node),
+        "num_initializers": len(proto.graph.initializer),
+    }
+
+
+def _torchscript_export(
+    graph: nn.Module, example: torch.Tensor, names: tuple[str, ...], opset: int, deform: DeformForm
+) -> onnx.ModelProto:
+    """Run torch's exporter. The dynamo path refuses integer weights and leaves float ones in the file."""
+    buffer = io.BytesIO()
+    axes = {name: {0: "batch"} for name in (INPUT_NAME, *names)}
+    with warnings.catch_warnings(), symbolics(deform, opset), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                graph,
+                (example,),
+                buffer,  # type: ignore[arg-type]
+                dynamo=False,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=list(names),
+                dynamic_axes=axes,
+            )
+        except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
+            raise StageError(f"export to ONNX opset {opset} failed: {error}") from error
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _check(proto: onnx.ModelProto, names: tuple[str, ...]) -> None:
+    """Refuse a file that breaks what we promise of it."""
+    onnx.checker.check_model(proto, full_check=True)
+    graph = proto.graph
+    if foreign := sorted({node.domain for node in graph.node} - {"", "ai.onnx"}):
+        raise StageError(f"the ONNX graph uses operators of {foreign}. Expected standard operators only.")
+    if [value.name for value in graph.input] != [INPUT_NAME]:
+        raise StageError(f"the ONNX graph has the inputs {[v.name for v in graph.input]}. Expected {INPUT_NAME!r} only.")
+    if [value.name for value in graph.output] != list(names):
+        raise StageError(f"the ONNX graph has the outputs {[v.name for v in graph.output]}. Expected {list(names)}.")

@@ -1,0 +1,81 @@
+"""Does ONNX Runtime compute what the torch model computes? Asked on real images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from compress.errors import StageError
+from compress.quantization.graph import outputs_of
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return ||found - expected|| / ||expected||, 0 if both are zero.
+
+    >>> relative_error(np.array([3.0, 4.0]), np.array([3.0, 5.0])) < 0.172
+    True
+    """
+    scale = float(np.linalg.norm(expected.astype(np.float64)))
+    difference = float(np.linalg.norm(found.astype(np.float64) - expected.astype(np.float64)))
+    return difference / scale if scale else float(difference > 0)
+
+
+def check_parity(
+    model: nn.Module, path: Path, images: Iterable[Tensor], *, names: Sequence[str], limit: float, label: str = "parity"
+) -> dict[str, float]:
+    """Compare an ONNX file in ONNX Runtime, all optimisations on, with the torch model it came from.
+
+    Args:
+        model: float or fake-quantised; left in evaluation mode.
+        path: ONNX file.
+        images: batches, (N, 3, H, W), normalised.
+        names: of the exported outputs, in order.
+        limit: largest relative L2 error of each output over all images.
+        label: of the stage, for the message.
+
+    Returns:
+        Output name -> relative error over all images together.
+
+    Raises:
+        StageError: no image, or an output is beyond the limit.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    feed = session.get_inputs()[0].name
+    found: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    expected: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    model.eval()
+    for batch in images:
+        results = session.run(list(names), {feed: batch.numpy()})
+        truths = outputs_of(model, batch)[: len(names)]
+        for name, result, truth in zip(names, results, truths, strict=True):
+            if np.shape(result) != tuple(truth.shape):
+                raise StageError(f"stage {label}: output {name!r} has shape {np.shape(result)}, torch {tuple(truth.shape)}.")
+            found[name].append(np.asarray(result))
+            expected[name].append(truth.cpu().numpy())
+    if not found[names[0]]:
+        raise StageError(f"stage {label}: the parity check got no image. Set parity_images to at least 1.")
+    pairs = {name: (np.concatenate(found[name]), np.concatenate(expected[name])) for name in names}
+    errors = {name: relative_error(*pair) for name, pair in pairs.items()}
+    worst = max(errors, key=lambda name: errors[name])
+    if not errors[worst] <= limit:  # also catches NaN
+        raise StageError(_beyond_limit(label, worst, errors[worst], limit, *pairs[worst]))
+    return errors
+
+
+def _beyond_limit(
+    label: str, name: str, error: float, limit: float, found: np.ndarray, expected: np.ndarray
+) -> str:
+    difference = np.abs(found.astype(np.float64) - expected)
+    index = tuple(int(i) for i in np.unravel_index(int(np.nanargmax(difference)), difference.shape))
+    return (
+        f"stage {label}: output {name!r} of ONNX Runtime differs from torch by {error:.2%} (limit {limit:.2%}), "
+        f"most at index {index}: {found[index]:.6g} instead of {expected[index]:.6g}. "
+        "Lower the bits of the weights if this CPU saturates, or calibrate on more images."
+    )

@@ -1,0 +1,156 @@
+"""Content keys: what the result of a stage depends on, and what changed since last time. Torch-free."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from compress.artifact import file_digest, to_json
+from compress.detector import Detector
+from compress.errors import DataError
+from compress.recipe import Recipe
+from compress.stage import Stage
+
+# Fields that hold paths: their content enters the key (checkpoint digest, data digest), not the text.
+_PATH_FIELDS = frozenset({"checkpoint", "root"})
+_WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".npz", ".onnx", ".krimp")
+_NAMES = frozenset({"stage", "name", "from_"})
+_UNKNOWN = "?"
+
+
+class KeyMaker:
+    """Makes the key parts of stages; digests of data and checkpoint are computed once."""
+
+    def __init__(self, recipe: Recipe, detector: Detector) -> None:
+        self._recipe = recipe
+        self._detector = detector
+        self._data: dict[str, str] = {}
+        self._common: dict[str, Any] | None = None
+
+    def parts(self, stage: Stage, inputs: Mapping[str, str | None]) -> dict[str, Any]:
+        """Return all that the result depends on; the key is `hash_json` of it.
+
+        Args:
+            stage: the stage.
+            inputs: input name -> digest of the artifact, None if it is not known yet.
+        """
+        parts = {
+            "stage": stage.stage,
+            "code_version": stage.CODE_VERSION,
+            "fields": stage.model_dump(mode="json", by_alias=True, exclude=set(_NAMES | stage.COSMETIC)),
+            "inputs": {name: digest or _UNKNOWN for name, digest in inputs.items()},
+            "data": {split: self._data_digest(split) for split in stage.splits()},
+            "libraries": {name: _version(name) for name in stage.LIBRARIES},
+            **self._shared(),
+        }
+        if stage.MACHINE_BOUND:
+            parts["machine"] = machine()
+        return json.loads(to_json(parts))
+
+    def _shared(self) -> dict[str, Any]:
+        if self._common is None:
+            detector, recipe = self._detector, self._recipe
+            checkpoint = detector.checkpoint_path()
+            config = {key: value for key, value in recipe.detector.items() if key not in _PATH_FIELDS}
+            self._common = {
+                "seed": recipe.seed,
+                "detector": _with_content(config),
+                "data_config": {key: value for key, value in recipe.data.items() if key not in _PATH_FIELDS},
+                "plugin": {"name": detector.NAME, "version": detector.VERSION},
+                "checkpoint": None if checkpoint is None else _content(checkpoint),
+            }
+        return self._common
+
+    def _data_digest(self, split: str) -> str:
+        if split not in self._data:
+            try:
+                self._data[split] = self._detector.data_digest(split)
+            except DataError:
+                self._detector.check_data(split)  # it lists everything that is wrong
+                raise
+        return self._data[split]
+
+
+def machine() -> dict[str, Any]:
+    """Return what a latency depends on: processor, cores this process may use, operating system."""
+    return {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "system": platform.system().lower()}
+
+
+def explain_change(old: Mapping[str, Any], new: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+    """Return what differs between two sets of key parts, in words.
+
+    Args:
+        old: parts of the sealed artifact, from `KeyMaker.parts`.
+        new: parts of now. Inputs whose digest is not known yet are passed over.
+        labels: input name -> label of the stage that made it.
+    """
+    reasons: list[str] = []
+    before, after = dict(_flat(old)), dict(_flat(new))
+    for path in dict.fromkeys([*after, *before]):
+        if before.get(path) != after.get(path) and after.get(path) != _UNKNOWN:
+            reasons.append(_reason(path, before.get(path), after.get(path), labels))
+    return list(dict.fromkeys(reasons))
+
+
+def _reason(path: tuple[str, ...], old: Any, new: Any, labels: Mapping[str, str]) -> str:
+    part, rest = path[0], ".".join(path[1:])
+    texts = {
+        "inputs": f"input {labels.get(rest, rest)} changed",
+        "data": f"data digest of split {rest}",
+        "checkpoint": "content of detector.checkpoint",
+        "libraries": f"version of {rest} {old} -> {new}",
+        "fields": f"{rest} {_short(old)} -> {_short(new)}",
+        "data_config": f"data.{rest} {_short(old)} -> {_short(new)}",
+        "code_version": f"code of stage, version {old} -> {new}",
+        "stage": f"stage type {old} -> {new}",
+    }
+    return texts.get(part) or f"{'.'.join(path)} {_short(old)} -> {_short(new)}"
+
+
+def _flat(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, below in value.items():
+            yield from _flat(below, (*path, str(key)))
+    else:
+        yield path, value
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _with_content(value: Any) -> Any:
+    """Replace the names of existing weight files by the digest of their content."""
+    if isinstance(value, Mapping):
+        return {key: _with_content(below) for key, below in value.items()}
+    if isinstance(value, str) and value.endswith(_WEIGHT_SUFFIXES) and Path(value).is_file():
+        return _content(Path(value))
+    return value
+
+
+@cache
+def _content(path: Path) -> str:
+    return f"sha256:{file_digest(path)}"
+
+
+@cache
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,39 @@
+"""The facts that every stage that makes a torch model writes into its manifest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from compress.detector import Detector
+    from compress.training import FitResult
+
+
+def model_facts(model: nn.Module, detector: Detector) -> dict[str, Any]:
+    """Return params, macs, sparsity and parameters_bytes of a model.
+
+    `macs` are of one image at the deployed size; `parameters_bytes` is the size of a float32
+    safetensors file of the parameters that the graph uses.
+    """
+    from compress.metrics.complexity import measure_complexity, sparsity_of
+    from compress.weights import parameters_bytes
+
+    cost = measure_complexity(model, detector.example_input(1))
+    return {
+        "params": cost.params,
+        "macs": cost.macs,
+        "sparsity": sparsity_of(model),
+        "parameters_bytes": parameters_bytes(model),
+    }
+
+
+def training_facts(result: FitResult) -> dict[str, Any]:
+    """Return epochs_run, best_map50, history and seconds_per_image of a training."""
+    return {
+        "epochs_run": result.epochs_run,
+        "best_map50": result.best_map50,
+        "history": result.history,
+        "seconds_per_image": result.seconds_per_image,
+    }

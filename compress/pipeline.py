@@ -1,0 +1,246 @@
+"""Run the stages of a recipe in order: from the cache where nothing changed, else in a child process.
+
+Folder `out/<recipe name>/`: one sealed folder per stage (`03_qat`), `.new` for the one in the
+making, `.scratch` for what survives a kill, `.lock`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from compress import artifact as artifacts
+from compress import progress
+from compress.artifact import Artifact, hash_json
+from compress.child import disk_errors_named, run_in_child
+from compress.detector import Detector
+from compress.errors import RecipeError
+from compress.keys import KeyMaker, explain_change
+from compress.plan import MODEL_KINDS, PlannedStage, make_plan
+from compress.plugins import make_detector
+from compress.recipe import Recipe
+from compress.stage import Stage, StageContext
+from compress.yaml_source import suggest
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a stage comes from the cache.
+
+    Attributes:
+        planned: the stage.
+        state: 'cached' or 'run'.
+        reasons: why it must run; empty if cached.
+        parts: what its key is made from; digests of inputs that are not there yet read '?'.
+        artifact: the sealed artifact if cached.
+    """
+
+    planned: PlannedStage
+    state: Literal["cached", "run"]
+    reasons: tuple[str, ...]
+    parts: Mapping[str, object]
+    artifact: Artifact | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One stage of a finished run."""
+
+    artifact: Artifact
+    was_cached: bool
+
+
+class Run:
+    """One recipe with its folder, detector and keys: what deciding and running share."""
+
+    def __init__(self, recipe: Recipe, out: Path, *, start: str | None = None, until: str | None = None) -> None:
+        """Resolve the plan.
+
+        Args:
+            recipe: from `load_recipe`.
+            out: folder of all recipes' artifacts; this one uses `out / recipe.name`.
+            start: label of the stage from which on everything runs again, cached or not.
+            until: label of the last stage to consider.
+
+        Raises:
+            RecipeError: `start` or `until` names no stage, or the order is illegal.
+        """
+        plan, problems = make_plan(recipe.stages)
+        if problems:
+            raise RecipeError([f"stages[{problem.origin}]: {problem.text}" for problem in problems])
+        first = len(plan) if start is None else _number(plan, start, "--from")
+        last = len(plan) - 1 if until is None else _number(plan, until, "--until")
+        self.recipe = recipe
+        self.plan = plan[: last + 1]
+        self.root = out / recipe.name
+        self.detector: Detector = make_detector(recipe)
+        self._first_forced = first
+        self._keys = KeyMaker(recipe, self.detector)
+        self._damage: dict[Path, str | None] = {}
+
+    def decide_all(self) -> list[Decision]:
+        """Return what a run would do, without doing it."""
+        decisions: dict[str, Decision] = {}
+        for planned in self.plan:
+            decisions[planned.label] = self.decide(planned, decisions)
+        return list(decisions.values())
+
+    def decide(self, planned: PlannedStage, earlier: Mapping[str, Decision]) -> Decision:
+        """Return whether a stage is cached, given what was decided for those before it."""
+        inputs = {name: earlier[label].artifact for name, label in planned.inputs.items()}
+        digests = {name: artifact.digest if artifact else None for name, artifact in inputs.items()}
+        parts = self._keys.parts(planned.stage, digests)
+        reasons: list[str] = []
+        if planned.number >= self._first_forced:
+            reasons.append("asked for by --from")
+        reasons += [
+            f"input {label} runs first" for name, label in planned.inputs.items() if earlier[label].artifact is None
+        ]
+        folder = artifacts.find_folder(self.root, planned.label)
+        if folder is None:
+            return Decision(planned, "run", ("not made yet", *dict.fromkeys(reasons)), parts)
+        damage = self._check(folder)
+        if damage is not None:
+            return Decision(planned, "run", (f"damaged: {damage}", *dict.fromkeys(reasons)), parts)
+        artifact = artifacts.open_artifact(folder)
+        if artifact.key != hash_json(parts):
+            reasons += explain_change(artifact.key_parts or {}, parts, planned.inputs)
+        if reasons:
+            return Decision(planned, "run", tuple(dict.fromkeys(reasons)), parts)
+        return Decision(planned, "cached", (), parts, artifact)
+
+    def check_data(self, decisions: Sequence[Decision]) -> None:
+        """Let the plug-in check each split that a stage to be run reads, once."""
+        stages = [decision.planned.stage for decision in decisions if decision.state == "run"]
+        for split in dict.fromkeys(split for stage in stages for split in stage.splits()):
+            self.detector.check_data(split)
+
+    def context(self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, key: str) -> StageContext:
+        """Return what the stage may touch; its scratch folder is made."""
+        scratch = self.root / ".scratch" / f"{planned.label}-{key[:16]}"
+        scratch.mkdir(parents=True, exist_ok=True)
+        inputs: dict[str, Artifact] = {}
+        for name, label in planned.inputs.items():
+            artifact = earlier[label].artifact
+            assert artifact is not None
+            inputs[name] = artifact
+        return StageContext(planned.label, folder, scratch, inputs, self.detector, self.recipe, self.recipe.seed)
+
+    def execute(self, decision: Decision, earlier: Mapping[str, Decision], lock: int) -> Artifact:
+        """Run one stage in a child and seal what it made.
+
+        Raises:
+            CompressError: what the stage raised; nothing is sealed, its scratch folder stays.
+        """
+        planned, stage = decision.planned, decision.planned.stage
+        key = hash_json(decision.parts)
+        with disk_errors_named(planned.label, self.root):
+            folder = artifacts.new_folder(self.root, planned.folder_name)
+            context = self.context(planned, earlier, folder, key)
+            outcome = run_in_child(
+                lambda: stage.run(context),
+                label=planned.label,
+                seed=context.seed,
+                result=context.scratch / "result.json",
+                close=(lock,),
+            )
+            progress.restore_warnings(outcome.warnings)
+            facts = {**outcome.facts, "warnings": outcome.warnings} if outcome.warnings else outcome.facts
+            old = artifacts.find_folder(self.root, planned.label)
+            draft = Artifact(
+                path=folder,
+                stage=stage.stage,
+                label=planned.label,
+                kind=stage.MAKES,
+                key=key,
+                digest="",
+                facts=facts,
+                seconds=outcome.seconds,
+                peak_memory_bytes=outcome.peak_memory_bytes,
+                lineage=planned.lineage,
+                key_parts=decision.parts,
+            )
+            sealed = artifacts.seal(draft, root=self.root, name=planned.folder_name)
+            if old is not None and old != sealed.path:
+                shutil.rmtree(old)
+        for scratch in context.scratch.parent.glob(f"{planned.label}-????????????????"):
+            shutil.rmtree(scratch)
+        return sealed
+
+    def rename_folder(self, decision: Decision) -> Artifact:
+        """Give a cached artifact the number it has now (a stage was put in or taken out before it)."""
+        assert decision.artifact is not None
+        target = self.root / decision.planned.folder_name
+        if decision.artifact.path != target:
+            if target.exists():
+                shutil.rmtree(target)
+            decision.artifact.path.rename(target)
+        return replace(decision.artifact, path=target)
+
+    def _check(self, folder: Path) -> str | None:
+        if folder not in self._damage:
+            self._damage[folder] = artifacts.damage(folder)
+        return self._damage[folder]
+
+
+def run(
+    recipe: Recipe, out: Path, *, start: str | None = None, until: str | None = None, wait: bool = False
+) -> list[Result]:
+    """Bring all artifacts of a recipe up to date and return them in order.
+
+    Args:
+        recipe: from `load_recipe`.
+        out: folder of all recipes' artifacts.
+        start: label of the stage from which on everything runs again, cached or not.
+        until: label of the last stage to run.
+        wait: wait for another run in the same folder instead of refusing.
+
+    Raises:
+        CompressError: a stage failed, the data is wrong, or the folder is in use. What was
+            sealed before stays; the same command resumes.
+    """
+    from compress.summary import plan_text
+
+    progress.clear_warnings()
+    job = Run(recipe, out, start=start, until=until)
+    with artifacts.lock(job.root, wait=wait) as lock:
+        artifacts.recover(job.root)
+        decisions = job.decide_all()
+        progress.say(plan_text(decisions))
+        job.check_data(decisions)
+        preload(job.detector, [decision.planned.stage for decision in decisions if decision.state == "run"])
+        done: dict[str, Decision] = {}
+        results: list[Result] = []
+        for planned in job.plan:
+            decision = job.decide(planned, done)
+            if decision.state == "cached":
+                artifact = job.rename_folder(decision)
+                progress.restore_warnings(artifact.facts.get("warnings", ()))
+            else:
+                progress.say(f"{planned.label}: {'; '.join(decision.reasons)}")
+                artifact = job.execute(decision, done, lock)
+                progress.say(f"{planned.label}: done in {artifact.seconds:.1f} s")
+            done[planned.label] = replace(decision, artifact=artifact)
+            results.append(Result(artifact, decision.state == "cached"))
+        return results
+
+
+def preload(detector: Detector, stages: Sequence[Stage]) -> None:
+    """Import what the children need once, here. No torch operation may run in this process."""
+    if not any(stage.MAKES in MODEL_KINDS or MODEL_KINDS & set(stage.NEEDS) for stage in stages):
+        return
+    for name in ("torch", *detector.REQUIRES):
+        if importlib.util.find_spec(name.partition(".")[0]) is not None:
+            importlib.import_module(name)
+
+
+def _number(plan: Sequence[PlannedStage], label: str, option: str) -> int:
+    for planned in plan:
+        if planned.label == label:
+            return planned.number
+    raise RecipeError(f"{option} {label}: no stage has that name.{suggest(label, [p.label for p in plan])}")

@@ -1,0 +1,135 @@
+"""Progress and messages: a bar on a terminal, plain lines elsewhere.
+
+Warnings are kept as well as shown, because a setting that was skipped must reach the report.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+T = TypeVar("T")
+
+LINE_INTERVAL_S = 10.0  # plain mode: at most one line per so many seconds, and the last
+_QUIET_S = 1.0  # plain mode: a loop that is over sooner prints nothing
+
+_warnings: list[str] = []
+_bars: list[Progress] = []  # the one live display, shared by nested loops
+
+
+def say(text: str) -> None:
+    """Print a line; with a bar on screen, above it."""
+    if _bars:
+        _bars[-1].console.print(text, markup=False, highlight=False, soft_wrap=True)
+    else:
+        print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr and keep it for the report; each text once."""
+    if text in _warnings:
+        return
+    _warnings.append(text)
+    if _bars:
+        say(f"warning: {text}")
+    else:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def collected_warnings() -> list[str]:
+    """Return the warnings so far, oldest first: those of earlier stages, then this one's."""
+    return list(_warnings)
+
+
+def restore_warnings(texts: Iterable[str]) -> None:
+    """Add warnings of earlier stages without printing them again."""
+    _warnings.extend(text for text in texts if text not in _warnings)
+
+
+def clear_warnings() -> None:
+    """Forget all warnings; called when a run starts."""
+    _warnings.clear()
+
+
+def track(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Yield from an iterable and show how far it is.
+
+    Args:
+        iterable: anything; its length is used when it has one.
+        label: what is being done, e.g. 'evaluate packed'.
+        total: number of items, if the iterable does not know it.
+
+    Returns:
+        Iterator over the same items.
+    """
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    return _bar(iterable, label, total) if sys.stdout.isatty() else _lines(iterable, label, total)
+
+
+def _bar(iterable: Iterable[T], label: str, total: int | None) -> Iterator[T]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    outermost = not _bars
+    if outermost:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        _bars.append(Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True))
+        _bars[-1].start()
+    progress = _bars[-1]
+    task = progress.add_task(label, total=total)
+    start = time.monotonic()
+    done = 0
+    try:
+        for item in iterable:
+            yield item
+            done += 1
+            progress.update(task, completed=done)
+    finally:
+        progress.remove_task(task)
+        if outermost:
+            progress.stop()
+            _bars.clear()
+            if time.monotonic() - start >= _QUIET_S:
+                print(_line(label, done, total, time.monotonic() - start), flush=True)
+
+
+def _lines(iterable: Iterable[T], label: str, total: int | None) -> Iterator[T]:
+    start = last = time.monotonic()
+    done = printed = 0
+    try:
+        for item in iterable:
+            yield item
+            done += 1
+            now = time.monotonic()
+            if now - last >= LINE_INTERVAL_S:
+                print(_line(label, done, total, now - start), flush=True)
+                last, printed = now, done
+    finally:
+        seconds = time.monotonic() - start
+        if done != printed and (printed or seconds >= _QUIET_S):
+            print(_line(label, done, total, seconds), flush=True)
+
+
+def _line(label: str, done: int, total: int | None, seconds: float) -> str:
+    if not total:
+        return f"{label}: {done}  {_clock(seconds)}"
+    left = f", {_clock(seconds / done * (total - done))} left" if 0 < done < total else ""
+    return f"{label}: {done}/{total} ({done / total:.0%})  {_clock(seconds)}{left}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,1 @@
+"""Removing channels (structured) and single weights (unstructured)."""

@@ -1,0 +1,201 @@
+"""A float model as an FX graph of whole layers, with its batch norms folded.
+
+Quantisation and export both start here, so both see the same graph. A layer is kept whole when it
+is of torch.nn or has a four-dimensional `weight` with in_channels / out_channels: that covers
+deformable layers, whose inside cannot be traced.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from compress.errors import StageError
+from compress.metrics.complexity import has_convolution_weight
+from compress.progress import warn
+
+
+class Tap(nn.Module):
+    """Stands where a traced module returned its value, under that module's name, so that hooks see it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the value unchanged."""
+        return x
+
+
+class LayerTracer(fx.Tracer):
+    """Traces down to layers; see the module text for what counts as one.
+
+    Attributes:
+        results: module name -> nodes that hold what it returned, for modules that were traced through.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        # Asked now: while tracing, a module's `weight` is a proxy and has no dimensions.
+        self._layers = {module for module in model.modules() if has_convolution_weight(module)}
+        self.results: dict[str, list[fx.Node]] = defaultdict(list)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Trace a module and remember where its value is."""
+        result = super().call_module(m, forward, args, kwargs)
+        name = self.path_of_module(m)
+        if isinstance(result, fx.Proxy) and not self.is_leaf_module(m, name):
+            self.results[name].append(result.node)
+        return result
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a module becomes one node."""
+        return super().is_leaf_module(m, module_qualified_name) or m in self._layers
+
+
+def trace(model: nn.Module, taps: Iterable[str] = ()) -> fx.GraphModule:
+    """Return a deep copy of a model as a graph, in evaluation mode; modules it never calls are gone.
+
+    Args:
+        model: tensor in, tensors out; module names survive. A GraphModule is only copied.
+        taps: names of modules whose results forward hooks shall still see (distillation).
+
+    Raises:
+        StageError: the forward pass depends on values or does something that FX cannot follow.
+    """
+    model = copy.deepcopy(model).eval()
+    if isinstance(model, fx.GraphModule):
+        return model
+    tracer = LayerTracer(model)
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:
+        raise StageError(
+            f"{type(model).__name__}: the forward pass cannot be traced: {error}. "
+            "Branches on tensor values or shapes must move out of it, or into a layer with its own `weight`."
+        ) from error
+    graph_module = fx.GraphModule(model, graph, class_name=type(model).__name__)
+    for name in taps:
+        _insert_tap(graph_module, name, tracer.results.get(name, []))
+    graph_module.recompile()
+    return graph_module.eval()
+
+
+def _insert_tap(graph_module: fx.GraphModule, name: str, results: list[fx.Node]) -> None:
+    if not results:
+        return
+    tap = Tap()
+    for child, module in graph_module.get_submodule(name).named_children():
+        tap.add_module(child, module)
+    graph_module.add_submodule(name, tap)
+    for node in results:
+        with graph_module.graph.inserting_after(node):
+            new = graph_module.graph.call_module(name, (node,))
+        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)  # type: ignore[misc]
+
+
+def remove_taps(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Remove the taps, in place."""
+    for node in list(graph_module.graph.nodes):
+        if isinstance(module_of(graph_module, node), Tap):
+            node.replace_all_uses_with(node.args[0])
+            graph_module.graph.erase_node(node)
+    return graph_module
+
+
+def module_of(graph_module: fx.GraphModule, node: Any) -> nn.Module | None:
+    """Return the module that a node calls, None for every other node."""
+    if isinstance(node, fx.Node) and node.op == "call_module":
+        return graph_module.get_submodule(str(node.target))
+    return None
+
+
+def fold_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
+    """Fold every batch norm that directly follows a convolution into it, in place.
+
+    A convolution called at several places is folded once, if the same batch norm follows all of
+    them. Zero weights stay zero. Batch norms that cannot be folded stay and are warned about.
+
+    Source:
+        Jacob et al. 2018, arXiv 1712.05877, section 3.2, equation 14, with fixed statistics.
+    """
+    calls: dict[str, list[fx.Node]] = defaultdict(list)
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            calls[str(node.target)].append(node)
+    for name, nodes in calls.items():
+        norm = graph_module.get_submodule(name)
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            continue
+        conv_name = _foldable_into(graph_module, nodes, calls)
+        if conv_name is None:
+            warn(f"batch norm {name} follows no convolution of its own and stays in the graph as float arithmetic.")
+            continue
+        _fold(graph_module.get_submodule(conv_name), norm)
+        for node in nodes:
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            graph_module.graph.erase_node(node)
+    _clean(graph_module)
+    return graph_module
+
+
+def _foldable_into(graph_module: fx.GraphModule, norms: list[fx.Node], calls: dict[str, list[fx.Node]]) -> str | None:
+    """Return the name of the one convolution that feeds these batch norm calls and nothing else."""
+    names = set()
+    for node in norms:
+        source = node.args[0]
+        conv = module_of(graph_module, source)
+        if not isinstance(conv, nn.Conv2d) or not isinstance(source, fx.Node) or len(source.users) != 1:
+            return None
+        names.add(str(source.target))
+    if len(names) != 1 or len(calls[name := names.pop()]) != len(norms):
+        return None
+    return name
+
+
+def _fold(conv: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> None:
+    weight, bias = conv.weight, conv.bias
+    assert isinstance(weight, nn.Parameter)
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        raise StageError("a batch norm keeps no running statistics, so it has no fixed factor. Train it with them.")
+    with torch.no_grad():
+        factor = (variance.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            factor = factor * norm.weight.double()
+        shift = -mean.double() if bias is None else bias.double() - mean.double()  # type: ignore[operator, union-attr]
+        new_bias = shift * factor
+        if norm.bias is not None:
+            new_bias = new_bias + norm.bias.double()
+        folded = weight.double() * factor.view(-1, *[1] * (weight.dim() - 1))
+        weight.copy_(folded.to(weight.dtype))
+        trainable = weight.requires_grad if bias is None else bias.requires_grad  # type: ignore[union-attr]
+        conv.bias = nn.Parameter(new_bias.to(weight.dtype), requires_grad=bool(trainable))
+
+
+def _clean(graph_module: fx.GraphModule) -> None:
+    graph_module.graph.eliminate_dead_code()
+    graph_module.delete_all_unused_submodules()
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+def keep_outputs(graph_module: fx.GraphModule, number: int) -> fx.GraphModule:
+    """Cut a graph to its first outputs, in place, and drop what only the others needed."""
+    output = next(node for node in graph_module.graph.nodes if node.op == "output")
+    values = output.args[0]
+    if not isinstance(values, list | tuple):
+        values = (values,)
+    if len(values) < number:
+        raise StageError(f"the model returns {len(values)} outputs, and the plug-in names {number} to be exported.")
+    output.args = (tuple(values[:number]),)
+    _clean(graph_module)
+    return graph_module
+
+
+def outputs_of(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """Run a model without gradients and return its outputs as a list."""
+    with torch.no_grad():
+        result = model(images)
+    return list(result) if isinstance(result, list | tuple) else [result]

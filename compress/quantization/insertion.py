@@ -1,0 +1,214 @@
+"""Where a graph gets its quantisers: the pattern that ONNX Runtime fuses into integer operators.
+
+Every convolution that is not kept in float reads quantised tensors and has its output (behind a
+fusable ReLU) quantised; so do additions and concatenations between such tensors, which covers residual
+blocks and the FPN. Max-pooling and nearest resizing pass quantised values through and need no
+quantiser of their own. One quantiser belongs to one tensor, that is, to one call site: the
+convolutions of a head shared by five levels are one module each, their inputs five tensors.
+
+Brevitas' own `graph.quantize.quantize` fails with a KeyError on modules that are called at several
+places, and its layer-wise mode leaves the additions in float (4 of 12 convolutions fused). So the
+insertion is ours, and only the modules are Brevitas'.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from compress.errors import RecipeError, StageError
+from compress.metrics.complexity import has_convolution_weight
+from compress.progress import warn
+from compress.quantization.graph import Tap, fold_batch_norms, module_of, trace
+from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d, QuantisedLayer
+from compress.quantization.settings import QuantisationSettings, saturation_problem
+
+if TYPE_CHECKING:
+    from compress.detector import Detector
+
+QUANTISERS = "activation_quantisers"  # prefix of the names of all activation quantisers
+
+_RELU_MODULES = (nn.ReLU, nn.ReLU6)
+_RELU_FUNCTIONS: tuple[Any, ...] = (F.relu, F.relu6, torch.relu, torch.relu_)
+_PASSING_MODULES = (nn.MaxPool2d, nn.Identity, nn.Dropout, Tap)
+_PASSING_FUNCTIONS: tuple[Any, ...] = (F.max_pool2d, torch.max_pool2d)
+_ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add)
+_CONCATENATIONS: tuple[Any, ...] = (torch.cat, torch.concat)
+
+
+def quantise(model: nn.Module, settings: QuantisationSettings, detector: Detector) -> fx.GraphModule:
+    """Return a fake-quantised copy of a float model; its activation ranges are not set yet.
+
+    Args:
+        model: float model; unchanged. Its module names survive, batch norms are folded.
+        settings: bit widths and target.
+        detector: names the layers whose activations stay float.
+
+    Returns:
+        Graph in evaluation mode. Call `calibrate` or load a state before using it.
+
+    Raises:
+        StageError: the model cannot be traced or the plug-in names a layer that does not exist.
+        RecipeError: a layer would get weights that the target computes wrongly.
+    """
+    islands = float_islands(model, detector)
+    graph_module = fold_batch_norms(trace(model, taps=detector.distill_points(model)))
+    _quantise_layers(graph_module, settings, islands)
+    _quantise_activations(graph_module, settings)
+    graph_module.meta["float_islands"] = dict(islands)
+    return graph_module.eval()
+
+
+def float_islands(model: nn.Module, detector: Detector) -> dict[str, str]:
+    """Return module name -> reason for the layers that the plug-in keeps in float arithmetic.
+
+    Raises:
+        StageError: a named layer does not exist.
+    """
+    islands = detector.not_quantisable(model)
+    known = {name for name, _ in model.named_modules()}
+    if unknown := sorted(set(islands) - known):
+        raise StageError(f"{detector.NAME}.not_quantisable names {unknown}, and the model has no such modules.")
+    return islands
+
+
+def _quantise_layers(graph_module: fx.GraphModule, settings: QuantisationSettings, islands: dict[str, str]) -> None:
+    """Replace every convolution-like layer by its quantised form, under the same name."""
+    done: set[str] = set()
+    problems: list[str] = []
+    for node in graph_module.graph.nodes:
+        layer = module_of(graph_module, node)
+        name = str(node.target)
+        if layer is None or name in done or not has_convolution_weight(layer):
+            continue
+        done.add(name)
+        if isinstance(layer, nn.ConvTranspose2d):
+            warn(f"{name}: transposed convolutions are not quantised and stay float.")
+            continue
+        integer = isinstance(layer, nn.Conv2d) and name not in islands
+        bits = settings.bit_width(name, integer=integer, sensitive=_is_sensitive(node, layer))
+        if integer and (text := saturation_problem(bits, settings.target)) is not None:
+            problems.append(f"layer_bit_widths: {name}: {text}")
+        quantised = (
+            QuantisedConv2d(layer, bit_width=bits, integer=integer)
+            if isinstance(layer, nn.Conv2d)
+            else QuantisedLayer(layer, bit_width=bits)
+        )
+        graph_module.add_submodule(name, quantised)
+    if problems:
+        raise RecipeError(problems)
+
+
+def _is_sensitive(node: fx.Node, layer: nn.Module) -> bool:
+    """Return whether a convolution is depthwise or reads the image."""
+    source = node.args[0]
+    return getattr(layer, "groups", 1) > 1 or (isinstance(source, fx.Node) and source.op == "placeholder")
+
+
+def _quantise_activations(graph_module: fx.GraphModule, settings: QuantisationSettings) -> None:
+    for node in tensors_to_quantise(graph_module):
+        relu = is_relu(graph_module, node)
+        quantiser = ActivationQuantiser(
+            unsigned=relu or _is_sigmoid(graph_module, node),
+            upper=relu_limit(graph_module, node) if relu else None,
+            percentile=settings.activation_percentile,
+            learn_range=settings.learn_activation_ranges,
+        )
+        name = f"{QUANTISERS}.{node.name}"
+        graph_module.add_submodule(name, quantiser)
+        with graph_module.graph.inserting_after(node):
+            new = graph_module.graph.call_module(name, (node,))
+        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)  # type: ignore[misc]
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+def tensors_to_quantise(graph_module: fx.GraphModule) -> list[fx.Node]:
+    """Return the nodes whose outputs get a quantiser, in the order of the graph."""
+    wanted: set[fx.Node] = set()
+    integer: set[fx.Node] = set()  # what integer operators produce, and the image
+    for node in graph_module.graph.nodes:
+        if node.op == "placeholder":
+            integer.add(node)
+            continue
+        inputs = [origin(graph_module, source) for source in node.all_input_nodes]
+        if is_passing(graph_module, node) or is_relu(graph_module, node):
+            integer.update([node] if inputs and inputs[0] in integer else [])
+            continue
+        joins = _is_join(node) and bool(inputs) and all(source in integer for source in inputs)
+        layer = module_of(graph_module, node)
+        if joins or (isinstance(layer, QuantisedConv2d) and layer.integer):
+            integer.add(node)
+            wanted.update(inputs)
+            wanted.add(_behind_relu(graph_module, node))
+    return [node for node in graph_module.graph.nodes if node in wanted]
+
+
+def origin(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Follow max-pooling and nearest resizing back to the node that made the values."""
+    while is_passing(graph_module, node):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _behind_relu(graph_module: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Return the ReLU that is the only reader of a node, else the node itself."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and is_relu(graph_module, users[0]) else node
+
+
+def is_relu(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether a node is a ReLU or ReLU6."""
+    if node.op == "call_module":
+        return isinstance(module_of(graph_module, node), _RELU_MODULES)
+    return _calls(node, _RELU_FUNCTIONS, ("relu", "relu_"))
+
+
+def relu_limit(graph_module: fx.GraphModule, node: fx.Node) -> float | None:
+    """Return 6 for a ReLU6, None for a ReLU."""
+    six = isinstance(module_of(graph_module, node), nn.ReLU6) or node.target is F.relu6
+    return 6.0 if six else None
+
+
+def is_passing(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether the output of a node holds only values of its input (and -inf padding)."""
+    if node.op == "call_module":
+        module = module_of(graph_module, node)
+        if isinstance(module, nn.Upsample):
+            return module.mode == "nearest"
+        return isinstance(module, _PASSING_MODULES)
+    if node.op == "call_function" and node.target is F.interpolate:
+        return is_nearest(node)
+    return _calls(node, _PASSING_FUNCTIONS, ())
+
+
+def is_nearest(node: fx.Node) -> bool:
+    """Return whether an `F.interpolate` node repeats values instead of mixing them."""
+    mode = node.kwargs.get("mode", node.args[3] if len(node.args) > 3 else "nearest")
+    return mode == "nearest"
+
+
+def _is_sigmoid(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module_of(graph_module, node), nn.Sigmoid)
+    return _calls(node, (torch.sigmoid, F.sigmoid), ("sigmoid",))
+
+
+def _is_join(node: fx.Node) -> bool:
+    """Return whether a node adds or concatenates tensors, and nothing but tensors."""
+    if _calls(node, _CONCATENATIONS, ()):
+        return True
+    if not _calls(node, _ADDITIONS, ("add", "add_")):
+        return False
+    return len(node.args) == 2 and all(isinstance(value, fx.Node) for value in node.args) and not node.kwargs
+
+
+def _calls(node: fx.Node, functions: tuple[Callable[..., Any], ...], methods: tuple[str, ...]) -> bool:
+    if node.op == "call_function":
+        return any(node.target is function for function in functions)
+    return node.op == "call_method" and node.target in methods

@@ -1,0 +1,145 @@
+"""The Brevitas modules that a quantised graph is made of.
+
+Weights: symmetric integers, narrow range, a scale per output channel taken from the largest weight.
+Activations: uint8 per tensor, zero point 0 after a ReLU, asymmetric elsewhere. Signed activations are
+not offered: ONNX Runtime runs them slower than float on AVX2 (51 ms against 43.9, uint8 25.2).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from brevitas import nn as qnn
+from brevitas.quant.scaled_int import Int8WeightPerChannelFloat, Uint8ActPerTensorFloat
+from brevitas.quant.shifted_scaled_int import ShiftedUint8ActPerTensorFloat
+from torch import Tensor, nn
+
+ACTIVATION_BIT_WIDTH = 8
+LARGEST_CODE = 2**ACTIVATION_BIT_WIDTH - 1
+LEAST_SCALE = 1e-6  # of a dead activation; anything smaller overflows the int32 bias
+
+
+class ActivationQuantiser(qnn.QuantIdentity):
+    """Rounds a tensor to uint8 levels; one for each tensor of the graph.
+
+    Attributes:
+        upper: largest value that the tensor can have (6 after ReLU6), or None. The range never grows
+            beyond it, so the runtime can leave the clip to the saturation of the integer type.
+    """
+
+    def __init__(self, *, unsigned: bool, upper: float | None, percentile: float, learn_range: bool) -> None:
+        quantiser: Any = Uint8ActPerTensorFloat if unsigned else ShiftedUint8ActPerTensorFloat
+        # Both tails together hold what lies outside; an unsigned tensor has only one.
+        tails: dict[str, float] = {"high_percentile_q": percentile}
+        if not unsigned:
+            tails = {"high_percentile_q": (100 + percentile) / 2, "low_percentile_q": (100 - percentile) / 2}
+        super().__init__(
+            act_quant=quantiser.let(scaling_min_val=LEAST_SCALE, **tails),
+            bit_width=ACTIVATION_BIT_WIDTH,
+            return_quant_tensor=False,
+        )
+        self.unsigned = unsigned
+        self.upper = upper
+        self.learn_range = learn_range
+        for parameter in self.parameters():
+            parameter.requires_grad_(learn_range)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return the input on its grid of levels, same shape."""
+        if self.learn_range and self.training and self.upper is not None:
+            with torch.no_grad():
+                self._scaling.value.clamp_(-self.upper, self.upper)
+        return super().forward(input)
+
+    @property
+    def _scaling(self) -> Any:
+        return self.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the range was set by calibration or by loading."""
+        return bool(self._scaling.counter > self._scaling.collect_stats_steps)
+
+    def grid(self) -> tuple[float, int]:
+        """Return scale (float32 value) and zero point (0..255) of the levels."""
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            scale, zero_point = self.act_quant.scale(), self.act_quant.zero_point()
+        self.train(training)
+        return float(scale), int(round(float(zero_point)))
+
+
+class QuantisedConv2d(qnn.QuantConv2d):
+    """Convolution with integer weights of few bits; input and output are quantised by their own modules.
+
+    Attributes:
+        integer: the runtime computes it in integers; False: only the stored weights are integers.
+    """
+
+    def __init__(self, conv: nn.Module, *, bit_width: int, integer: bool) -> None:
+        super().__init__(
+            in_channels=conv.in_channels,
+            out_channels=conv.out_channels,
+            kernel_size=conv.kernel_size,
+            stride=getattr(conv, "stride", 1),
+            padding=getattr(conv, "padding", 0),
+            dilation=getattr(conv, "dilation", 1),
+            groups=getattr(conv, "groups", 1),
+            padding_mode=getattr(conv, "padding_mode", "zeros"),
+            bias=getattr(conv, "bias", None) is not None,
+            weight_quant=Int8WeightPerChannelFloat,
+            weight_bit_width=bit_width,
+            return_quant_tensor=False,
+        )
+        self.integer = integer
+        self.weight_bit_width = bit_width
+        _copy_parameter(conv, self, "weight")
+        _copy_parameter(conv, self, "bias")
+        self.train(conv.training)
+
+    def integer_weight(self) -> tuple[Tensor, Tensor]:
+        """Return the integers (same shape as weight, int8) and the scales (out_channels,), float32."""
+        with torch.no_grad():
+            quantised = self.quant_weight()
+            return quantised.int().to(torch.int8), quantised.scale.reshape(-1).float()
+
+
+class QuantisedLayer(QuantisedConv2d):
+    """Any other layer with a 4-D weight (deformable convolutions) on integer weights, float arithmetic.
+
+    The layer itself is kept, without its weight and bias: those are parameters of this module, under
+    the names they had before, so masks and checkpoints find them.
+    """
+
+    def __init__(self, layer: nn.Module, *, bit_width: int) -> None:
+        super().__init__(layer, bit_width=bit_width, integer=False)
+        for name in ("weight", "bias"):
+            if isinstance(layer._parameters.get(name), nn.Parameter):
+                del layer._parameters[name]
+                setattr(layer, name, None)
+        self.layer = layer
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """Call the layer with its quantised weight."""
+        weight = self.quant_weight()  # a plain tensor while calibration has switched quantisation off
+        return self.call_with(getattr(weight, "value", weight), *inputs, **named)
+
+    def call_with(self, weight: Tensor, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """Call the layer with a given weight."""
+        # A plain tensor, not the Parameter: the layer must not own it.
+        bias = None if self.bias is None else self.bias.view(-1)
+        self.layer.weight, self.layer.bias = weight, bias  # type: ignore[assignment]
+        try:
+            return self.layer(*inputs, **named)  # type: ignore[no-any-return]
+        finally:
+            self.layer.weight = self.layer.bias = None  # type: ignore[assignment]
+
+
+def _copy_parameter(source: nn.Module, target: nn.Module, name: str) -> None:
+    old, new = getattr(source, name, None), getattr(target, name, None)
+    if isinstance(old, nn.Parameter) and isinstance(new, nn.Parameter):
+        with torch.no_grad():
+            new.copy_(old)
+        new.requires_grad_(old.requires_grad)

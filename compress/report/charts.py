@@ -1,0 +1,133 @@
+"""Charts of a report: bytes and map50 stage by stage, and one figure a training. PNG, no display needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.report.document import Row
+from compress.report.numbers import count_text, size_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#a0aec0", "#2f855a"
+DPI = 130
+
+
+def draw_results(rows: Sequence[Row], path: Path, *, final_label: str | None) -> bool:
+    """Draw map50 above and bytes below, one column a model, the final model in another colour.
+
+    Args:
+        rows: in the order of the run; those with neither map50 nor bytes are left out.
+        path: PNG to write.
+        final_label: the model that ships.
+
+    Returns:
+        False, and no file, if nothing can be drawn.
+    """
+    shown = [row for row in rows if row.map50 is not None or row.packed_bytes is not None]
+    if not shown:
+        return False
+    figure, (above, below) = _figure(2, width=max(6.5, 1.25 * len(shown) + 1.5), height=6.4)
+    positions = list(range(len(shown)))
+    colours = [ORANGE if row.label == final_label else BLUE for row in shown]
+    _draw_map50(above, shown, colours)
+    sizes = [row.packed_bytes or 0 for row in shown]
+    below.bar(positions, sizes, color=colours, width=0.62)
+    for x, row in zip(positions, shown, strict=True):
+        text = "not\nmeasured" if row.packed_bytes is None else size_text(row.packed_bytes)
+        if row.compression_ratio is not None:
+            text += f"\n{row.compression_ratio:.1f}x"
+        below.annotate(text, (x, row.packed_bytes or 0), (0, 3), textcoords="offset points", ha="center", fontsize=9)
+    below.set_ylim(0, max([*sizes, 1]) * 1.28)
+    below.yaxis.set_major_formatter(lambda value, _: size_text(value) if value else "0")
+    below.set_ylabel("bytes, exported\nand packed")
+    below.set_xticks(positions, [row.label for row in shown], rotation=30, ha="right")
+    above.set_title("Accuracy and size, stage by stage" + (f" (orange: {final_label})" if final_label else ""))
+    _save(figure, path)
+    return True
+
+
+def draw_training(label: str, history: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the losses of a training over its epochs, and map50 on the validation split if it was scored.
+
+    Args:
+        label: of the stage.
+        history: rows with epoch, losses, lr and map50.
+        path: PNG to write.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [row["epoch"] for row in history]
+    if len(set(epochs)) < len(epochs):  # several short trainings in a row, as between pruning steps
+        epochs = list(range(1, len(history) + 1))
+    scored = [(x, row["map50"]) for x, row in zip(epochs, history, strict=True) if row.get("map50") is not None]
+    figure, axes = _figure(2 if scored else 1, width=6.5, height=5.2 if scored else 3.2)
+    names = sorted({name for row in history for name in row["losses"]})
+    totals = [sum(v for v in row["losses"].values() if v is not None) for row in history]
+    if len(names) > 1:
+        axes[0].plot(epochs, totals, color="black", linewidth=2, marker="o", markersize=3, label="sum")
+    for name in names:
+        values = [row["losses"].get(name) for row in history]
+        axes[0].plot(epochs, values, marker=".", label=name.removeprefix("loss_"))
+    axes[0].set_ylabel("loss (mean of epoch)")
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend(fontsize=8, frameon=False)
+    axes[0].set_title(f"Training of {label}")
+    if scored:
+        axes[1].plot(*zip(*scored, strict=True), color=GREEN, marker="o")
+        best = max(scored, key=lambda point: point[1])
+        axes[1].annotate(f"best {best[1]:.3f}", best, (0, -14), textcoords="offset points", ha="right", fontsize=9)
+        axes[1].set_ylabel("map50 (val)")
+    axes[-1].set_xlabel("epoch")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    _save(figure, path)
+
+
+def _draw_map50(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> None:
+    columns = zip(range(len(rows)), rows, colours, strict=True)
+    scored = [(x, row, row.map50, colour) for x, row, colour in columns if row.map50 is not None]
+    axes.set_ylabel("map50")
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    if not scored:
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center")
+        return
+    axes.plot([x for x, *_ in scored], [map50 for _, _, map50, _ in scored], color=GREY, zorder=1)
+    lows, highs = [], []
+    for x, row, map50, colour in scored:
+        low, high = row.map50_interval or (map50, map50)
+        lows.append(low)
+        highs.append(high)
+        bar = [[max(map50 - low, 0)], [max(high - map50, 0)]]
+        axes.errorbar(x, map50, bar, color=colour, marker="o", markersize=7, capsize=4)
+        plate = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+        axes.annotate(f"{map50:.3f}", (x, map50), (9, 5), textcoords="offset points", fontsize=10, bbox=plate)
+    margin = max((max(highs) - min(lows)) * 0.18, 0.01)
+    axes.set_ylim(min(lows) - margin, max(highs) + margin)
+    first = scored[0][1]
+    if first.ap_method:
+        note = f"{first.ap_method}, IoU {first.iou_threshold:g}" if first.iou_threshold else first.ap_method
+        images = f", {count_text(first.num_images)} images" if first.num_images else ""
+        bars = "; bars: 95 % interval" if any(row.map50_interval for _, row, _, _ in scored) else ""
+        axes.text(0.01, 0.03, note + images + bars, transform=axes.transAxes, fontsize=8, color="#4a5568")
+
+
+def _figure(num_panels: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(num_panels, 1, sharex=True, squeeze=False)[:, 0]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e2e8f0")
+        axes.set_axisbelow(True)
+    return figure, list(panels)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})

@@ -1,0 +1,144 @@
+"""Turn the artifacts of a run into the rows of a report. Pure functions; nothing is measured here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from compress.artifact import Artifact
+from compress.report.document import LeftOut, Row, StageRecord, finite
+from compress.stage import Kind
+
+MODELS = frozenset({Kind.MODEL, Kind.QUANTISED, Kind.ONNX, Kind.PACKED})
+STARTS = ("train", "load_float")
+_COSTS = ("params", "macs", "sparsity", "parameters_bytes", "onnx_bytes", "packed_bytes")
+_LATENCIES = ("latency_ms_p50", "latency_ms_p90", "latency_ms_p99", "latency_ms_mean")
+_LEFT_OUT = {  # fact of a stage -> what it says
+    "not_pruned": "not pruned",
+    "not_prunable": "not pruned",
+    "not_quantised": "not quantised",
+    "not_quantisable": "not quantised",
+    "unfused": "not fused",
+}
+
+
+def in_order(inputs: Mapping[str, Artifact]) -> list[Artifact]:
+    """Return each artifact once, in the order of the run (the number before its folder's name)."""
+    unique = list({artifact.label: artifact for artifact in inputs.values()}.values())
+    numbers = [re.match(r"(\d+)_", artifact.path.name) for artifact in unique]
+    if all(numbers):
+        unique.sort(key=lambda artifact: int(artifact.path.name.split("_", 1)[0]))
+    return unique
+
+
+def float_artifact(artifacts: Sequence[Artifact]) -> Artifact | None:
+    """Return the model before the first change."""
+    return next((a for a in artifacts if a.label == "float" or a.stage in STARTS), None)
+
+
+def final_artifact(artifacts: Sequence[Artifact]) -> Artifact | None:
+    """Return the model that ships: the last packed one, else the last ONNX one, else the last model."""
+    for kind in (Kind.PACKED, Kind.ONNX, Kind.QUANTISED, Kind.MODEL):
+        found = [artifact for artifact in artifacts if artifact.kind is kind]
+        if found:
+            return found[-1]
+    return None
+
+
+def collect_rows(artifacts: Sequence[Artifact], split: str) -> list[Row]:
+    """Return one row a model, with the scores, sizes and latencies that other stages measured of it.
+
+    Args:
+        artifacts: of the whole run, in order.
+        split: scores of other splits are left out.
+    """
+    start = float_artifact(artifacts)
+    scored = {a.facts["of"]: a for a in artifacts if a.kind is Kind.SCORES and a.facts.get("split") == split}
+    timed = {
+        label: (times, artifact.facts.get("ratios", {}).get(label, {}))
+        for artifact in artifacts
+        if artifact.kind is Kind.LATENCY
+        for label, times in artifact.facts.get("models", {}).items()
+    }
+    original = _costs(start, scored.get(start.label)).get("parameters_bytes") if start else None
+    rows = []
+    for artifact in artifacts:
+        if artifact.kind not in MODELS:
+            continue
+        score = scored.get(artifact.label)
+        costs = _costs(artifact, score)
+        packed = costs.get("packed_bytes")
+        times, ratio = timed.get(artifact.label, ({}, {}))
+        models = [label for label in artifact.lineage if label != artifact.label]
+        fields: dict[str, Any] = {
+            "label": artifact.label,
+            "stage": artifact.stage,
+            "kind": artifact.kind.value,
+            "after": models[-1] if models else None,
+            "scored_by": score.label if score else None,
+            **(_scores(score.facts.get("scores", {})) if score else {}),
+            **costs,
+            "compression_ratio": original / packed if original and packed else None,
+            **{name: times.get(name) for name in _LATENCIES},
+            "speedup_p50": ratio.get("speedup_p50"),
+            "seconds": artifact.seconds or None,
+            "peak_memory_bytes": artifact.peak_memory_bytes or None,
+        }
+        rows.append(Row.model_validate(finite(fields)))
+    return rows
+
+
+def stage_records(artifacts: Iterable[Artifact]) -> list[StageRecord]:
+    """Return what each stage took and returned."""
+    return [
+        StageRecord(
+            label=artifact.label,
+            stage=artifact.stage,
+            kind=artifact.kind.value,
+            key=artifact.key,
+            digest=artifact.digest,
+            lineage=list(artifact.lineage),
+            seconds=artifact.seconds or None,
+            peak_memory_bytes=artifact.peak_memory_bytes or None,
+            facts=finite({name: value for name, value in artifact.facts.items() if name != "history"}),
+        )
+        for artifact in artifacts
+    ]
+
+
+def collect_left_out(artifacts: Iterable[Artifact]) -> list[LeftOut]:
+    """Return the layers that stages name as not pruned, not quantised or not fused."""
+    found = []
+    for artifact in artifacts:
+        for fact, what in _LEFT_OUT.items():
+            for layer, reason in _named_reasons(artifact.facts.get(fact)):
+                found.append(LeftOut(stage=artifact.label, what=what, layer=layer, reason=reason))
+    return found
+
+
+def collect_histories(artifacts: Iterable[Artifact]) -> dict[str, list[dict[str, Any]]]:
+    """Return the training rows by label, of the stages that trained."""
+    return {a.label: finite(a.facts["history"]) for a in artifacts if a.facts.get("history")}
+
+
+def _costs(artifact: Artifact, score: Artifact | None) -> dict[str, Any]:
+    """Return the counts of a model: its own, else those that its evaluation measured."""
+    sources = [artifact.facts, score.facts if score else {}]
+    return {name: next((f[name] for f in sources if f.get(name) is not None), None) for name in _COSTS}
+
+
+def _scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {name: value for name, value in scores.items() if name in Row.model_fields}
+    return fields | {"extra_scores": dict(scores.get("extra") or {})}
+
+
+def _named_reasons(value: Any) -> list[tuple[str, str]]:
+    """Return (layer, reason) pairs from a mapping or a list of {name, reason}."""
+    if isinstance(value, Mapping):
+        return [(str(layer), str(reason)) for layer, reason in value.items()]
+    if isinstance(value, list | tuple):
+        return [
+            (str(entry.get("name", "?")), str(entry.get("reason", ""))) for entry in value if isinstance(entry, Mapping)
+        ]
+    return []

@@ -1,0 +1,241 @@
+"""report.md: the document in the order in which one asks. Pure text in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from compress.report.document import Document, Row
+from compress.report.numbers import DASH, count_text, duration_text, fixed_text, share_text, size_text
+
+
+def render(document: Document) -> str:
+    """Return the whole report as GitHub markdown; charts and pictures are linked beside it."""
+    parts = [
+        f"# {document.name}",
+        summary_sentence(document),
+        _requirements(document),
+        _images([name for name in document.charts if name.startswith("results")]),
+        "## Models\n\n" + _scores_note(document) + "\n\n" + _table(*models_table(document)),
+        _per_class(document),
+        _latency(document),
+        _pictures(document),
+        _trainings(document),
+        _left_out(document),
+        _section("Warnings", "\n".join(f"- {text}" for text in document.warnings)),
+        _resources(document),
+        _environment(document),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def summary_sentence(document: Document) -> str:
+    """Return what came out, in one sentence."""
+    start, final = document.row(document.float_label), document.row(document.final_label)
+    if start is None or final is None:
+        return "The run has no model to compare."
+    return (
+        f"`{start.label}` -> `{final.label}`: "
+        f"{size_text(start.parameters_bytes)} -> {size_text(final.packed_bytes)} "
+        f"(compression_ratio {fixed_text(final.compression_ratio, 1)}), "
+        f"map50 {fixed_text(start.map50)} -> {fixed_text(final.map50)} on `{document.split}`, "
+        f"latency p50 {_speed(final)}."
+    )
+
+
+def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the result table."""
+    threshold = next(
+        (r.precision_score_threshold for r in document.rows if r.precision_score_threshold is not None), None
+    )
+    head = [
+        "model", "stage", "map50", "95 % interval", "recall",
+        "precision" if threshold is None else f"precision @ score {threshold:g}",
+        "detections", "params", "MACs", "sparsity", "bytes, packed", "compression_ratio", "latency p50",
+    ]  # fmt: skip
+    rows = [
+        [
+            f"**{row.label}**" if row.label == document.final_label else row.label,
+            row.stage,
+            fixed_text(row.map50, 4),
+            DASH if row.map50_interval is None else f"{row.map50_interval[0]:.3f} to {row.map50_interval[1]:.3f}",
+            fixed_text(row.recall),
+            fixed_text(row.precision),
+            DASH if row.num_detections is None else str(row.num_detections),
+            count_text(row.params),
+            count_text(row.macs),
+            share_text(row.sparsity),
+            size_text(row.packed_bytes),
+            fixed_text(row.compression_ratio, 2),
+            fixed_text(row.latency_ms_p50, 1, " ms"),
+        ]
+        for row in document.rows
+    ]
+    return head, rows
+
+
+def plain_table(document: Document) -> str:
+    """Return the result table for a terminal, aligned, with the requirements below it."""
+    head, rows = models_table(document)
+    keep = [i for i, name in enumerate(head) if name not in ("stage", "95 % interval", "recall", "detections")]
+    keep = [i for i in keep if not head[i].startswith("precision")]
+    cells = [[line[i].strip("*") for i in keep] for line in [head, *rows]]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(keep))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    for entry in document.requirements:
+        verdict = "ok    " if entry.ok else "MISSED"
+        lines.append(f"{verdict} {entry.name}: {fixed_text(entry.value)} (limit {entry.limit:g}; {entry.how})")
+    return "\n".join(lines)
+
+
+def _speed(row: Row) -> str:
+    text = fixed_text(row.latency_ms_p50, 1, " ms")
+    return text if row.speedup_p50 is None else f"{text} ({row.speedup_p50:.2f}x faster than the benchmark's reference)"
+
+
+def _scores_note(document: Document) -> str:
+    row = next((row for row in document.rows if row.map50 is not None), None)
+    lines = [f"`{DASH}` means: not measured. `bytes, packed` is the size if exported and packed at that point."]
+    if row is not None:
+        lines.insert(
+            0,
+            f"Split `{document.split}`, {row.num_images} images. map50: mean over classes of the average precision by "
+            f"the method `{row.ap_method}` at IoU >= {row.iou_threshold:g}; recall at any score; "
+            "detections: above the deployed score threshold.",
+        )
+    start = document.row(document.float_label)
+    if start is not None and start.parameters_bytes is not None:
+        lines.append(
+            f"compression_ratio = {start.parameters_bytes:,} bytes (float32 safetensors of the parameters that the "
+            f"graph of `{start.label}` uses) / packed bytes."
+        )
+    return " ".join(lines)
+
+
+def _requirements(document: Document) -> str:
+    if not document.requirements:
+        return ""
+    rows = [
+        ["yes" if r.ok else "**NO**", f"`{r.name}`", fixed_text(r.value), f"{r.limit:g}", r.how]
+        for r in document.requirements
+    ]
+    return _section("Requirements", _table(["met", "requirement", "value", "limit", "what was compared"], rows))
+
+
+def _per_class(document: Document) -> str:
+    classes = list(dict.fromkeys(name for row in document.rows for name in row.ap_per_class))
+    scored = [row for row in document.rows if row.ap_per_class]
+    if not scored:
+        return ""
+    extra = list(dict.fromkeys(name for row in scored for name in row.extra_scores))
+    rows = [
+        [
+            row.label,
+            *(fixed_text(row.ap_per_class.get(c)) for c in classes),
+            *(fixed_text(row.extra_scores.get(e)) for e in extra),
+        ]
+        for row in scored
+    ]
+    return _section("Average precision by class", _table(["model", *classes, *extra], rows))
+
+
+def _latency(document: Document) -> str:
+    parts = []
+    for label, facts in document.benchmarks.items():
+        for title, measured in (("network only", facts), ("picture to boxes", facts.get("end_to_end"))):
+            if not measured or not measured.get("models"):
+                continue
+            rows = [
+                [
+                    name,
+                    *(fixed_text(times.get(f"latency_ms_{q}"), 2) for q in ("p50", "p90", "p99", "mean")),
+                    _ratio_text(measured.get("ratios", {}).get(name)),
+                ]
+                for name, times in measured["models"].items()
+            ]
+            head = [
+                "model",
+                "p50 ms",
+                "p90 ms",
+                "p99 ms",
+                "mean ms",
+                f"faster than {measured.get('reference', 'the first')}",
+            ]
+            parts.append(f"{label}, {title}:\n\n" + _table(head, rows))
+        size = "x".join(str(n) for n in facts.get("image_size", [])) or DASH
+        stated = ", ".join(f"{name} {facts.get(name, DASH)}" for name in ("threads", "batch_size", "warmup", "runs"))
+        parts.append(f"{facts.get('cpu', DASH)}; {stated}, image (H x W) {size}, models in turns.")
+    return _section("Latency", "\n\n".join(parts))
+
+
+def _ratio_text(ratio: dict[str, Any] | None) -> str:
+    if not ratio or ratio.get("speedup_p50") is None:
+        return DASH
+    low, high = ratio.get("speedup_low"), ratio.get("speedup_high")
+    interval = "" if low is None or high is None else f" ({low:.2f} to {high:.2f})"
+    return f"{ratio['speedup_p50']:.2f}x{interval}"
+
+
+def _pictures(document: Document) -> str:
+    entries = [
+        f"{picture.image} ({', '.join(f'{label}: {n}' for label, n in picture.num_detections.items())})\n\n"
+        f"![{picture.image}]({picture.file})"
+        for picture in document.pictures
+    ]
+    return _section("Before and after", "\n\n".join(entries))
+
+
+def _trainings(document: Document) -> str:
+    lines = []
+    for label, history in document.histories.items():
+        scored = [row["map50"] for row in history if row.get("map50") is not None]
+        best = f", best val map50 {max(scored):.4f}" if scored else ""
+        seconds = sum(row.get("seconds") or 0 for row in history)
+        lines.append(f"`{label}`: {len(history)} epochs in {duration_text(seconds)}{best}.")
+        lines.append(_images([f"training_{label}.png"] if f"training_{label}.png" in document.charts else []))
+    return _section("Training", "\n\n".join(line for line in lines if line))
+
+
+def _left_out(document: Document) -> str:
+    """Name layers by stage and reason; many layers with one reason share a line."""
+    key = lambda e: (e.stage, e.what, e.reason)  # noqa: E731
+    lines = []
+    for (stage, what, reason), group in groupby(sorted(document.left_out, key=key), key=key):
+        layers = [entry.layer for entry in group]
+        lines.append(f"- `{stage}`, {what}: {reason} ({len(layers)}: {', '.join(f'`{name}`' for name in layers)})")
+    return _section("What was left alone, and why", "\n".join(lines))
+
+
+def _resources(document: Document) -> str:
+    rows = [
+        [s.label, s.stage, duration_text(s.seconds), size_text(s.peak_memory_bytes), s.key[:12], s.digest[:12]]
+        for s in document.stages
+    ]
+    head = ["label", "stage", "time", "peak memory", "key", "digest"]
+    return _section("Time and memory", "Measured when the stage ran, each in its own process.\n\n" + _table(head, rows))
+
+
+def _environment(document: Document) -> str:
+    machine = dict(document.environment)
+    versions = machine.pop("versions", {})
+    lines = [
+        f"- {name}: {size_text(v) if name.endswith('_bytes') else v}" for name, v in machine.items() if v is not None
+    ]
+    lines.append("- versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    lines.append(f"- seed: {document.seed}; recipe digest: `{document.recipe_digest}`; written {document.created}")
+    return _section("Environment", "\n".join(lines))
+
+
+def _section(title: str, body: str) -> str:
+    return f"## {title}\n\n{body}" if body else ""
+
+
+def _images(names: Sequence[str]) -> str:
+    return "\n\n".join(f"![{name}]({name})" for name in names)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,0 +1,103 @@
+"""A few test images with the boxes of the float and of the final model, side by side."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.artifact import Artifact
+from compress.detector import Detector
+from compress.errors import StageError
+from compress.report.document import Picture
+
+GAP_PX, CAPTION_PX = 6, 24
+
+
+def draw_pictures(
+    folder: Path, artifacts: Sequence[Artifact], detector: Detector, *, split: str, count: int, device: str = "auto"
+) -> tuple[list[Picture], str | None]:
+    """Write PNGs of `count` images of a split, one column a model.
+
+    Args:
+        folder: to write into.
+        artifacts: models, left to right.
+        detector: its DEPLOY module must have preprocess, postprocess and draw. Its optional
+            `sample_images(split, count)` gives (name, BGR uint8 image) pairs; without it the first
+            images of the loader are used, their normalisation undone.
+        split: where the images come from.
+        count: how many.
+        device: where torch models run.
+
+    Returns:
+        (pictures, None), or ([], why there are none).
+    """
+    from compress.runtime.forwards import forward_of
+
+    deploy: Any = importlib.import_module(detector.DEPLOY)
+    missing = [name for name in ("preprocess", "postprocess", "draw") if not hasattr(deploy, name)]
+    if missing:
+        return [], f"no pictures: {detector.DEPLOY} has no {', '.join(missing)}."
+    try:
+        images = list(_sample_images(detector, split, count))
+    except StageError as error:
+        return [], f"no pictures: {error}"
+    meta = detector.metadata()
+    forwards = {artifact.label: forward_of(artifact, detector, device=device) for artifact in artifacts}
+    pictures = []
+    for number, (name, image) in enumerate(images):
+        panels, counts = [], {}
+        for label, forward in forwards.items():
+            raw = forward(deploy.preprocess(image, meta))
+            found = deploy.postprocess(raw, meta, image_size=image.shape[:2])[0]
+            counts[label] = len(found)
+            panels.append(_captioned(deploy.draw(image, found, meta), f"{label}: {len(found)} detections"))
+        file = f"picture_{number + 1}_{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(name).stem)[:60]}.png"
+        _write_png(folder / file, side_by_side(panels))
+        pictures.append(Picture(file=file, image=Path(name).name, num_detections=counts))
+    return pictures, None
+
+
+def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
+    """Return (H, W, 3) uint8 panels in a row with a gap, lower ones padded with white."""
+    height = max(panel.shape[0] for panel in panels)
+    columns = []
+    for panel in panels:
+        padded = np.full((height, panel.shape[1], 3), 255, np.uint8)
+        padded[: panel.shape[0]] = panel
+        columns += [padded, np.full((height, GAP_PX, 3), 255, np.uint8)]
+    return np.concatenate(columns[:-1], axis=1)
+
+
+def _sample_images(detector: Detector, split: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    own = getattr(detector, "sample_images", None)
+    if callable(own):
+        yield from own(split, count)
+        return
+    from compress.runtime.end_to_end import picture_of
+
+    meta = detector.metadata()
+    for number, batch in zip(range(count), detector.loader(split, batch_size=1, augment=False, seed=0), strict=False):
+        names = getattr(batch, "names", None) or [f"image {number + 1}"]
+        yield str(names[0]), picture_of(batch.images[0].numpy(), meta)
+
+
+def _captioned(image: np.ndarray, text: str) -> np.ndarray:
+    import cv2
+
+    strip = np.full((CAPTION_PX, image.shape[1], 3), 255, np.uint8)
+    cv2.putText(strip, text, (4, CAPTION_PX - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (60, 60, 60), 1, cv2.LINE_AA)
+    return np.concatenate([strip, image])
+
+
+def _write_png(path: Path, image: np.ndarray) -> None:
+    import cv2
+
+    done, data = cv2.imencode(".png", image)
+    if not done:
+        raise StageError(f"{path}: the picture could not be encoded as PNG.")
+    path.write_bytes(data.tobytes())

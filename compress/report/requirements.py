@@ -1,0 +1,80 @@
+"""The limits that a recipe may set for its own result, and whether they were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from compress.report.document import Requirement, Row
+
+
+class Requirements(BaseModel):
+    """Limits; a number that was not measured fails its limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_float_map50: float | None = Field(None, ge=0, le=1, description="Of the float model.")
+    min_map50: float | None = Field(None, ge=0, le=1, description="Of the final model.")
+    max_map50_loss: float | None = Field(
+        None, ge=0, le=1, description="Best baseline minus final model, 0.02 is two points."
+    )
+    min_compression_ratio: float | None = Field(None, gt=0, description="Float parameters / packed bytes.")
+    min_speedup: float | None = Field(None, gt=0, description="p50 of the benchmark's reference / of the final model.")
+    min_sparsity: float | None = Field(None, ge=0, le=1, description="Zeros among the final weights.")
+    min_macs_removed: float | None = Field(None, ge=0, le=1, description="Share of the float model's MACs.")
+
+
+def check_requirements(
+    required: Requirements, rows: Sequence[Row], *, float_label: str, final_label: str, baselines: Sequence[str] = ()
+) -> list[Requirement]:
+    """Compare the measured numbers with the limits.
+
+    Args:
+        required: limits; those that are None are not checked.
+        rows: of the whole run.
+        float_label: the model before the first change.
+        final_label: the model that ships.
+        baselines: further float models; the best of them and `float_label` is what a loss counts from.
+
+    Returns:
+        One entry a limit, in the order of the fields.
+    """
+    by_label = {row.label: row for row in rows}
+    start, final = by_label[float_label], by_label[final_label]
+    scored = [by_label[label] for label in dict.fromkeys([float_label, *baselines]) if label in by_label]
+    known = [row for row in scored if row.map50 is not None]
+    complete = len(known) == len(dict.fromkeys([float_label, *baselines]))
+    best = max(known, key=lambda row: row.map50 or 0.0) if complete else None
+
+    macs, sparsity = _inherited("macs", final, by_label), _inherited("sparsity", final, by_label)
+    removed = None if start.macs in (None, 0) or macs is None else 1 - macs / start.macs  # type: ignore[operator]
+    loss = None if best is None or best.map50 is None or final.map50 is None else best.map50 - final.map50
+    values: dict[str, tuple[float | None, str]] = {
+        "min_float_map50": (start.map50, f"map50 of {float_label}"),
+        "min_map50": (final.map50, f"map50 of {final_label}"),
+        "max_map50_loss": (loss, f"map50 of {best.label if best else 'the best baseline'} - of {final_label}"),
+        "min_compression_ratio": (final.compression_ratio, f"parameters_bytes of {float_label} / {final_label}"),
+        "min_speedup": (final.speedup_p50, f"latency p50 of the benchmark's reference / of {final_label}"),
+        "min_sparsity": (sparsity, f"zeros among the weights of {final_label}"),
+        "min_macs_removed": (removed, f"1 - MACs of {final_label} / of {float_label}"),
+    }
+    checked = []
+    for name, (value, how) in values.items():
+        limit = getattr(required, name)
+        if limit is None:
+            continue
+        ok = value is not None and (value <= limit if name.startswith("max_") else value >= limit)
+        checked.append(Requirement(name=name, limit=limit, value=value, ok=ok, how=how))
+    return checked
+
+
+def _inherited(name: str, row: Row, by_label: dict[str, Row]) -> float | None:
+    """Return a count of a row, or of the nearest model before it that has one: export changes none."""
+    current: Row | None = row
+    while current is not None:
+        value = getattr(current, name)
+        if value is not None:
+            return float(value)
+        current = by_label.get(current.after) if current.after else None
+    return None

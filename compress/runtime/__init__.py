@@ -1,0 +1,1 @@
+"""ONNX Runtime sessions, forwards for scoring, latency and `krimp detect`. Nothing here imports torch at load."""

@@ -1,0 +1,100 @@
+"""What a run prints: the plan before it, the table after it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.stage import Kind
+
+if TYPE_CHECKING:
+    from compress.artifact import Artifact
+    from compress.pipeline import Decision, Result
+
+_PLAIN_WIDTH = 160
+
+
+def plan_text(decisions: Sequence[Decision]) -> str:
+    """Return one line per stage: name, cached or run, and why."""
+    width = max(len(decision.planned.folder_name) for decision in decisions)
+    lines = []
+    for decision in decisions:
+        reasons = "; ".join(decision.reasons)
+        lines.append(f"{decision.planned.folder_name:<{width}}  {decision.state:<6}  {reasons}".rstrip())
+    return "\n".join(lines)
+
+
+def print_results(results: Sequence[Result]) -> None:
+    """Print the table of stages and where the report lies."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH, no_color=True)
+    table = Table("stage", "time", "peak memory", "facts")
+    for result in results:
+        artifact = result.artifact
+        time_text = "cached" if result.was_cached else seconds_text(artifact.seconds)
+        memory = bytes_text(artifact.peak_memory_bytes) if artifact.peak_memory_bytes else ""
+        table.add_row(artifact.label, time_text, memory, key_facts(artifact.facts))
+    console.print(table)
+    report = report_path([result.artifact for result in results])
+    if report is not None:
+        print(f"report: {report}")
+
+
+def report_path(artifacts: Sequence[Artifact]) -> Path | None:
+    """Return the readable file of the last report, or None."""
+    reports = [artifact for artifact in artifacts if artifact.kind is Kind.REPORT]
+    if not reports:
+        return None
+    markdown = reports[-1].file("report.md")
+    return markdown if markdown.exists() else reports[-1].path
+
+
+def key_facts(facts: Mapping[str, Any]) -> str:
+    """Return the few numbers of a stage that people look for first."""
+    texts = [f"{name} {show(facts[name])}" for name, show in _SHOWN.items() if facts.get(name) is not None]
+    scores = facts.get("scores")
+    if isinstance(scores, Mapping) and scores.get("map50") is not None:
+        texts.insert(0, f"map50 {scores['map50']:.4f} ({scores.get('ap_method', '?')}, {facts.get('split', '?')})")
+    models = facts.get("models")
+    if isinstance(models, Mapping):
+        texts += [f"{label} {row['latency_ms_p50']:.1f} ms" for label, row in models.items() if "latency_ms_p50" in row]
+    return ", ".join(texts)
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration with a fitting unit."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def bytes_text(count: float) -> str:
+    """Return a number of bytes with a fitting decimal unit."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def _count_text(count: float) -> str:
+    for unit in ("", " k", " M"):
+        if count < 1000:
+            return f"{count:.0f}" if not unit else f"{count:.2f}{unit}"
+        count /= 1000
+    return f"{count:.2f} G"
+
+
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    "best_map50": lambda value: f"{value:.4f}",
+    "epochs_run": str,
+    "params": _count_text,
+    "macs": _count_text,
+    "sparsity": lambda value: f"{value:.1%}",
+    "onnx_bytes": bytes_text,
+    "packed_bytes": bytes_text,
+}

@@ -1,0 +1,407 @@
+"""The one training loop: float training, recovery, quantisation-aware training and distillation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.detector import Batch, Detector, Scores
+from compress.distillation import Distiller, as_tensors
+from compress.errors import StageError
+from compress.progress import say, warn
+from compress.training_progress import TrainingProgress
+from compress.training_settings import DistillFields, TrainingFields, learning_rate
+from compress.training_state import (
+    CHECKPOINT,
+    MovingAverage,
+    Position,
+    copy_of,
+    load_checkpoint,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+    tensors_of,
+    using_values,
+    write_into,
+)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training did.
+
+    Attributes:
+        epochs_run: epochs completed, earlier runs of the same training included.
+        best_map50: of the weights that were kept; None if nothing was scored.
+        history: one row an epoch: epoch (1-based), losses (means), lr, seconds, map50 (None if not scored).
+        seconds_per_image: training only, scoring left out.
+    """
+
+    epochs_run: int
+    best_map50: float | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    seconds_per_image: float = 0.0
+
+
+def fit(
+    model: nn.Module,
+    *,
+    detector: Detector,
+    settings: TrainingFields,
+    scratch: Path,
+    label: str,
+    seed: int,
+    teacher: nn.Module | None = None,
+    distill: DistillFields | None = None,
+    after_step: Callable[[int, int], None] | None = None,
+    score: Callable[[nn.Module], Scores] | None = None,
+    best_from_epoch: int = 0,
+    device: str = "auto",
+) -> FitResult:
+    """Train a model in place and leave the kept weights in it, on the CPU and in evaluation mode.
+
+    A checkpoint in `scratch` is written at the end of each epoch and every `checkpoint_minutes`. A killed
+    training that is started again with the same arguments continues in the middle of an epoch and ends, on a
+    CPU, with the same bits. Batches already seen are skipped by the loader's own `skip_batches(n)` if it has
+    one, else they are read and dropped.
+
+    Args:
+        model: float model, traced graph or fake-quantised model; forward(images) -> raw tensors.
+        detector: gives loader, loss, training mode and distillation points.
+        settings: the fields of the stage.
+        scratch: folder that survives a kill; one training each.
+        label: name for messages.
+        seed: decides order, augmentation and every random number.
+        teacher: distils into the model if `distill` is given too.
+        distill: weights of the distillation losses.
+        after_step: called with (steps done, all steps) after each optimiser step and before the moving
+            average sees it; masks are re-applied here.
+        score: scores the model (the moving average if there is one) every `evaluate_every` epochs and at the
+            end; the weights with the best map50 are kept. None: the last weights are kept.
+        best_from_epoch: epochs before this one (0-based) are scored but never kept, e.g. while sparsity grows.
+        device: 'auto', 'cpu' or 'cuda'.
+
+    Returns:
+        What happened.
+
+    Raises:
+        StageError: a loss or a gradient is not finite, or nothing can be trained.
+    """
+    if settings.epochs == 0:
+        return FitResult(epochs_run=0, best_map50=None)
+    training = _Training(model, detector, settings, Path(scratch), label, seed, device)
+    training.after_step, training.best_from_epoch = after_step, best_from_epoch
+    training.score = score if settings.evaluate_every else None
+    with ExitStack() as stack:
+        if teacher is not None and distill is not None:
+            training.prepare_teacher(teacher)
+            training.distiller = stack.enter_context(Distiller(model, teacher, detector, distill))
+        training.resume()
+        training.run()
+    return training.finish()
+
+
+def validation_score(
+    detector: Detector, settings: TrainingFields, *, device: str = "auto"
+) -> Callable[[nn.Module], Scores] | None:
+    """Return a function for `fit(score=...)` that scores the split 'val', or None if it is never wanted."""
+    if settings.evaluate_every == 0:
+        return None
+    from compress.runtime.forwards import torch_forward
+
+    num_outputs = len(detector.output_names())
+
+    def score(model: nn.Module) -> Scores:
+        forward = torch_forward(model, num_outputs, _device_name(device))
+        return detector.evaluate(forward, "val", limit=settings.evaluate_limit)
+
+    return score
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the trainable parameters in two groups: with and without weight decay.
+
+    Biases, norm parameters and learned scales (everything with fewer than two dimensions) do not decay.
+
+    Source:
+        He et al. 2019, arXiv 1812.01187, section 3.1 ("no bias decay").
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return a seed for one epoch, in 0..2**31-1, unrelated between neighbouring seeds and epochs."""
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+class _Training:
+    """The state of one `fit`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        detector: Detector,
+        settings: TrainingFields,
+        scratch: Path,
+        label: str,
+        seed: int,
+        device: str,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.model, self.detector, self.settings = model, detector, settings
+        self.scratch, self.label, self.seed = scratch, label, seed
+        self.after_step: Callable[[int, int], None] | None = None
+        self.score: Callable[[nn.Module], Scores] | None = None
+        self.distiller: Distiller | None = None
+        self.best_from_epoch = 0
+        self.accelerator = Accelerator(cpu=_device_name(device) == "cpu")
+        self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        model.to(device=self.accelerator.device, memory_format=self.format)  # type: ignore[call-overload]
+        detector.set_train_mode(model)
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
+        if not self.trainable:
+            raise StageError(f"stage {label}: no parameter of the model is trainable. Unfreeze some layers.")
+        self.optimizer = _make_optimizer(parameter_groups(model, settings.weight_decay), settings)
+        self.several = self.accelerator.num_processes > 1
+        self.forward: nn.Module = self.accelerator.prepare_model(model) if self.several else model
+        self.average = MovingAverage(model, settings.ema_decay) if settings.ema_decay else None
+        self.best: dict[str, Tensor] = {}
+        self.position = Position(fingerprint=self._fingerprint())
+        self.steps_per_epoch = len(self._loader(0))
+        if self.steps_per_epoch == 0:
+            raise StageError(f"stage {label}: the split 'train' gives no batch. Add images or lower batch_size.")
+        self.total_steps = settings.total_steps(self.steps_per_epoch)
+        self.lines = TrainingProgress(label, settings, self.total_steps, self.steps_per_epoch)
+        self.last_save = self.clock = time.monotonic()
+
+    # ---- set-up -----------------------------------------------------------------------------------
+
+    def prepare_teacher(self, teacher: nn.Module) -> None:
+        """Bring the teacher to the device and memory format of the student."""
+        teacher.to(device=self.accelerator.device, memory_format=self.format)  # type: ignore[call-overload]
+
+    def _fingerprint(self) -> str:
+        shapes = {name: list(tensor.shape) for name, tensor in tensors_of(self.model).items()}
+        fields = {name: getattr(self.settings, name) for name in TrainingFields.model_fields}
+        del fields["checkpoint_minutes"]
+        text = json.dumps([self.seed, fields, shapes], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _loader(self, epoch: int) -> Any:
+        loader: Any = self.detector.loader(
+            "train", batch_size=self.settings.batch_size, augment=True, seed=epoch_seed(self.seed, epoch)
+        )
+        if not self.several:
+            return loader
+        # Each process takes its part of every batch, so `batch_size` counts the images of all processes.
+        from accelerate.data_loader import prepare_data_loader
+
+        return prepare_data_loader(loader, put_on_device=False, split_batches=True)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint of this training, if there is a good one."""
+        try:
+            found = load_checkpoint(self.scratch)
+        except ValueError as error:
+            warn(f"stage {self.label}: checkpoint ignored, training starts anew: {error}")
+            return
+        if found is None:
+            return
+        position, parts = found
+        if position.fingerprint != self.position.fingerprint:
+            warn(f"stage {self.label}: the checkpoint in {self.scratch} is of another training; starting anew.")
+            return
+        write_into(self.model, parts["model"])
+        restore_optimizer(self.optimizer, parts.get("optimizer", {}))
+        if self.average is not None:
+            self.average.values = {k: v.to(self.accelerator.device) for k, v in parts["ema"].items()}
+        self.best, self.position = parts.get("best", {}), position
+        torch.set_rng_state(parts["rng"]["torch"])
+        if not position.stopped:
+            say(f"{self.label}: resumed at epoch {position.epoch + 1}, step {position.step}/{self.total_steps}")
+
+    def save(self) -> None:
+        """Write the checkpoint (first process only)."""
+        self.last_save = time.monotonic()
+        if not self.accelerator.is_main_process:
+            return
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": tensors_of(self.model),
+            "optimizer": optimizer_tensors(self.optimizer),
+            "best": self.best,
+            "rng": {"torch": torch.get_rng_state()},
+        }
+        if self.average is not None:
+            parts["ema"] = self.average.values
+        save_checkpoint(self.scratch, self.position, parts)
+
+    # ---- the loop ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train until the last epoch, the step limit or the end of patience."""
+        while not self.position.stopped:
+            self._run_epoch()
+
+    def _run_epoch(self) -> None:
+        position = self.position
+        self.detector.set_train_mode(self.model)
+        rng_state = torch.get_rng_state()
+        _seed_everything(epoch_seed(self.seed, position.epoch))
+        batches = self._batches(position.epoch, position.batch)
+        if position.batch:
+            torch.set_rng_state(rng_state)  # the one of the checkpoint, not the one after skipping
+        self.clock = time.monotonic()
+        for batch in self.lines.watch(batches, position):
+            self._train_batch(batch)
+            if position.step >= self.total_steps:
+                break
+            if position.batch < self.steps_per_epoch and self._checkpoint_is_due():
+                self.save()
+                self.clock = time.monotonic()
+        self._end_epoch()
+
+    def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        loader = self._loader(epoch)
+        can_skip = skip > 0 and hasattr(loader, "skip_batches")
+        iterator = iter(loader.skip_batches(skip) if can_skip else loader)
+        for _ in range(0 if can_skip else skip):
+            next(iterator, None)
+        return iterator
+
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.last_save >= self.settings.checkpoint_minutes * 60
+
+    def _train_batch(self, batch: Batch) -> None:
+        position, settings = self.position, self.settings
+        batch = batch.to(self.accelerator.device)
+        images = batch.images.contiguous(memory_format=self.format)
+        raw = tuple(as_tensors(self.forward(images)))
+        losses = dict(self.detector.loss(self.model, raw, batch))
+        if self.distiller is not None:
+            losses |= self.distiller.losses(images, batch, raw)
+        values = dict(zip(losses, torch.stack([v.detach().float() for v in losses.values()]).tolist(), strict=True))
+        self._refuse_non_finite(values)
+
+        rate = learning_rate(settings, position.step, steps_per_epoch=self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(torch.stack([v.float() for v in losses.values()]).sum())
+        norm = self.accelerator.clip_grad_norm_(self.trainable, settings.grad_clip or math.inf)
+        self._refuse_non_finite(values, gradient=float(norm))  # type: ignore[arg-type]
+        self.optimizer.step()
+        position.step += 1
+        if self.after_step is not None:
+            self.after_step(position.step, self.total_steps)
+        if self.average is not None:
+            self.average.update(self.model, position.step - 1)
+
+        position.batch += 1
+        position.images += len(images) * self.accelerator.num_processes
+        for name, value in values.items():
+            position.loss_sums[name] = position.loss_sums.get(name, 0.0) + value
+        seconds = time.monotonic() - self.clock  # since the previous step: reading the batch counts too
+        self.clock += seconds
+        position.epoch_seconds += seconds
+        position.train_seconds += seconds
+        self.lines.step(position, values, rate, seconds / (len(images) * self.accelerator.num_processes))
+
+    def _refuse_non_finite(self, values: Mapping[str, float], gradient: float = 0.0) -> None:
+        if math.isfinite(gradient) and all(math.isfinite(v) for v in values.values()):
+            return
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        kept, done = self.scratch / CHECKPOINT, self.position.step
+        where = f"the last good state is in {kept}" if kept.exists() else "no checkpoint had been written yet"
+        raise StageError(
+            f"stage {self.label}: step {done + 1} of {self.total_steps}, epoch {self.position.epoch + 1}: "
+            f"loss or gradient is not finite ({parts}; gradient norm {gradient:.4g}); {where}. "
+            f"Lower lr (now {self.settings.lr:g}) or grad_clip, lengthen warmup_steps, or look for broken labels."
+        )
+
+    def _end_epoch(self) -> None:
+        position, settings = self.position, self.settings
+        row: dict[str, Any] = {
+            "epoch": position.epoch + 1,
+            "losses": {name: total / max(position.batch, 1) for name, total in position.loss_sums.items()},
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(position.epoch_seconds, 3),
+            "map50": None,
+        }
+        last = position.epoch + 1 >= settings.epochs or position.step >= self.total_steps
+        if self.score is not None and (last or (position.epoch + 1) % settings.evaluate_every == 0):
+            row["map50"] = self._score_and_keep_best()
+        position.history.append(row)
+        self.lines.epoch(row)
+        waited = position.epoch - max(position.best_epoch or 0, self.best_from_epoch)
+        tired = settings.patience is not None and waited >= settings.patience and position.best_epoch is not None
+        if tired and not last:
+            say(f"{self.label}: no better map50 for {waited} epochs; stopped early after epoch {position.epoch + 1}")
+        position.stopped = last or tired
+        position.epoch += 1
+        position.batch, position.loss_sums, position.epoch_seconds = 0, {}, 0.0
+        self.save()
+
+    def _score_and_keep_best(self) -> float:
+        assert self.score is not None
+        position = self.position
+        self.model.eval()
+        with using_values(self.model, self.average.values if self.average else None), torch.no_grad():
+            map50 = float(self.score(self.model).map50)
+            better = position.best_map50 is None or map50 > position.best_map50
+            if position.epoch >= self.best_from_epoch and better and not math.isnan(map50):
+                position.best_map50, position.best_epoch = map50, position.epoch
+                self.best = copy_of(tensors_of(self.model))
+        return map50
+
+    def finish(self) -> FitResult:
+        """Load the weights that are kept and bring the model back to the CPU."""
+        kept = self.best or (self.average.values if self.average else None)
+        if kept:
+            write_into(self.model, kept)
+        self.model.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        self.optimizer.zero_grad(set_to_none=True)
+        self.model.eval()
+        position = self.position
+        return FitResult(
+            epochs_run=position.epoch,
+            best_map50=position.best_map50,
+            history=position.history,
+            seconds_per_image=position.train_seconds / max(position.images, 1),
+        )
+
+
+def _make_optimizer(groups: list[dict[str, Any]], settings: TrainingFields) -> torch.optim.Optimizer:
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+
+
+def _device_name(device: str) -> str:
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

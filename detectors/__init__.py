@@ -1,0 +1,1 @@
+"""Detector plug-ins; each sub-package is one detector with its data reader."""

@@ -1,0 +1,172 @@
+"""Match records: which detection was right, image by image, and all that average precision needs. NumPy only.
+
+Gathered once, they give AP on any resampling of the images, so bootstrap intervals cost no second matching.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from compress.errors import DataError
+
+CHUNK_VALUES = 4_000_000  # resamples x detections held at once
+
+
+@dataclass(frozen=True)
+class MatchRecords:
+    """Outcome of every detection of a split. All arrays share the order of the detections.
+
+    Attributes:
+        classes: names.
+        iou_threshold: overlap that made a match.
+        image: (n,) int32, index of the image.
+        label: (n,) int32, index of the class.
+        score: (n,) float32.
+        right: (n,) bool, true positive.
+        wrong: (n,) bool, false positive; neither: it lies on an ignored box.
+        num_truths: (images, classes) int64, boxes to be found.
+        truth_size_px: (t,) float32, square root of the area of every true box.
+        truth_found: (t,) bool.
+    """
+
+    classes: tuple[str, ...]
+    iou_threshold: float
+    image: np.ndarray
+    label: np.ndarray
+    score: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+    num_truths: np.ndarray
+    truth_size_px: np.ndarray
+    truth_found: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write all fields to an .npz file without pickle."""
+        np.savez_compressed(
+            path, allow_pickle=False, **{f.name: np.asarray(getattr(self, f.name)) for f in fields(self)}
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> MatchRecords:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: not such a file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                values = {f.name: file[f.name] for f in fields(cls)}
+        except (OSError, KeyError, ValueError) as error:
+            raise DataError(f"{path}: {error}, expected match records. Score the model again.") from error
+        values["classes"] = tuple(str(name) for name in values["classes"])
+        values["iou_threshold"] = float(values["iou_threshold"])
+        return cls(**values)
+
+
+def precision_recall(records: MatchRecords, label: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return precision and recall of one class after each detection, best score first, float64.
+
+    Ties in score keep the order of the records.
+    """
+    order = _order(records, label)
+    right = np.cumsum(records.right[order])
+    wrong = np.cumsum(records.wrong[order])
+    truths = records.num_truths[:, label].sum()
+    return right / np.maximum(right + wrong, 1), right / np.maximum(truths, 1)
+
+
+def bootstrap_map50(records: MatchRecords, *, samples: int, seed: int) -> np.ndarray:
+    """Return the mean area AP over the classes with truth, for images drawn with replacement.
+
+    Args:
+        records: outcome on n images.
+        samples: resamples, each of n images.
+        seed: decides the draws; equal seeds and image counts give the same draws for any records.
+
+    Returns:
+        (samples,) float64.
+    """
+    return np.concatenate([_resampled_map50(records, weights) for weights in _draws(records, samples, seed)])
+
+
+def interval(values: np.ndarray, coverage: float = 0.95) -> tuple[float, float]:
+    """Return the central interval that holds `coverage` of the values."""
+    tail = (1 - coverage) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def paired_bootstrap(
+    before: MatchRecords, after: MatchRecords, *, samples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % interval of map50(after) - map50(before), both scored on the same resampled images.
+
+    Args:
+        before: records of the first model.
+        after: records of the second model on the same images.
+        samples: resamples.
+        seed: decides the draws.
+
+    Raises:
+        DataError: the two were not scored on the same images and classes.
+
+    Source:
+        Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
+    """
+    if before.classes != after.classes or not np.array_equal(before.num_truths, after.num_truths):
+        raise DataError("match records: the two models were scored on different images or classes. Score both again.")
+    difference = bootstrap_map50(after, samples=samples, seed=seed) - bootstrap_map50(
+        before, samples=samples, seed=seed
+    )
+    return interval(difference)
+
+
+def area_map50(records: MatchRecords) -> float:
+    """Return the mean area AP on the images as they are, 0..1; 0 without any truth."""
+    return float(_resampled_map50(records, np.ones((1, len(records.num_truths))))[0])
+
+
+def _order(records: MatchRecords, label: int) -> np.ndarray:
+    of_class = np.flatnonzero(records.label == label)
+    return of_class[np.argsort(-records.score[of_class], kind="stable")]
+
+
+def _draws(records: MatchRecords, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each image is drawn, (chunk, images) float64; the chunks do not change the draws."""
+    images = len(records.num_truths)
+    chunk = max(1, CHUNK_VALUES // max(len(records.score), 1))
+    generator = np.random.default_rng(seed)
+    for start in range(0, samples, chunk):
+        yield generator.multinomial(images, np.full(images, 1 / images), size=min(chunk, samples - start)).astype(float)
+
+
+def _resampled_map50(records: MatchRecords, weights: np.ndarray) -> np.ndarray:
+    """Return the mean area AP for each row of image weights (resamples, images)."""
+    truths = weights @ records.num_truths
+    scores = np.stack([_resampled_ap(records, label, weights) for label in range(len(records.classes))], axis=1)
+    counted = truths > 0
+    return (scores * counted).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+
+
+def _resampled_ap(records: MatchRecords, label: int, weights: np.ndarray) -> np.ndarray:
+    """Return the area AP of one class for each row of image weights.
+
+    Recall moves only at true positives, and the largest precision at or after one of them is reached
+    at a true positive, so the curve is evaluated at these alone.
+    """
+    order = _order(records, label)
+    image, right, wrong = records.image[order], records.right[order], records.wrong[order]
+    at = np.flatnonzero(right)
+    truths = weights @ records.num_truths[:, label]
+    if not len(at):
+        return np.zeros(len(weights))
+    gained = weights[:, image[at]]
+    found = np.cumsum(gained, axis=1)
+    missed = np.cumsum(weights[:, image] * wrong, axis=1)[:, at]
+    precision = found / np.maximum(found + missed, 1)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    return (gained * envelope).sum(axis=1) / np.maximum(truths, 1)

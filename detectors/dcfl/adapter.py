@@ -1,0 +1,265 @@
+"""DCFL as a plug-in: the contract of `compress/detector.py`. Importing this file imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compress.detector import Batch, Forward, Scores
+from compress.errors import DetectorError
+from detectors.data.dota import DotaData, check_split, iterate_images, split_digest
+from detectors.dcfl.config import DcflConfig, resolve_checkpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from detectors.geometry.detections import Detections
+
+LEVELS = (3, 4, 5, 6, 7)
+STRIDES = (8, 16, 32, 64, 128)  # px between cells, P3..P7
+SIZE_DIVISOR = 32
+ANCHOR_SCALE = 4  # side of a prior in strides
+STAGE_NAMES = {  # what `frozen_stages` counts: the stem first, then stage by stage
+    "mobilenet_v2": (("conv1",), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
+    "resnet": (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
+}
+OUTPUT_LAYERS = {
+    "head.conv_offset": "its 27 channels are the 9 offsets and the 9 masks of the deformable layers",
+    "head.retina_cls": "one output channel a class",
+    "head.retina_reg": "five output channels, the box deltas",
+}
+FLOAT_LAYERS = {
+    "head.cls_convs.3": "ONNX has no integer DeformConv",
+    "head.reg_convs.3": "ONNX has no integer DeformConv",
+    "head.conv_offset": "sampling offsets reach far: an 8-bit step would be up to 8 px at P7",
+    "head.retina_cls": "output layer; the error of a class score is the error of a detection",
+    "head.retina_reg": "output layer; the error of a delta is the error of a box",
+}
+DISTILL_POINTS = (
+    *(f"neck.fpn_convs.{level}" for level in range(len(LEVELS))),
+    "head.cls_convs.3",
+    "head.reg_convs.3",
+)
+
+
+class Dcfl:
+    """DCFL on DOTA-format data.
+
+    Attributes:
+        config: the recipe's `detector:` part.
+        data: the recipe's `data:` part.
+    """
+
+    NAME: ClassVar[str] = "dcfl"
+    VERSION: ClassVar[str] = "1"
+    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmdet", "mmrotate")
+    CONFIG: ClassVar[type[DcflConfig]] = DcflConfig
+    DATA: ClassVar[type[DotaData]] = DotaData
+    DEPLOY: ClassVar[str] = "detectors.dcfl.deploy"
+
+    def __init__(self, config: DcflConfig, data: DotaData) -> None:
+        self.config = config
+        self.data = data
+
+    # ---- model ------------------------------------------------------------------------------------
+
+    def build(self) -> nn.Module:
+        """Return a fresh network; with `backbone_weights` and no checkpoint its backbone is loaded.
+
+        Raises:
+            DetectorError: a backbone weight is missing or does not fit.
+        """
+        from detectors.dcfl.checkpoint import load_backbone
+        from detectors.dcfl.network import DcflNetwork
+
+        config = self.config
+        model = DcflNetwork(config.backbone, len(config.classes), config.channels, config.dilation)
+        if config.backbone_weights is not None and config.checkpoint is None:
+            load_backbone(model.backbone, config.backbone, config.backbone_weights)
+        return model
+
+    def load(self, model: nn.Module, checkpoint: str | Path) -> None:
+        """Load all weights in place; also reads the names of the published code.
+
+        Raises:
+            DetectorError: a tensor is missing, unexpected or of another shape.
+        """
+        from detectors.dcfl.checkpoint import load_whole
+
+        load_whole(model, resolve_checkpoint(str(checkpoint)))
+
+    def checkpoint_path(self) -> Path | None:
+        """Return the file of `detector.checkpoint`, or None."""
+        return None if self.config.checkpoint is None else resolve_checkpoint(self.config.checkpoint)
+
+    def output_names(self) -> tuple[str, ...]:
+        """Return cls_score_p3..p7, bbox_pred_p3..p7."""
+        return tuple(f"{kind}_p{level}" for kind in ("cls_score", "bbox_pred") for level in LEVELS)
+
+    def example_input(self, batch_size: int = 1) -> Tensor:
+        """Return noise of the shape and range of normalised images; the same at every call."""
+        import torch
+
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(batch_size, 3, *self.input_size(), generator=generator)
+
+    def input_size(self) -> tuple[int, int]:
+        """Return (height, width) of the network's input: the deployed size padded to multiples of 32."""
+        height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in self.data.image_size)
+        return height, width
+
+    def not_prunable(self, model: nn.Module) -> dict[str, str]:
+        """Return the output layers and the predictor of the sampling field."""
+        return dict(OUTPUT_LAYERS)
+
+    def not_quantisable(self, model: nn.Module) -> dict[str, str]:
+        """Return the deformable layers and what is most sensitive."""
+        return dict(FLOAT_LAYERS)
+
+    def custom_pruners(self, model: nn.Module) -> dict[type, Any]:
+        """Return the Torch-Pruning rule of the deformable layer."""
+        from detectors.dcfl.deform import ModulatedDeformConv
+        from detectors.dcfl.pruner import DeformPruner
+
+        return {ModulatedDeformConv: DeformPruner()}
+
+    def distill_points(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the FPN outputs and the ends of both towers."""
+        return DISTILL_POINTS
+
+    def set_train_mode(self, model: nn.Module) -> None:
+        """Set training mode; freeze the first stages and BatchNorm statistics as configured.
+
+        Works by module name, so rebuilt, pruned and traced models are treated alike.
+        """
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        model.train()
+        frozen = self._frozen_prefixes()
+        for name, module in model.named_modules():
+            still = f"{name}.".startswith(frozen) if frozen else False
+            if isinstance(module, _BatchNorm) and (still or self.config.keeps_norm_statistics):
+                module.eval()
+        for name, parameter in model.named_parameters():
+            if frozen and name.startswith(frozen):
+                parameter.requires_grad_(False)
+
+    def _frozen_prefixes(self) -> tuple[str, ...]:
+        count = self.config.num_frozen_stages
+        if count == 0:
+            return ()
+        stages = STAGE_NAMES.get(self.config.backbone, STAGE_NAMES["resnet"])[: count + 1]
+        return tuple(f"backbone.{name}." for stage in stages for name in stage)
+
+    # ---- data -------------------------------------------------------------------------------------
+
+    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
+        """Return a loader of `DotaBatch`; the seed decides order and augmentation."""
+        from detectors.data.loader import build_loader
+
+        return build_loader(
+            self.data,
+            split,
+            classes=self.config.classes,
+            mean=self.config.mean,
+            std=self.config.std,
+            batch_size=batch_size,
+            augment=augment,
+            seed=seed,
+            size_divisor=SIZE_DIVISOR,
+        )
+
+    def check_data(self, split: str) -> None:
+        """Raise DataError that lists what is wrong with a split."""
+        check_split(self.data, split, self.config.classes)
+
+    def data_digest(self, split: str) -> str:
+        """Return a hex digest of images and labels of a split."""
+        return split_digest(self.data, split)
+
+    # ---- training and scoring ---------------------------------------------------------------------
+
+    def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        """Return 'loss_cls' and 'loss_bbox' of a `DotaBatch`; the model itself is not asked."""
+        from detectors.dcfl.assigner import AssignerSettings
+        from detectors.dcfl.losses import dcfl_loss
+
+        config = self.config
+        ranking = "published" if config.compat else "grid"
+        settings = AssignerSettings(config.topk, config.topq, config.gauss_threshold, config.compat, ranking)
+        return dcfl_loss(raw, batch, settings)
+
+    def evaluate(
+        self,
+        forward: Forward,
+        split: str,
+        *,
+        limit: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Scores:
+        """Score raw outputs on a split at the deployed size, image by image.
+
+        Args:
+            forward: (1, 3, H, W) float32 -> raw outputs, `output_names` first.
+            split: name of the split.
+            limit: score the first so many images only.
+            progress: called with (images done, images in all).
+        """
+        from detectors.data.scoring import score_detections
+
+        images = iterate_images(self.data, split, self.config.classes)
+        total = len(images) if limit is None else min(limit, len(images))
+        if total == 0:
+            raise DetectorError(f"data split {split!r}: no image to score, expected at least one.")
+        meta = self.metadata()
+        found, truths = [], []
+        for done, (_, image, truth) in enumerate(images, start=1):
+            found.append(self._detect(forward, image, meta))
+            truths.append(truth)
+            if progress is not None:
+                progress(done, total)
+            if done == total:
+                break
+        return score_detections(found, truths, self.config.classes)
+
+    def _detect(self, forward: Forward, image: np.ndarray, meta: dict[str, Any]) -> Detections:
+        """Return the detections of one image, through the deployed code; a larger one goes by tiles."""
+        from detectors.dcfl import deploy
+        from detectors.geometry.tiling import cut_window
+
+        windows = deploy.tile_windows(image.shape[:2], meta)
+        parts = []
+        for window in windows:
+            part = cut_window(image, window)
+            raw = forward(deploy.preprocess(part, meta, minimum_size=self.data.image_size))
+            exported = raw[: len(self.output_names())]
+            parts += deploy.postprocess(exported, meta, image_size=part.shape[:2])
+        if len(parts) == 1:
+            return parts[0]
+        return deploy.merge(parts, windows, meta, image_size=image.shape[:2])
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what `deploy.py` must know, JSON-able."""
+        config = self.config
+        return {
+            "format_version": 1,
+            "plugin": self.NAME,
+            "image_size": list(self.data.image_size),
+            "mean": list(config.mean),
+            "std": list(config.std),
+            "classes": list(config.classes),
+            "strides": list(STRIDES),
+            "anchor_scale": ANCHOR_SCALE,
+            "score_threshold": config.score_threshold,
+            "nms_iou": config.nms_iou,
+            "nms_pre": config.nms_pre,
+            "max_detections": config.max_detections,
+            "angle_version": "le135",
+            "output_names": list(self.output_names()),
+            "size_divisor": SIZE_DIVISOR,
+        }
+
+
+DETECTOR = Dcfl

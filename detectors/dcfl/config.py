@@ -1,0 +1,112 @@
+"""DCFL's part of a recipe. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from compress.errors import DetectorError
+
+PLUGIN_FOLDER = Path(__file__).parent
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+Rgb = tuple[float, float, float]
+
+
+class DcflConfig(BaseModel):
+    """The `detector:` part of a recipe, without `plugin`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: Literal["mobilenet_v2", "resnet18", "resnet50", "resnet101"] = Field(
+        "resnet50", description="Feature extractor of mmdet."
+    )
+    channels: int = Field(256, ge=8, multiple_of=8, description="Width of FPN and head.")
+    classes: tuple[str, ...] = Field(min_length=1, description="Class names in the order of their label index.")
+    dilation: int = Field(
+        3, ge=1, le=8, description="Of the third tower layer; the authors take 4 for DOTA-v1.0, else 3."
+    )
+    checkpoint: str | None = Field(
+        None,
+        description="Weights of the whole model: a path, or one in the plug-in folder; its suffix may be left out.",
+    )
+    backbone_weights: str | None = Field(
+        None, description="'imagenet' (downloaded by torchvision), a local file with torchvision's names, or null."
+    )
+    frozen_stages: int | None = Field(
+        None,
+        ge=0,
+        le=4,
+        description="n: the stem and the first n stages stay; 0: nothing. Default: 1 with pretrained weights, else 0.",
+    )
+    norm_eval: bool | None = Field(
+        None,
+        description="Keep BatchNorm statistics fixed in training. Default: only with pretrained weights.",
+    )
+    topk: int = Field(16, ge=1, description="Coarse candidates of a box, K.")
+    topq: int = Field(12, ge=1, description="Candidates of a box left after the ranking by prediction, Q.")
+    gauss_threshold: float = Field(
+        0.8,
+        gt=0,
+        description="Exponent g of the fine gate exp(-g). 0.8 as in the authors' AI-TOD-R run: it leaves "
+        "2 % of the 6-16 px boxes without a positive, the 0.6 of their DOTA configurations 6 %.",
+    )
+    compat: bool = Field(False, description="Assign labels exactly like the published code, its quirks included.")
+    score_threshold: float = Field(0.05, ge=0, lt=1, description="Detections must score strictly more.")
+    nms_iou: float = Field(0.4, gt=0, le=1, description="Overlap at which the weaker box of a class goes.")
+    nms_pre: int = Field(2000, ge=1, description="Cells of a level that are decoded.")
+    max_detections: int = Field(2000, ge=1, description="Detections of an image.")
+    mean: Rgb = Field(IMAGENET_MEAN, description="Of R, G, B, 0..255.")
+    std: Rgb = Field(IMAGENET_STD, description="Of R, G, B, 0..255.")
+
+    @field_validator("classes")
+    @classmethod
+    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        for name in classes:
+            if not name or any(letter.isspace() for letter in name):
+                raise ValueError(f"class {name!r} is empty or has white space, which DOTA label files cannot hold")
+            if classes.count(name) > 1:
+                raise ValueError(f"class {name!r} is listed {classes.count(name)} times; expected each once")
+        return classes
+
+    @field_validator("std")
+    @classmethod
+    def _check_std(cls, std: Rgb) -> Rgb:
+        if min(std) <= 0:
+            raise ValueError(f"std is {std}; expected values above 0")
+        return std
+
+    @property
+    def pretrained(self) -> bool:
+        """Return whether training starts from given weights."""
+        return self.backbone_weights is not None or self.checkpoint is not None
+
+    @property
+    def num_frozen_stages(self) -> int:
+        """Return how many stages stay as they are (0: not even the stem)."""
+        return int(self.pretrained) if self.frozen_stages is None else self.frozen_stages
+
+    @property
+    def keeps_norm_statistics(self) -> bool:
+        """Return whether BatchNorm runs in evaluation mode during training."""
+        return self.pretrained if self.norm_eval is None else self.norm_eval
+
+
+def resolve_checkpoint(name: str) -> Path:
+    """Return the file of a checkpoint: from the working directory, else from the plug-in's folder.
+
+    Raises:
+        DetectorError: there is no such file.
+    """
+    path = Path(name).expanduser()
+    tried = []
+    for folder in (Path(), PLUGIN_FOLDER):
+        for candidate in (folder / path, folder / f"{path}.safetensors"):
+            if candidate.is_file():
+                return candidate.resolve()
+            tried.append(str(candidate))
+    raise DetectorError(
+        f"detector.checkpoint: no file {name!r}, looked for {', '.join(dict.fromkeys(tried))}. Correct the path."
+    )

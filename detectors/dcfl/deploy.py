@@ -1,0 +1,301 @@
+"""The deployed side of DCFL: from a picture to the network and from its raw maps to boxes.
+
+Needs NumPy and OpenCV only. Everything it must know comes from `meta`, the JSON that the
+exported model carries as `krimp.deploy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from compress.errors import DetectorError
+from detectors.geometry.detections import Detections
+from detectors.geometry.drawing import draw_detections
+from detectors.geometry.nms import rotated_nms
+from detectors.geometry.text import dota_text, to_records
+from detectors.geometry.tiling import Window, merge_tiles
+from detectors.geometry.tiling import tile_windows as _tile_windows
+
+META_KEYS = (
+    "format_version",
+    "plugin",
+    "image_size",
+    "mean",
+    "std",
+    "classes",
+    "strides",
+    "anchor_scale",
+    "score_threshold",
+    "nms_iou",
+    "nms_pre",
+    "max_detections",
+    "angle_version",
+    "output_names",
+    "size_divisor",
+)
+FORMAT_VERSION = 1
+_SIZE_CLIP = np.log(1000 / 16)  # largest |log| by which a box may differ from its prior
+_ANGLE_START = {"le135": -np.pi / 4, "le90": -np.pi / 2}  # angles are wrapped into [start, start + pi)
+
+
+def check_meta(meta: Mapping[str, Any]) -> None:
+    """Refuse metadata that this module cannot serve.
+
+    Args:
+        meta: the model's `krimp.deploy`.
+
+    Raises:
+        DetectorError: a key is missing, the version is newer or a value does not fit.
+    """
+    missing = [key for key in META_KEYS if key not in meta]
+    if missing:
+        msg = f"krimp.deploy: {', '.join(missing)} missing. Export the model again with this version of Krimp."
+        raise DetectorError(msg)
+    if meta["format_version"] != FORMAT_VERSION:
+        msg = f"krimp.deploy: format_version is {meta['format_version']}; this Krimp reads {FORMAT_VERSION}."
+        raise DetectorError(msg)
+    if meta["angle_version"] not in _ANGLE_START:
+        msg = f"krimp.deploy: angle_version is {meta['angle_version']!r}, expected one of {', '.join(_ANGLE_START)}."
+        raise DetectorError(msg)
+
+
+def preprocess(
+    image: np.ndarray, meta: Mapping[str, Any], *, minimum_size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Turn a picture into the network's input: RGB, normalised, padded with zeros below and to the right.
+
+    Args:
+        image: (H, W, 3) uint8, BGR.
+        meta: reads `mean` and `std` (RGB, 0..255) and `size_divisor`.
+        minimum_size: (height, width) to pad to at least, pixels; None pads to the divisor only.
+
+    Returns:
+        (1, 3, H', W') float32, H' and W' the next multiples of `size_divisor`.
+
+    Raises:
+        DetectorError: the picture is not (H, W, 3) uint8.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        msg = f"picture: {image.dtype} {image.shape}; expected uint8 (height, width, 3) in the order BGR."
+        raise DetectorError(msg)
+    divisor = int(meta["size_divisor"])
+    height, width = (max(size, low) for size, low in zip(image.shape[:2], minimum_size or (1, 1), strict=True))
+    padded = np.zeros((1, 3, -(-height // divisor) * divisor, -(-width // divisor) * divisor), np.float32)
+    for channel in range(3):
+        mean, std = np.float32(meta["mean"][channel]), np.float32(meta["std"][channel])
+        # One table a channel: 256 divisions instead of one a pixel.
+        table = (np.arange(256, dtype=np.float32) - mean) / std
+        padded[0, channel, : image.shape[0], : image.shape[1]] = table[image[:, :, 2 - channel]]
+    return padded
+
+
+def postprocess(
+    raw: Sequence[np.ndarray],
+    meta: Mapping[str, Any],
+    *,
+    image_size: tuple[int, int],
+    score_threshold: float | None = None,
+) -> list[Detections]:
+    """Turn raw head maps into boxes, best score first.
+
+    Per level the `nms_pre` cells of highest class score are decoded; every (cell, class) above
+    the score threshold is a candidate; rotated NMS class by class; at most `max_detections` stay.
+
+    Args:
+        raw: 2 * L arrays, class scores before the sigmoid (N, C, h, w) of every level, then box
+            deltas (N, 5, h, w) of every level.
+        meta: the model's `krimp.deploy`.
+        image_size: (height, width) of the real picture inside the padded input; centres are
+            clamped to it.
+        score_threshold: replaces the one of `meta`; candidates are strictly above it.
+
+    Returns:
+        One `Detections` a picture, pixels of the network's input.
+
+    Raises:
+        DetectorError: number or shape of the arrays does not fit `meta`.
+
+    Source:
+        DCFL.md sections 1.3, 1.5 and 4.
+    """
+    strides = [int(stride) for stride in meta["strides"]]
+    _check_raw(raw, len(strides), len(meta["classes"]))
+    threshold = float(meta["score_threshold"] if score_threshold is None else score_threshold)
+    levels = list(zip(raw[: len(strides)], raw[len(strides) :], strides, strict=True))
+    return [
+        _postprocess_one([(c[n], b[n], s) for c, b, s in levels], meta, image_size, threshold)
+        for n in range(len(raw[0]))
+    ]
+
+
+def tile_windows(
+    image_size: tuple[int, int],
+    meta: Mapping[str, Any],
+    *,
+    tile_size: tuple[int, int] | None = None,
+    overlap_px: int | None = None,
+) -> list[Window]:
+    """Return the windows in which a picture of any size is looked at.
+
+    Args:
+        image_size: (height, width) of the picture, pixels.
+        meta: reads `image_size`, the size of a tile unless `tile_size` says otherwise.
+        tile_size: (height, width), pixels.
+        overlap_px: pixels that neighbours share; None means a fifth of the tile's shorter side.
+
+    Returns:
+        At least one window.
+
+    Raises:
+        DetectorError: the overlap does not fit into the tile.
+    """
+    tile = (int(meta["image_size"][0]), int(meta["image_size"][1])) if tile_size is None else tile_size
+    overlap = min(tile) // 5 if overlap_px is None else overlap_px
+    try:
+        return _tile_windows(image_size, tile, overlap)
+    except ValueError as error:
+        msg = f"{error} Choose an overlap of 0 to {min(tile) - 1} px."
+        raise DetectorError(msg) from error
+
+
+def merge(
+    parts: Sequence[Detections],
+    windows: Sequence[Window],
+    meta: Mapping[str, Any],
+    *,
+    image_size: tuple[int, int],
+) -> Detections:
+    """Put the detections of all windows of one picture together, in pixels of the picture.
+
+    Args:
+        parts: detections of each window, in the window's own pixels.
+        windows: as from `tile_windows`, same order.
+        meta: reads `nms_iou` and `max_detections` (the latter holds for one window; a picture
+            of many windows may have as many times more).
+        image_size: (height, width) of the picture, pixels.
+
+    Returns:
+        Detections, best score first.
+    """
+    limit = int(meta["max_detections"]) * len(windows)
+    return merge_tiles(parts, windows, image_size, iou_threshold=float(meta["nms_iou"]), max_detections=limit)
+
+
+def draw(
+    image: np.ndarray, detections: Detections, meta: Mapping[str, Any], *, score_threshold: float | None = None
+) -> np.ndarray:
+    """Return a copy of the picture with the boxes drawn; small pictures are enlarged.
+
+    Args:
+        image: (H, W, 3) uint8, BGR.
+        detections: boxes in pixels of the picture.
+        meta: reads `classes`.
+        score_threshold: draw only what scores more; None draws all.
+
+    Returns:
+        (s * H, s * W, 3) uint8, BGR, s 1 or 2.
+    """
+    if score_threshold is not None:
+        detections = detections.take(detections.scores > score_threshold)
+    return draw_detections(image, detections, meta["classes"])
+
+
+def to_text(detections: Detections, meta: Mapping[str, Any]) -> str:
+    """Return one line a detection: `class x1 y1 x2 y2 x3 y3 x4 y4 score`, pixels and 0..1."""
+    return dota_text(detections, meta["classes"])
+
+
+def to_json(detections: Detections, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return one JSON-able record a detection: class, label, score, box, corners."""
+    return to_records(detections, meta["classes"])
+
+
+def decode(deltas: np.ndarray, cells: np.ndarray, width: int, stride: int, meta: Mapping[str, Any]) -> np.ndarray:
+    """Return the boxes that deltas describe at cells of one level.
+
+    The prior of a cell is a square of side `anchor_scale * stride`, angle 0, centred at the
+    cell's top left corner.
+
+    Args:
+        deltas: (n, 5) raw regression (dx, dy, dw, dh, da).
+        cells: (n,) flat index of the cell, row by row.
+        width: cells in a row.
+        stride: pixels a cell.
+        meta: reads `anchor_scale` and `angle_version`.
+
+    Returns:
+        (n, 5) float64, (cx, cy, w, h, angle_rad), not clamped to the picture.
+
+    Source:
+        DCFL.md section 1.5.
+    """
+    deltas = np.asarray(deltas, np.float64)
+    side = float(meta["anchor_scale"]) * stride
+    rows, columns = np.divmod(cells, width)
+    start = _ANGLE_START[meta["angle_version"]]
+    boxes = np.empty((len(deltas), 5))
+    boxes[:, 0] = columns * stride + side * deltas[:, 0]
+    boxes[:, 1] = rows * stride + side * deltas[:, 1]
+    boxes[:, 2:4] = side * np.exp(np.clip(deltas[:, 2:4], -_SIZE_CLIP, _SIZE_CLIP))
+    boxes[:, 4] = np.mod(np.pi * deltas[:, 4] - start, np.pi) + start
+    return boxes
+
+
+def _check_raw(raw: Sequence[np.ndarray], num_levels: int, num_classes: int) -> None:
+    if len(raw) < 2 * num_levels:
+        msg = (
+            f"raw outputs: {len(raw)} arrays; krimp.deploy promises {2 * num_levels} (scores and boxes of each level)."
+        )
+        raise DetectorError(msg)
+    for level in range(num_levels):
+        scores, deltas = raw[level].shape, raw[num_levels + level].shape
+        if scores[1] != num_classes or deltas != (scores[0], 5, *scores[2:]):
+            msg = (
+                f"raw outputs of level {level}: scores {scores}, boxes {deltas}; "
+                f"expected (N, {num_classes}, h, w) and (N, 5, h, w)."
+            )
+            raise DetectorError(msg)
+
+
+def _postprocess_one(
+    levels: Sequence[tuple[np.ndarray, np.ndarray, int]],
+    meta: Mapping[str, Any],
+    image_size: tuple[int, int],
+    threshold: float,
+) -> Detections:
+    """Return the detections of one picture; levels are (scores (C, h, w), deltas (5, h, w), stride)."""
+    found = [_candidates(scores, deltas, stride, meta, threshold) for scores, deltas, stride in levels]
+    boxes, scores, labels = (np.concatenate(column) for column in zip(*found, strict=True))
+    height, width = image_size
+    boxes[:, 0] = np.clip(boxes[:, 0], 0, width - 1)
+    boxes[:, 1] = np.clip(boxes[:, 1], 0, height - 1)
+    kept = rotated_nms(boxes, scores, labels, iou_threshold=float(meta["nms_iou"]))[: int(meta["max_detections"])]
+    return Detections(boxes[kept], scores[kept], labels[kept])
+
+
+def _candidates(
+    class_logits: np.ndarray, deltas: np.ndarray, stride: int, meta: Mapping[str, Any], threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return boxes (n, 5) float32, scores (n,) float32 and labels (n,) of one level above the threshold."""
+    num_classes, _, width = class_logits.shape
+    logits = class_logits.reshape(num_classes, -1)
+    best = logits.max(axis=0)
+    # The sigmoid rises with the logit, so cells below the threshold leave before anything is computed.
+    cells = np.flatnonzero(best > _logit(threshold) - 1e-3)
+    nms_pre = int(meta["nms_pre"])
+    if best.size > nms_pre:
+        cells = cells[np.argsort(-best[cells], kind="stable")[:nms_pre]]
+    scores = (0.5 + 0.5 * np.tanh(logits[:, cells].T.astype(np.float64) / 2)).astype(np.float32)
+    row, labels = np.nonzero(scores > np.float32(threshold))
+    boxes = decode(deltas.reshape(5, -1)[:, cells].T, cells, width, stride, meta).astype(np.float32)
+    scores = scores[row, labels]
+    finite = np.isfinite(boxes[row]).all(axis=1)  # a broken network must not break the suppression
+    return boxes[row][finite], scores[finite], labels[finite]
+
+
+def _logit(probability: float) -> float:
+    clipped = min(max(probability, 1e-12), 1 - 1e-12)
+    return float(np.log(clipped / (1 - clipped)))

@@ -1,0 +1,158 @@
+"""Training loss of DCFL: focal loss of the classes and -ln(rotated IoU) of the positives' boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from detectors.dcfl.assigner import IGNORED, NEGATIVE, AssignerSettings, assign, inside_any
+from detectors.dcfl.coder import decode
+from detectors.dcfl.network import STRIDES, split_raw
+from detectors.dcfl.prior import grid_priors, move_priors, prior_shift
+from detectors.dcfl.rotated_iou import rotated_iou
+
+FOCAL_GAMMA = 2.0
+FOCAL_ALPHA = 0.25
+MIN_IOU = 1e-6
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Head outputs of all levels, one row a prior.
+
+    Attributes:
+        logits: (N, P, C).
+        deltas: (N, P, 5).
+        grid: (P, 5) priors.
+        moved: (N, P, 5) priors moved by the learned offsets, detached.
+    """
+
+    logits: Tensor
+    deltas: Tensor
+    grid: Tensor
+    moved: Tensor
+
+
+def focal_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the elements of the sigmoid focal loss.
+
+    Args:
+        logits: (n, C) class scores before the sigmoid.
+        labels: (n,) int64, 0..C; C means background, -1 no loss at all.
+
+    Returns:
+        (n, C), >= 0.
+
+    Source:
+        Lin et al. 2017, arXiv 1708.02002, equation 5 (gamma 2, alpha 0.25).
+    """
+    num_classes = logits.shape[1]
+    target = labels[:, None] == torch.arange(num_classes, device=logits.device)
+    # The loss of the wrong answer is that of the right one at the negated logit.
+    signed = torch.where(target, -logits, logits)
+    alpha = torch.where(target, FOCAL_ALPHA, 1 - FOCAL_ALPHA)
+    elements = alpha * signed.sigmoid() ** FOCAL_GAMMA * F.softplus(signed)
+    return elements.masked_fill((labels == IGNORED)[:, None], 0.0)
+
+
+def iou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Return -ln(max(rotated IoU, 1e-6)) of pairs of boxes (n, 5), (n,).
+
+    A pair without overlap gives 13.8155 with a zero gradient.
+    """
+    return -rotated_iou(predicted, truth).clamp(min=MIN_IOU).log()
+
+
+def flatten_raw(raw: Any, *, compat: bool = False) -> Flat:
+    """Put the levels of the fifteen raw outputs one after the other.
+
+    Args:
+        raw: outputs of `DcflNetwork`.
+        compat: move priors by the published factor image height / 256 * 2^level, not stride / 2.
+    """
+    scores, deltas, offsets = split_raw(raw)
+    shapes = [(int(level.shape[2]), int(level.shape[3])) for level in scores]
+    grid = grid_priors(shapes, STRIDES, scores[0].device)
+    shift = prior_shift(offsets, STRIDES, shapes[0][0] * STRIDES[0] if compat else None)
+    return Flat(
+        logits=torch.cat([level.flatten(2) for level in scores], dim=2).transpose(1, 2),
+        deltas=torch.cat([level.flatten(2) for level in deltas], dim=2).transpose(1, 2),
+        grid=grid,
+        moved=torch.stack([move_priors(grid, one) for one in shift]),
+    )
+
+
+def assign_batch(flat: Flat, batch: Any, settings: AssignerSettings) -> Tensor:
+    """Return the assignment map of every image, (N, P) int64 (see `assigner.assign`).
+
+    Negative priors whose centre lies in an ignored box become ignored; such a box is taken at
+    least one cell of the finest level wide, so that none falls between the grid points.
+    """
+    maps = []
+    with torch.no_grad():
+        for index, boxes in enumerate(batch.boxes):
+            owner = assign(
+                boxes.to(flat.grid), flat.grid, flat.moved[index], flat.deltas[index], flat.logits[index], settings
+            )
+            if len(batch.ignored[index]):
+                ignored = batch.ignored[index].to(flat.grid)
+                hidden = inside_any(flat.grid[:, :2], ignored, min_half_px=STRIDES[0] / 2)
+                owner = torch.where(hidden & (owner == NEGATIVE), torch.full_like(owner, IGNORED), owner)
+            maps.append(owner)
+    return torch.stack(maps)
+
+
+def _across_processes(total: Tensor) -> Tensor:
+    """Return the mean over the processes of a distributed run, so that each sample weighs the same."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        total = total.clone()
+        torch.distributed.all_reduce(total)
+        total = total / torch.distributed.get_world_size()
+    return total
+
+
+def normaliser(owner: Tensor, *, compat: bool) -> Tensor:
+    """Return the number of positives that divides both losses, a float scalar >= 1.
+
+    Args:
+        owner: (N, P) assignment maps.
+        compat: as published, images without positives count one each and processes stay apart.
+    """
+    positives = (owner > 0).sum(dim=1).float()
+    if compat:
+        return positives.clamp(min=1).sum()
+    return _across_processes(positives.sum()).clamp(min=1)
+
+
+def dcfl_loss(raw: Any, batch: Any, settings: AssignerSettings) -> dict[str, Tensor]:
+    """Return the two losses of a batch.
+
+    Args:
+        raw: fifteen raw outputs of the network.
+        batch: `boxes` [(n, 5)], `labels` [(n,) int64] and `ignored` [(m, 5)] of each image.
+        settings: of the assignment.
+
+    Returns:
+        'loss_cls' and 'loss_bbox', scalars; both are summed over priors and divided by `normaliser`.
+    """
+    flat = flatten_raw(raw, compat=settings.compat)
+    owner = assign_batch(flat, batch, settings)
+    total = normaliser(owner, compat=settings.compat)
+    num_classes = flat.logits.shape[2]
+    labels = torch.where(owner == IGNORED, IGNORED, num_classes)
+    truth = []
+    for index, (boxes, classes) in enumerate(zip(batch.boxes, batch.labels, strict=True)):
+        positive = owner[index] > 0
+        row = owner[index, positive] - 1
+        labels[index, positive] = classes.to(labels)[row]
+        truth.append(boxes.to(flat.grid)[row])
+    image, prior = (owner > 0).nonzero(as_tuple=True)
+    predicted = decode(flat.grid[prior], flat.deltas[image, prior])
+    # The empty sum keeps the box branch in the graph of a batch without positives.
+    box_total = iou_loss(predicted, torch.cat(truth)).sum() if len(prior) else flat.deltas.sum() * 0.0
+    cls_total = focal_loss(flat.logits.flatten(0, 1), labels.flatten()).sum()
+    return {"loss_cls": cls_total / total, "loss_bbox": box_total / total}

@@ -1,0 +1,75 @@
+"""Files that must decode, files that must be refused, and the worked example of FORMAT.md."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from compress import codec
+from compress.errors import CodecError
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[2]
+GOOD = sorted((HERE / "good").glob("*.krimp"))
+REFUSED = sorted((HERE / "refused").glob("*.krimp"))
+EXPECTED = dict(
+    line.split(": ", 1) for line in (HERE / "refused" / "expected.txt").read_text(encoding="utf-8").splitlines()
+)
+
+
+def module(name):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+slow = module("slow_krimp_decoder")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
+def test_golden_files_decode(path, backend):
+    assert codec.unpack_bytes(path, backend=backend) == path.with_suffix(".safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
+def test_the_decoder_written_from_the_text_agrees(path):
+    assert slow.decode(path.read_bytes()) == path.with_suffix(".safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
+def test_packing_again_gives_the_same_bytes(path, tmp_path):
+    codec.pack_file(path.with_suffix(".safetensors"), tmp_path / "again.krimp")
+    assert (tmp_path / "again.krimp").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
+def test_damaged_files_are_refused_with_place_and_reason(path):
+    for backend in ("numpy", "numba"):
+        with pytest.raises(CodecError) as caught:
+            codec.unpack_bytes(path, backend=backend)
+        assert str(caught.value) == f"{path}: {EXPECTED[path.stem]}"
+    with pytest.raises(CodecError):
+        codec.verify_file(path)
+
+
+@pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
+def test_the_decoder_written_from_the_text_refuses_them_too(path):
+    with pytest.raises(slow.RefusedError):
+        slow.decode(path.read_bytes())
+
+
+def test_every_refused_file_has_its_expected_text():
+    assert set(EXPECTED) == {path.stem for path in REFUSED}
+
+
+def test_the_worked_example_is_the_golden_file():
+    text = (ROOT / "compress" / "codec" / "FORMAT.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^[0-9a-f]{4}  ((?:[0-9a-f]{2} ?)+)$", text, flags=re.MULTILINE)
+    packed = bytes.fromhex("".join(rows))
+    assert packed == (HERE / "good" / "example.krimp").read_bytes()
+    original = (HERE / "good" / "example.safetensors").read_bytes()
+    values = bytes((73 * i % 251).bit_count() - 4 & 0xFF for i in range(128))
+    assert original == b"\x39" + bytes(7) + b'{"w":{"dtype":"I8","shape":[128],"data_offsets":[0,128]}}' + values

@@ -1,0 +1,390 @@
+"""The report: rows from artifacts, limits, markdown, charts, pictures, schema."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from pydantic import BaseModel
+
+from compress.artifact import Artifact
+from compress.report import charts, collect, document, markdown, numbers, pictures
+from compress.report.requirements import Requirements, check_requirements
+from compress.stage import Kind, StageContext
+from compress.stages.report import Report
+
+torch.set_num_threads(1)
+
+CLASSES = ("person", "car", "bicycle")
+
+
+def artifact(number, label, stage, kind, facts, lineage=(), root=Path("/out")):
+    return Artifact(
+        path=root / f"{number:02d}_{label}",
+        stage=stage,
+        label=label,
+        kind=kind,
+        key=f"{number:064x}",
+        digest=f"{number + 100:064x}",
+        facts=facts,
+        seconds=12.5 * number,
+        peak_memory_bytes=900_000_000,
+        lineage=(*lineage, label),
+    )
+
+
+def score(number, of, map50, packed_bytes, **facts):
+    scores = {
+        "map50": map50,
+        "ap_method": "area",
+        "iou_threshold": 0.5,
+        "ap_per_class": {"person": map50 + 0.05, "car": map50 - 0.05, "bicycle": None},
+        "recall": 0.8,
+        "precision": 0.7,
+        "precision_score_threshold": 0.3,
+        "num_detections": 4321,
+        "num_images": 256,
+        "map50_interval": [map50 - 0.02, map50 + 0.02],
+        "extra": {"map50_voc07": map50 - 0.01},
+    }
+    facts = {"scores": scores, "split": "test", "of": of, "packed_bytes": packed_bytes} | facts
+    return artifact(number, f"{of}_score", "evaluate", Kind.SCORES, facts)
+
+
+def latencies(p50, p90, p99, mean):
+    return {"latency_ms_p50": p50, "latency_ms_p90": p90, "latency_ms_p99": p99, "latency_ms_mean": mean}
+
+
+def small_run(root=Path("/out")):
+    """float -> pruned -> sparse -> qat -> onnx -> packed, as the pipeline would hand it over."""
+    history = [
+        {"epoch": e + 1, "losses": {"loss_cls": 1 / (e + 1), "loss_bbox": 0.6 / (e + 1)}, "lr": 0.01, "seconds": 60.0,
+         "map50": 0.5 * (1 - 0.5**e) if e % 2 == 0 else None}
+        for e in range(9)
+    ]  # fmt: skip
+    counts = {"params": 2_400_000, "macs": 1_800_000_000, "sparsity": 0.0, "parameters_bytes": 9_600_000}
+    pruned = {"params": 1_100_000, "macs": 900_000_000, "sparsity": 0.0, "parameters_bytes": 4_400_000}
+    latency = {
+        "models": {
+            "float_onnx": latencies(120.0, 125.0, 140.0, 121.0),
+            "pack": latencies(48.0, 50.0, 55.0, 48.5),
+        },
+        "ratios": {"pack": {"speedup_p50": 2.5, "speedup_low": 2.4, "speedup_high": 2.6}},
+        "reference": "float_onnx", "threads": 1, "warmup": 10, "runs": 50, "batch_size": 1, "image_size": [512, 640],
+        "cpu": "Test CPU",
+    }  # fmt: skip
+    unfused = [{"name": "/head/deform", "reason": "DeformConv has no integer form"}]
+    return [
+        artifact(0, "float", "train", Kind.MODEL, counts | {"history": history}, root=root),
+        score(1, "float", 0.56, 8_900_000),
+        artifact(2, "float_onnx", "export_onnx", Kind.ONNX, {"onnx_bytes": 9_700_000}, ["float"], root=root),
+        artifact(
+            3, "prune_structured", "prune_structured", Kind.MODEL,
+            pruned | {"not_pruned": {"head.cls": "classes are fixed", "head.box": "boxes are fixed"}}, ["float"],
+            root=root,
+        ),
+        score(4, "prune_structured", 0.541, 4_000_000),
+        artifact(
+            5, "qat", "qat", Kind.QUANTISED, pruned | {"sparsity": 0.61, "history": history},
+            ["float", "prune_structured"], root=root,
+        ),
+        score(6, "qat", 0.55, 520_000),
+        artifact(
+            7, "export_onnx", "export_onnx", Kind.ONNX, {"onnx_bytes": 1_300_000, "unfused": unfused},
+            ["float", "prune_structured", "qat"], root=root,
+        ),
+        artifact(
+            8, "pack", "pack", Kind.PACKED, {"onnx_bytes": 1_300_000, "packed_bytes": 520_000},
+            ["float", "prune_structured", "qat", "export_onnx"], root=root,
+        ),
+        score(9, "pack", 0.548, 520_000),
+        artifact(10, "benchmark", "benchmark", Kind.LATENCY, latency),
+    ]  # fmt: skip
+
+
+def rows_by_label(artifacts=None):
+    return {row.label: row for row in collect.collect_rows(artifacts or small_run(), "test")}
+
+
+def test_every_model_has_one_row_in_the_order_of_the_run():
+    labels = [row.label for row in collect.collect_rows(small_run(), "test")]
+    assert labels == ["float", "float_onnx", "prune_structured", "qat", "export_onnx", "pack"]
+
+
+def test_a_row_gathers_what_the_stages_measured():
+    row = rows_by_label()["pack"]
+    assert (row.map50, row.recall, row.num_detections, row.scored_by) == (0.548, 0.8, 4321, "pack_score")
+    assert row.compression_ratio == pytest.approx(9_600_000 / 520_000)
+    assert (row.latency_ms_p50, row.speedup_p50) == (48.0, 2.5)
+    assert row.ap_per_class == {"person": pytest.approx(0.598), "car": pytest.approx(0.498), "bicycle": None}
+    assert row.after == "export_onnx"
+
+
+def test_what_was_not_measured_is_null_and_a_dash():
+    row = rows_by_label()["float_onnx"]
+    assert row.map50 is row.macs is row.packed_bytes is row.compression_ratio is None
+    made = a_document()
+    head, lines = markdown.models_table(made)
+    line = dict(zip(head, lines[1], strict=True))
+    assert line["map50"] == line["MACs"] == line["compression_ratio"] == "—"
+    assert line["latency p50"] == "120.0 ms"
+
+
+def test_scores_of_another_split_are_left_out():
+    rows = collect.collect_rows(small_run(), "val")
+    assert all(row.map50 is None for row in rows)
+
+
+def test_an_artifact_that_has_two_names_counts_once_and_in_its_place():
+    artifacts = small_run()
+    inputs = {"float_long": artifacts[3], "float": artifacts[0]} | {a.label: a for a in artifacts}
+    assert [a.label for a in collect.in_order(inputs)] == [a.label for a in artifacts]
+
+
+def test_layers_left_alone_come_with_their_reason():
+    found = [(e.stage, e.what, e.layer, e.reason) for e in collect.collect_left_out(small_run())]
+    assert ("prune_structured", "not pruned", "head.cls", "classes are fixed") in found
+    assert ("export_onnx", "not fused", "/head/deform", "DeformConv has no integer form") in found
+
+
+def check(**limits):
+    rows = collect.collect_rows(small_run(), "test")
+    (entry,) = check_requirements(Requirements(**limits), rows, float_label="float", final_label="pack")
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "ok"),
+    [
+        ({"min_float_map50": 0.5}, 0.56, True),
+        ({"min_map50": 0.55}, 0.548, False),
+        ({"max_map50_loss": 0.02}, 0.012, True),
+        ({"max_map50_loss": 0.01}, 0.012, False),
+        ({"min_compression_ratio": 10}, 18.46, True),
+        ({"min_speedup": 3}, 2.5, False),
+        ({"min_sparsity": 0.6}, 0.61, True),  # of qat: the packed row itself has none
+        ({"min_macs_removed": 0.3}, 0.5, True),
+    ],
+)
+def test_a_limit_is_compared_with_what_was_measured(limits, value, ok):
+    entry = check(**limits)
+    assert entry.value == pytest.approx(value, abs=0.01)
+    assert entry.ok is ok
+
+
+def test_a_number_that_was_not_measured_fails_its_limit():
+    rows = collect.collect_rows([a for a in small_run() if a.kind is not Kind.LATENCY], "test")
+    (entry,) = check_requirements(Requirements(min_speedup=1), rows, float_label="float", final_label="pack")
+    assert entry.value is None
+    assert not entry.ok
+
+
+def test_a_loss_counts_from_the_best_baseline():
+    artifacts = [
+        *small_run(),
+        artifact(11, "float_long", "finetune", Kind.MODEL, {}, ["float"]),
+        score(12, "float_long", 0.6, None),
+    ]
+    rows = collect.collect_rows(artifacts, "test")
+    (entry,) = check_requirements(
+        Requirements(max_map50_loss=0.02), rows, float_label="float", final_label="pack", baselines=["float_long"]
+    )
+    assert entry.value == pytest.approx(0.052)
+    assert not entry.ok
+
+
+def a_document(**changes):
+    artifacts = small_run()
+    fields = {
+        "name": "dcfl_mbv2_hituav",
+        "created": "2026-01-01T00:00:00+00:00",
+        "split": "test",
+        "seed": 0,
+        "recipe": {},
+        "recipe_digest": "0" * 64,
+        "float_label": "float",
+        "final_label": "pack",
+        "rows": collect.collect_rows(artifacts, "test"),
+        "stages": collect.stage_records(artifacts),
+        "benchmarks": {"benchmark": artifacts[-1].facts},
+        "histories": collect.collect_histories(artifacts),
+        "left_out": collect.collect_left_out(artifacts),
+    }
+    return document.Document(**(fields | changes))
+
+
+def test_the_json_is_read_back_and_fits_the_committed_schema():
+    text = document.dump(a_document(environment={"load": math.nan}))
+    jsonschema.validate(json.loads(text), json.loads(document.SCHEMA_FILE.read_text()))
+    assert document.parse(text).row("pack").map50 == 0.548
+    assert json.loads(text)["environment"]["load"] is None
+
+
+def test_the_committed_schema_is_the_one_of_the_code():
+    assert document.SCHEMA_FILE.read_text() == document.schema_text()
+
+
+def test_the_schema_refuses_an_unknown_field():
+    broken = json.loads(document.dump(a_document())) | {"mAP": 0.5}
+    with pytest.raises(jsonschema.ValidationError, match="mAP"):
+        jsonschema.validate(broken, json.loads(document.SCHEMA_FILE.read_text()))
+
+
+def test_markdown_states_method_threshold_ratio_and_reasons():
+    text = markdown.render(a_document())
+    for expected in (
+        "method `area` at IoU >= 0.5",
+        "precision @ score 0.3",
+        "9,600,000 bytes",
+        "| **pack** | pack | 0.5480 | 0.528 to 0.568 |",
+        "18.46",
+        "2.50x (2.40 to 2.60)",
+        "threads 1, batch_size 1, warmup 10, runs 50, image (H x W) 512x640",
+        "boxes are fixed (1: `head.box`)",
+        "map50_voc07",
+    ):
+        assert expected in text, expected
+
+
+def test_every_table_line_has_as_many_cells_as_its_head():
+    table = []
+    for line in [*markdown.render(a_document()).splitlines(), ""]:
+        if line.startswith("|"):
+            table.append(line.replace("\\|", "").count("|"))
+        else:
+            assert len(set(table)) <= 1
+            table = []
+
+
+def test_the_plain_table_names_missed_limits():
+    missed = document.Requirement(name="min_speedup", limit=3, value=2.5, ok=False, how="p50")
+    text = markdown.plain_table(a_document(requirements=[missed]))
+    assert "MISSED min_speedup: 2.500 (limit 3; p50)" in text
+    assert max(len(line) for line in text.splitlines()) < 160
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (numbers.size_text(520_000), "520 kB"),
+        (numbers.size_text(9_600_000), "9.60 MB"),
+        (numbers.size_text(12), "12 B"),
+        (numbers.size_text(None), "—"),
+        (numbers.count_text(1_800_000_000), "1.80 G"),
+        (numbers.count_text(9999), "9999"),
+        (numbers.share_text(0.615), "61.5 %"),
+        (numbers.fixed_text(0.0), "0.000"),
+        (numbers.duration_text(3.14), "3.1 s"),
+        (numbers.duration_text(59.7), "1 min 00 s"),
+        (numbers.duration_text(7500), "2 h 05 min"),
+    ],
+)
+def test_numbers_read_as_people_write_them(text, expected):
+    assert text == expected
+
+
+def test_charts_are_written_and_skipped_without_numbers(tmp_path):
+    made = a_document()
+    assert charts.draw_results(made.rows, tmp_path / "results.png", final_label="pack")
+    charts.draw_training("qat", made.histories["qat"], tmp_path / "training.png")
+    charts.draw_training("qat", made.histories["qat"][1:2], tmp_path / "one_epoch.png")
+    assert {p.read_bytes()[1:4] for p in tmp_path.iterdir()} == {b"PNG"}
+    assert not charts.draw_results(
+        [row for row in made.rows if row.label == "float_onnx"], tmp_path / "x", final_label=None
+    )
+
+
+def test_panels_of_unequal_height_stand_side_by_side():
+    joined = pictures.side_by_side([np.zeros((4, 3, 3), np.uint8), np.zeros((2, 5, 3), np.uint8)])
+    assert joined.shape == (4, 3 + pictures.GAP_PX + 5, 3)
+    assert (joined[3, -1] == 255).all()
+
+
+class TinyRecipe(BaseModel):
+    name: str = "tiny"
+    seed: int = 7
+    device: str = "cpu"
+
+
+class PictureDetector:
+    DEPLOY = "krimp_test_deploy"
+
+    def metadata(self):
+        return {"mean": [0, 0, 0], "std": [255, 255, 255]}
+
+    def loader(self, split, *, batch_size, augment, seed):
+        assert not augment
+        return [SimpleNamespace(images=torch.full((1, 3, 16, 20), i / 10), names=[f"a/b {i}.png"]) for i in range(9)]
+
+    def sample_images(self, split, count):
+        for i in range(count):
+            yield f"a/b {i}.png", np.full((32, 40, 3), 10 * i, np.uint8)
+
+
+@pytest.fixture
+def _deploy(monkeypatch):
+    deploy = ModuleType("krimp_test_deploy")
+    deploy.preprocess = lambda image, meta: image.transpose(2, 0, 1)[None].astype(np.float32)
+    deploy.postprocess = lambda raw, meta, *, image_size: [[1, 2, 3]]
+    deploy.draw = lambda image, found, meta: image
+    monkeypatch.setitem(sys.modules, "krimp_test_deploy", deploy)
+    monkeypatch.setattr("compress.runtime.forwards.forward_of", lambda *_, **__: lambda images: [images])
+
+
+def run_report(tmp_path, **fields):
+    artifacts = small_run(tmp_path)
+    folder = tmp_path / "11_report"
+    folder.mkdir()
+    context = StageContext(
+        name="report",
+        folder=folder,
+        scratch=tmp_path / "scratch",
+        inputs={"float": artifacts[0]} | {a.label: a for a in artifacts},
+        detector=PictureDetector(),
+        recipe=TinyRecipe(),
+        seed=7,
+    )
+    return Report(**fields).run(context), folder
+
+
+@pytest.mark.usefixtures("_deploy")
+def test_the_stage_writes_json_markdown_charts_and_pictures(tmp_path):
+    facts, folder = run_report(tmp_path, pictures=2)
+    made = document.parse((folder / "report.json").read_text())
+    assert sorted(p.name for p in folder.iterdir()) == sorted(facts["files"])
+    assert [p.num_detections for p in made.pictures] == [{"float": 3, "pack": 3}] * 2
+    assert all(f"]({name})" in (folder / "report.md").read_text() for name in facts["files"] if name.endswith(".png"))
+    assert facts["requirements_met"] is True
+    assert "pack" in facts["table"]
+    assert made.environment["versions"]["torch"]
+    assert "/" not in made.pictures[0].image
+
+
+@pytest.mark.usefixtures("_deploy")
+def test_a_missed_limit_is_written_down_and_does_not_stop_the_report(tmp_path):
+    facts, folder = run_report(tmp_path, pictures=0, require={"min_compression_ratio": 100, "max_map50_loss": 0.03})
+    assert facts["requirements_met"] is False
+    assert [entry["ok"] for entry in facts["requirements"]] == [True, False]
+    assert "**NO**" in (folder / "report.md").read_text()
+
+
+def test_a_plugin_that_cannot_draw_costs_a_line_not_the_report(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "krimp_test_deploy", ModuleType("krimp_test_deploy"))
+    _, folder = run_report(tmp_path)
+    made = document.parse((folder / "report.json").read_text())
+    assert made.pictures == []
+    assert "no pictures: krimp_test_deploy has no preprocess, postprocess, draw." in made.warnings
+
+
+@pytest.mark.usefixtures("_deploy")
+def test_without_sample_images_the_pictures_come_from_the_loader(tmp_path, monkeypatch):
+    monkeypatch.delattr(PictureDetector, "sample_images")
+    _, folder = run_report(tmp_path, pictures=3)
+    assert len(list(folder.glob("picture_*.png"))) == 3

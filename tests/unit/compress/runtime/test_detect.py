@@ -1,0 +1,161 @@
+"""`krimp detect` on a model whose detections are known."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from compress.errors import CodecError, DataError, DetectorError, StageError
+from compress.runtime.detect import detect_command, find_images, open_predictor, read_image
+
+# Cells of 8 px; sizes and overlap are multiples of 8, so that the grid of every window meets them.
+CELLS = [(3, 5), (10, 12), (20, 2), (31, 44), (16, 19), (15, 20)]
+EXPECTED = {(column * 8 + 4, row * 8 + 4) for row, column in CELLS}
+
+
+@pytest.fixture
+def picture(tmp_path, white_cells):
+    path = tmp_path / "scene.png"
+    cv2.imwrite(str(path), white_cells((264, 376), CELLS))
+    return path
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.command()(detect_command)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def centres(image_record):
+    return {(round(d["box"][0]), round(d["box"][1])) for d in image_record["detections"]}
+
+
+@pytest.mark.parametrize("size", [{}, {"height": 128, "width": 160}])
+def test_every_object_of_a_large_picture_is_found_once(tmp_path, write_model, picture, size):
+    model = write_model(tmp_path / "any.onnx", **size)
+    result = run(model, picture, "--out", tmp_path / "out", "--overlap", 32)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "out" / "detections.json").read_text())
+    image = record["images"][0]
+    assert centres(image) == EXPECTED
+    assert len(image["detections"]) == len(EXPECTED)
+    assert image["num_windows"] > 4
+    first = image["detections"][0]
+    assert first["class"] == "lamp"
+    np.testing.assert_allclose(first["box"][2:], [16, 8, 0.3], atol=1e-4)
+    lines = (tmp_path / "out" / "scene.txt").read_text().splitlines()
+    assert len(lines) == len(EXPECTED)
+    assert all(line.split()[0] == "lamp" and len(line.split()) == 10 for line in lines)
+    assert cv2.imread(str(tmp_path / "out" / "scene.png")).shape == (528, 752, 3)
+
+
+def test_a_packed_model_detects_the_same(tmp_path, model_file, picture):
+    from compress.codec import pack_file
+
+    pack_file(model_file, tmp_path / "model.krimp")
+    run(model_file, picture, "--out", tmp_path / "a")
+    run(tmp_path / "model.krimp", picture, "--out", tmp_path / "b")
+    assert (tmp_path / "a" / "scene.txt").read_bytes() == (tmp_path / "b" / "scene.txt").read_bytes()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (9, 300), (40, 40), (128, 160), (129, 161)])
+def test_pictures_of_any_size_are_accepted(model_file, shape):
+    predictor = open_predictor(model_file, threads=1)
+    white = np.full((*shape, 3), 255, np.uint8)
+    found = predictor.detect(white)
+    if min(shape) >= 9:
+        assert len(found) > 0
+        assert found.boxes[:, 0].max() <= shape[1] - 1
+
+
+def test_options_change_threshold_tile_and_pictures(tmp_path, model_file, picture):
+    arguments = [
+        model_file,
+        picture,
+        "--out",
+        tmp_path / "out",
+        "--tile",
+        "256x256",
+        "--score",
+        "0.999",
+        "--no-pictures",
+    ]
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["tile_size"] == [256, 256]
+    assert record["score_threshold"] == 0.999
+    assert record["images"][0]["detections"] == []
+    assert not (tmp_path / "out" / "scene.png").exists()
+
+
+def test_folders_patterns_and_files_are_accepted_each_picture_once(tmp_path):
+    for name in ("b.jpg", "a.PNG", "notes.txt", "sub/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = find_images([tmp_path, tmp_path / "a.PNG", f"{tmp_path}/**/*.png", tmp_path / "notes.txt"])
+    assert [path.name for path in found] == ["a.PNG", "b.jpg", "c.png", "notes.txt"]
+    with pytest.raises(DataError, match="no such picture"):
+        find_images([tmp_path / "none.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no picture"):
+        find_images([tmp_path / "empty"])
+
+
+def test_a_picture_that_cannot_be_decoded_does_not_stop_the_others(tmp_path, model_file, picture):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    result = run(model_file, tmp_path / "broken.jpg", tmp_path / "empty.png", picture, "--out", tmp_path / "out")
+    assert isinstance(result.exception, DataError)
+    assert "2 of 3 pictures failed" in str(result.exception)
+    assert result.exception.exit_code != 0
+    record = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert len(record["images"]) == 1
+    assert [failed["file"] for failed in record["failed"]] == [
+        str(tmp_path / "broken.jpg"),
+        str(tmp_path / "empty.png"),
+    ]
+
+
+def test_pictures_of_equal_name_do_not_overwrite_each_other(tmp_path, model_file, picture):
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / "scene.png"
+    cv2.imwrite(str(twin), np.zeros((50, 50, 3), np.uint8))
+    run(model_file, picture, twin, "--out", tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "detections.json").read_text())
+    names = [image["name"] for image in record["images"]]
+    assert len(set(names)) == 2
+    assert all((tmp_path / "out" / f"{name}.txt").exists() for name in names)
+
+
+def test_models_that_cannot_be_served_are_refused(tmp_path, write_model, meta):
+    with pytest.raises(CodecError, match="carries no"):
+        open_predictor(write_model(tmp_path / "bare.onnx", meta=None))
+    for plugin in ("nothing_like_that", "os:system", "os", "compress.cli"):
+        with pytest.raises(DetectorError):
+            open_predictor(write_model(tmp_path / "evil.onnx", meta=meta | {"plugin": plugin}))
+    del meta["classes"]
+    with pytest.raises(DetectorError, match="classes missing"):
+        open_predictor(write_model(tmp_path / "old.onnx", meta=meta))
+
+
+def test_sizes_that_do_not_fit_are_refused(tmp_path, write_model, model_file):
+    fixed = write_model(tmp_path / "fixed.onnx", height=128, width=160)
+    with pytest.raises(StageError, match="takes 128x160 px only"):
+        open_predictor(fixed, tile_size=(256, 256))
+    with pytest.raises(DetectorError, match="overlap"):
+        open_predictor(model_file, overlap_px=128)
+    result = run(model_file, model_file, "--out", tmp_path, "--tile", "big")
+    assert isinstance(result.exception, StageError)
+
+
+def test_grey_and_sixteen_bit_pictures_become_bgr(tmp_path):
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((5, 6), 77, np.uint8))
+    cv2.imwrite(str(tmp_path / "deep.tiff"), np.full((5, 6, 3), 77 * 256, np.uint16))
+    for name in ("grey.png", "deep.tiff"):
+        image = read_image(tmp_path / name)
+        assert image.shape == (5, 6, 3)
+        assert (image == 77).all()

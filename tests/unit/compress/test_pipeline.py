@@ -1,0 +1,295 @@
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import engine_fakes
+import pytest
+
+from compress import artifact as artifacts
+from compress import pipeline
+from compress import stages as stage_table
+from compress.artifact import damage, find_folder, open_artifact
+from compress.errors import DataError, RecipeError, StageError
+from compress.recipe import load_recipe
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = "import sys, engine_fakes; engine_fakes.install(); from compress.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture(autouse=True)
+def fake_stages(monkeypatch):
+    for name in list(stage_table.STAGES):
+        if name not in engine_fakes.TABLE:
+            monkeypatch.delitem(stage_table.STAGES, name)
+    for name, stage in engine_fakes.TABLE.items():
+        monkeypatch.setitem(stage_table.STAGES, name, stage)
+    # The children of these tests need no torch, and importing it would take most of the time.
+    monkeypatch.setattr(pipeline, "preload", lambda detector, stages: None)
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "val", "test"):
+        (data / split).write_text(split)
+    (tmp_path / "weights.safetensors").write_text("weights")
+    path = tmp_path / "a.yaml"
+    path.write_text(f"""
+name: small
+detector: {{plugin: "engine_fakes:FakeDetector", checkpoint: {tmp_path}/weights.safetensors}}
+data: {{root: {data}}}
+stages:
+  - {{stage: prune_structured, sparsity: 0.5}}
+  - {{stage: finetune, distill: {{teacher: float}}}}
+  - {{stage: export_onnx}}
+  - {{stage: evaluate, split: test}}
+  - {{stage: report}}
+""")
+    return path
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def run(recipe_file, out, *overrides, **options):
+    return pipeline.run(load_recipe(recipe_file, overrides), out, **options)
+
+
+def what_ran(results):
+    return [result.artifact.label for result in results if not result.was_cached]
+
+
+def why(recipe_file, out, *overrides, **options):
+    decisions = pipeline.Run(load_recipe(recipe_file, overrides), out, **options).decide_all()
+    return {decision.planned.label: decision.reasons for decision in decisions if decision.state == "run"}
+
+
+def command(recipe_file, out, *arguments):
+    folders = [str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "run", str(recipe_file), "--out", str(out), *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for(path, process, timeout_s=60):
+    end = time.monotonic() + timeout_s
+    while not list(path.parents[1].glob(f"{path.parent.name}/{path.name}")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def test_all_stages_run_in_order_and_then_come_from_the_cache(recipe_file, out):
+    first = run(recipe_file, out)
+    labels = ["float", "prune_structured", "finetune", "export_onnx", "evaluate", "report"]
+    assert [result.artifact.label for result in first] == labels
+    assert what_ran(first) == labels
+    assert sorted(path.name for path in (out / "small").glob("[0-9]*")) == [f"{i:02d}_{x}" for i, x in enumerate(labels)]
+    assert what_ran(run(recipe_file, out)) == []
+    assert why(recipe_file, out) == {}
+
+
+def test_stages_run_in_processes_of_their_own_whose_peak_memory_is_kept(recipe_file, out):
+    results = run(recipe_file, out, "stages.prune_structured.fault=memory")
+    facts = [result.artifact.facts for result in results]
+    assert len({fact["pid"] for fact in facts} | {os.getpid()}) == len(facts) + 1
+    memory = {result.artifact.label: result.artifact.peak_memory_bytes for result in results}
+    assert memory["prune_structured"] - memory["finetune"] > 150_000_000
+    assert all(result.artifact.seconds > 0 for result in results)
+
+
+def test_facts_inputs_and_lineage_reach_the_manifest(recipe_file, out):
+    run(recipe_file, out)
+    finetune = open_artifact(out / "small" / "02_finetune")
+    assert finetune.facts["inputs"] == ["float", "source"]
+    assert finetune.lineage == ("float", "prune_structured", "finetune")
+    assert finetune.kind == "model"
+    assert finetune.file("sub/content.txt").read_text().startswith("finetune\n")
+
+
+def test_a_changed_field_runs_its_stage_and_what_depends_on_it(recipe_file, out):
+    run(recipe_file, out)
+    reasons = why(recipe_file, out, "stages.finetune.epochs=3")
+    assert reasons == {
+        "finetune": ("epochs 1 -> 3",),
+        "export_onnx": ("input finetune runs first",),
+        "evaluate": ("input export_onnx runs first",),
+        "report": ("input finetune runs first", "input export_onnx runs first", "input evaluate runs first"),
+    }
+    assert what_ran(run(recipe_file, out, "stages.finetune.epochs=3")) == list(reasons)
+
+
+def test_fields_that_do_not_change_the_result_run_nothing(recipe_file, out):
+    run(recipe_file, out)
+    assert why(recipe_file, out, "stages.finetune.sleep_s=0.01", "device=cpu") == {}
+
+
+def test_dry_run_names_each_kind_of_change(recipe_file, out, tmp_path, monkeypatch):
+    run(recipe_file, out)
+    assert why(recipe_file, out, "seed=1")["float"] == ("seed 0 -> 1",)
+    assert why(recipe_file, out, "detector.channels=4")["float"] == ("detector.channels 8 -> 4",)
+    assert why(recipe_file, out, "data.image_size=[64, 96]")["float"] == ("data.image_size [64, 64] -> [64, 96]",)
+    (tmp_path / "data" / "train").write_text("more")
+    assert why(recipe_file, out)["finetune"] == ("data digest of split train",)
+    (tmp_path / "data" / "train").write_text("train")
+    monkeypatch.setattr(engine_fakes.FakeExport, "CODE_VERSION", 2)
+    assert why(recipe_file, out)["export_onnx"] == ("code of stage, version 1 -> 2",)
+    monkeypatch.setattr(engine_fakes.FakeDetector, "VERSION", "2")
+    assert why(recipe_file, out)["float"] == ("plugin.version 1 -> 2",)
+
+
+def test_a_checkpoint_counts_by_content_not_by_path(recipe_file, out, tmp_path):
+    run(recipe_file, out)
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(tmp_path / "weights.safetensors", copy)
+    shutil.copytree(tmp_path / "data", tmp_path / "moved")
+    assert why(recipe_file, out, f"detector.checkpoint={copy}", f"data.root={tmp_path}/moved") == {}
+    copy.write_text("others")
+    assert why(recipe_file, out, f"detector.checkpoint={copy}")["float"] == ("content of detector.checkpoint",)
+
+
+def test_a_stage_that_gives_the_same_bytes_again_spares_what_follows(recipe_file, out, tmp_path):
+    run(recipe_file, out)
+    (tmp_path / "data" / "train").write_text("more")
+    assert what_ran(run(recipe_file, out)) == ["finetune"]
+
+
+def test_a_stage_put_in_before_others_moves_their_folders_without_running_them(recipe_file, out):
+    run(recipe_file, out)
+    text = recipe_file.read_text()
+    extra = "stages:\n  - {stage: evaluate, name: early, split: val}\n"
+    recipe_file.write_text(text.replace("stages:\n", extra))
+    assert what_ran(run(recipe_file, out)) == ["early", "report"]
+    assert (out / "small" / "02_prune_structured").is_dir()
+    assert not (out / "small" / "01_prune_structured").exists()
+
+
+def test_from_runs_again_what_is_cached_and_until_stops(recipe_file, out):
+    run(recipe_file, out)
+    results = run(recipe_file, out, start="finetune", until="export_onnx")
+    assert what_ran(results) == ["finetune", "export_onnx"]
+    assert results[-1].artifact.label == "export_onnx"
+    with pytest.raises(RecipeError, match=r"--from finetun: no stage has that name\. Did you mean 'finetune'\?"):
+        run(recipe_file, out, start="finetun")
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda folder: (folder / "sub/content.txt").write_text("x"), "content differs from its hash"),
+        (lambda folder: (folder / "sub/content.txt").unlink(), "content.txt: file is missing"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json: file is missing"),
+        (lambda folder: (folder / "manifest.json").write_text('{"key": '), "not a whole manifest"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "not a whole manifest"),
+    ],
+)
+def test_a_damaged_artifact_is_rebuilt_and_the_reason_printed(recipe_file, out, capsys, harm, reason):
+    run(recipe_file, out)
+    harm(out / "small" / "02_finetune")
+    capsys.readouterr()
+    assert what_ran(run(recipe_file, out)) == ["finetune"]
+    printed = capsys.readouterr().out
+    assert "damaged: " in printed
+    assert reason in printed
+    assert damage(out / "small" / "02_finetune") is None
+
+
+def test_a_changed_fact_in_a_manifest_is_damage(recipe_file, out):
+    run(recipe_file, out)
+    manifest = out / "small" / "02_finetune" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("1234567", "1234568"))
+    assert "content differs from its own hash" in why(recipe_file, out)["finetune"][0]
+
+
+def test_the_error_of_a_stage_keeps_its_text_and_exit_code(recipe_file, out):
+    with pytest.raises(StageError, match=r"^stage finetune: the numbers do not match\. Use others\.$") as caught:
+        run(recipe_file, out, "stages.finetune.fault=stage error")
+    assert caught.value.exit_code == 4
+    assert find_folder(out / "small", "prune_structured") is not None
+    assert find_folder(out / "small", "finetune") is None
+
+
+def test_a_fault_of_the_program_shows_its_traceback_and_stops_the_run(recipe_file, out, capfd):
+    with pytest.raises(StageError, match="stage finetune: ZeroDivisionError: a bug. This is a fault of Krimp"):
+        run(recipe_file, out, "stages.finetune.fault=bug")
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_killed_stage_is_named_with_its_signal_and_resumes_in_its_scratch_folder(recipe_file, out):
+    with pytest.raises(StageError, match="stage finetune: its process was killed by SIGKILL at a peak of"):
+        run(recipe_file, out, "stages.finetune.fault=killed")
+    assert len(list((out / "small" / ".scratch").iterdir())) == 1
+    results = run(recipe_file, out)
+    assert what_ran(results) == ["finetune", "export_onnx", "evaluate", "report"]
+    assert results[2].artifact.facts["resumed"]
+    assert list((out / "small" / ".scratch").iterdir()) == []
+
+
+def test_a_full_disk_is_a_clear_error_whoever_meets_it(recipe_file, out, monkeypatch):
+    with pytest.raises(StageError, match=r"stage finetune: the disk of .* is full \(\d+ MiB free\)\. Free some space"):
+        run(recipe_file, out, "stages.finetune.fault=disk full")
+
+    def no_space(draft, **names):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifacts, "seal", no_space)
+    with pytest.raises(StageError, match="is full"):
+        run(recipe_file, out)
+    monkeypatch.undo()
+
+
+def test_warnings_of_a_stage_reach_the_report_even_from_the_cache(recipe_file, out):
+    run(recipe_file, out, "stages.finetune.fault=warning")
+    assert (out / "small" / "05_report" / "report.md").read_text() == "layer x is skipped"
+    assert open_artifact(out / "small" / "02_finetune").facts["warnings"] == ["layer x is skipped"]
+    run(recipe_file, out, start="report")
+    assert (out / "small" / "05_report" / "report.md").read_text() == "layer x is skipped"
+
+
+def test_wrong_data_is_refused_before_any_stage_runs(recipe_file, out, tmp_path):
+    (tmp_path / "data" / "test").unlink()
+    with pytest.raises(DataError, match="split 'test' is missing"):
+        run(recipe_file, out)
+    assert find_folder(out / "small", "float") is None
+
+
+def test_what_a_kill_left_between_two_renames_is_put_right(recipe_file, out):
+    run(recipe_file, out)
+    root = out / "small"
+    (root / ".old").mkdir()
+    (root / "02_finetune").rename(root / ".old" / "02_finetune")
+    (root / ".new").mkdir(exist_ok=True)
+    (root / "03_export_onnx").rename(root / ".new" / "03_export_onnx")
+    (root / ".new" / "04_evaluate").mkdir()
+    assert what_ran(run(recipe_file, out)) == []
+    assert not list((root / ".new").iterdir())
+
+
+def test_kill_9_of_the_whole_run_kills_the_stage_and_the_next_run_resumes(recipe_file, out):
+    process = command(recipe_file, out, "--set", "stages.finetune.sleep_s=60")
+    wait_for(out / "small" / ".scratch" / "finetune-*" / "started", process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=20)  # ends only when the child has closed its standard output as well
+    results = run(recipe_file, out)
+    assert what_ran(results) == ["finetune", "export_onnx", "evaluate", "report"]
+    assert results[2].artifact.facts["resumed"]
+
+
+def test_a_second_run_in_the_same_folder_is_refused_or_waits(recipe_file, out):
+    first = command(recipe_file, out, "--set", "stages.finetune.sleep_s=3")
+    wait_for(out / "small" / ".scratch" / "finetune-*" / "started", first)
+    with pytest.raises(StageError, match=rf"small: in use by process {first.pid} on .*--wait"):
+        run(recipe_file, out)
+    assert what_ran(run(recipe_file, out, wait=True)) == []
+    assert first.wait(timeout=20) == 0
+    first.communicate()

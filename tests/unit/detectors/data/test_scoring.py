@@ -1,0 +1,270 @@
+"""Scores against a naive reference, MMRotate's own function and the golden file; ignoring for every class."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("mmrotate")
+
+from compress.errors import DataError  # noqa: E402
+from detectors.data.dota import Truth  # noqa: E402
+from detectors.data.records import (  # noqa: E402
+    MatchRecords,
+    area_map50,
+    bootstrap_map50,
+    paired_bootstrap,
+    precision_recall,
+)
+from detectors.data.scoring import match_records, score_detections  # noqa: E402
+from detectors.geometry.detections import Detections  # noqa: E402
+
+GOLDEN = Path(__file__).resolve().parents[5] / "shared" / "golden" / "dcfl" / "parts" / "map.npz"
+CLASSES = ("ship", "plane", "car")
+torch.set_num_threads(1)
+
+
+def random_scene(seed, images=6, classes=3):
+    """Return detections near the truth, some of the wrong class, some on ignored boxes, some nowhere."""
+    rng = np.random.default_rng(seed)
+    detections, truths = [], []
+    for index in range(images):
+        count = int(rng.integers(0, 9)) if index else 0
+        boxes = np.column_stack(
+            [
+                rng.uniform(0, 200, (count, 2)),
+                rng.uniform(12, 40, (count, 1)),
+                rng.uniform(6, 12, (count, 1)),
+                rng.uniform(-0.7, 2.3, (count, 1)),
+            ]
+        )
+        ignored = np.column_stack([rng.uniform(0, 200, (2, 2)), rng.uniform(20, 40, (2, 2)), rng.uniform(0, 1, (2, 1))])
+        labels = rng.integers(0, classes, count)
+        near = np.concatenate([boxes, boxes, ignored])
+        near = near + rng.normal(0, 1, near.shape) * (1.5, 1.5, 1.5, 1, 0.05)
+        guess = np.concatenate([labels, rng.integers(0, classes, len(near) - count)])
+        truths.append(Truth(boxes.astype(np.float32), labels, ignored.astype(np.float32)))
+        detections.append(Detections(near, rng.uniform(0.05, 1, len(near)), guess))
+    return detections, truths
+
+
+def naive_map50(detections, truths, num_classes, iou):
+    """Mean area AP, straight from the definition."""
+    values = []
+    for label in range(num_classes):
+        rows, total = [], 0
+        for item, truth in zip(detections, truths, strict=True):
+            wanted = truth.boxes[truth.labels == label]
+            total += len(wanted)
+            used = set()
+            candidates = np.concatenate([wanted, truth.ignored_boxes])
+            for index in sorted(np.flatnonzero(item.labels == label), key=lambda i: -item.scores[i]):
+                overlaps = [iou(item.boxes[index], other) for other in candidates]
+                best = int(np.argmax(overlaps)) if overlaps else -1
+                if best < 0 or overlaps[best] < 0.5:
+                    rows.append((item.scores[index], False))
+                elif best < len(wanted):
+                    rows.append((item.scores[index], best not in used))
+                    used.add(best)
+        if not total:
+            continue
+        rows.sort(key=lambda row: -row[0])
+        points, right = [], 0
+        for position, (_, good) in enumerate(rows, start=1):
+            right += good
+            points.append((right / total, right / position))
+        area, previous = 0.0, 0.0
+        for index, (recall, _) in enumerate(points):
+            area += (recall - previous) * max(p for _, p in points[index:])
+            previous = recall
+        values.append(area)
+    return float(np.mean(values))
+
+
+def polygon_iou(first, second):
+    import cv2
+
+    rects = [((b[0], b[1]), (b[2], b[3]), math.degrees(b[4])) for b in np.asarray([first, second], float)]
+    kind, points = cv2.rotatedRectangleIntersection(*rects)
+    shared = 0.0 if kind == cv2.INTERSECT_NONE else float(cv2.contourArea(cv2.convexHull(points)))
+    return shared / (first[2] * first[3] + second[2] * second[3] - shared)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_map50_equals_a_naive_reference(seed):
+    detections, truths = random_scene(seed)
+    scores = score_detections(detections, truths, CLASSES, bootstrap=0)
+    assert scores.map50 == pytest.approx(naive_map50(detections, truths, 3, polygon_iou), abs=1e-6)
+    assert scores.map50_interval is None
+    assert scores.num_detections == sum(map(len, detections))
+
+
+class InProcessPool:
+    """Stands in for the pool of new processes that eval_rbbox_map starts (13 s a call)."""
+
+    def starmap(self, function, arguments):
+        return [function(*items) for items in arguments]
+
+    def close(self):
+        pass
+
+
+def test_map50_equals_eval_rbbox_map_of_mmrotate(monkeypatch):
+    from mmrotate.evaluation.functional import eval_rbbox_map, mean_ap
+
+    context = SimpleNamespace(Pool=lambda _: InProcessPool())
+    monkeypatch.setattr(mean_ap, "get_context", lambda _: context)
+    detections, truths = random_scene(11)
+    results = [
+        [np.concatenate([d.boxes[d.labels == c], d.scores[d.labels == c, None]], axis=1) for c in range(3)]
+        for d in detections
+    ]
+    nowhere = np.array([[-1e4, -1e4, 1, 1, 0]], np.float32)  # with label -1; or an empty image loses its ignored boxes
+    annotations = [
+        {
+            "bboxes": np.concatenate([t.boxes, nowhere]),
+            "labels": np.append(t.labels, -1),
+            "bboxes_ignore": np.tile(t.ignored_boxes, (3, 1)),
+            "labels_ignore": np.repeat(np.arange(3), len(t.ignored_boxes)),
+        }
+        for t in truths
+    ]
+    ours = score_detections(detections, truths, CLASSES, bootstrap=0)
+    for voc07, value in ((False, ours.map50), (True, ours.extra["map50_voc07"])):
+        theirs, _ = eval_rbbox_map(results, annotations, use_07_metric=voc07, logger="silent", nproc=1)
+        assert value == pytest.approx(theirs, abs=1e-6)
+
+
+@pytest.mark.skipif(not GOLDEN.is_file(), reason=f"golden numbers are not at {GOLDEN}")
+@pytest.mark.parametrize(
+    ("run", "iou_threshold", "field"),
+    [("area_050", 0.5, "map50"), ("voc07_050", 0.5, "map50_voc07"), ("voc07_075", 0.75, "map50_voc07")],
+)
+def test_curves_and_ap_equal_those_of_the_official_code(run, iou_threshold, field):
+    golden = np.load(GOLDEN)
+    names = tuple(f"class{index}" for index in range(6))
+    values = []
+    for label in range(6):  # there, a box is ignored for its own class only
+        detections, truths = [], []
+        for image in range(14):
+            found = (golden["det_image"] == image) & (golden["det_label"] == label)
+            wanted = (golden["gt_image"] == image) & (golden["gt_label"] == label)
+            detections.append(
+                Detections(golden["det_boxes"][found], golden["det_scores"][found], np.full(found.sum(), label))
+            )
+            kept, ignored = wanted & ~golden["gt_ignore"], wanted & golden["gt_ignore"]
+            truths.append(Truth(golden["gt_boxes"][kept], np.full(kept.sum(), label), golden["gt_boxes"][ignored]))
+        records = match_records(detections, truths, names, iou_threshold=iou_threshold)
+        precision, recall = precision_recall(records, label)
+        np.testing.assert_allclose(recall, golden[f"{run}_recall_curve_class{label}_f64"], atol=1e-6)
+        np.testing.assert_allclose(precision, golden[f"{run}_precision_curve_class{label}_f64"], atol=1e-6)
+        scores = score_detections(detections, truths, names, iou_threshold=iou_threshold, bootstrap=0)
+        values.append(scores.map50 if field == "map50" else scores.extra[field])
+    np.testing.assert_allclose(values, golden[f"{run}_ap_f64"], atol=1e-6)
+
+
+def test_permuting_detections_keeps_every_number_even_with_equal_scores():
+    detections, truths = random_scene(2)
+    detections = [Detections(d.boxes, np.round(d.scores, 1), d.labels) for d in detections]
+    rng = np.random.default_rng(0)
+    shuffled = [Detections(d.boxes[o], d.scores[o], d.labels[o]) for d in detections for o in [rng.permutation(len(d))]]
+    assert score_detections(detections, truths, CLASSES, bootstrap=50) == score_detections(
+        shuffled, truths, CLASSES, bootstrap=50
+    )
+
+
+@pytest.mark.parametrize("label", range(3))
+@pytest.mark.parametrize("with_truth", [False, True])
+def test_a_detection_on_an_ignored_box_is_neither_right_nor_wrong_for_any_class(label, with_truth):
+    ignored = np.array([[50, 50, 20, 10, 0.3]], np.float32)
+    boxes = np.array([[100, 100, 20, 10, 0.0]], np.float32)[: int(with_truth)]
+    truth = Truth(boxes, np.zeros(len(boxes), np.int64), ignored)
+    found = Detections(
+        np.concatenate([ignored, boxes]), np.array([0.9, 0.5])[: 1 + len(boxes)], np.array([label, 0])[: 1 + len(boxes)]
+    )
+    records = match_records([found], [truth], CLASSES)
+    on_ignored = records.score > 0.8
+    assert on_ignored.sum() == 1
+    assert not (records.right | records.wrong)[on_ignored].any()
+    scores = score_detections([found], [truth], CLASSES, bootstrap=0)
+    assert scores.map50 == (1.0 if with_truth else 0.0)
+    assert scores.precision == (1.0 if with_truth else 0.0)
+
+
+def test_recall_precision_and_size_bins_count_boxes():
+    boxes = np.array(
+        [[20, 20, 10, 10, 0], [60, 60, 20, 20, 0], [120, 120, 40, 40, 0], [180, 180, 40, 40, 0]], np.float32
+    )
+    truth = Truth(boxes, np.zeros(4, np.int64), np.zeros((0, 5), np.float32))
+    found = Detections(
+        np.concatenate([boxes[1:3], [[300, 300, 9, 9, 0]], [[400, 300, 9, 9, 0]]]),
+        np.array([0.9, 0.2, 0.5, 0.1]),
+        np.zeros(4),
+    )
+    scores = score_detections([found], [truth], ("ship", "plane"), bootstrap=0)
+    assert scores.recall == 0.5
+    assert scores.precision == 0.5  # at 0.3: one right, one wrong
+    assert scores.extra["recall_below_16px"] == 0.0
+    assert scores.extra["recall_16_to_32px"] == 1.0
+    assert scores.extra["recall_from_32px"] == 0.5
+    assert math.isnan(scores.ap_per_class["plane"])
+
+
+def test_an_unknown_label_and_lists_of_different_length_are_refused():
+    detections, truths = random_scene(0)
+    with pytest.raises(DataError, match="expected 0 to 0"):
+        score_detections(detections, truths, ("ship",))
+    with pytest.raises(DataError, match="Give one per image"):
+        score_detections(detections[:-1], truths, CLASSES)
+
+
+def test_no_detection_and_no_truth_score_zero():
+    nothing = Detections(np.zeros((0, 5)), np.zeros(0), np.zeros(0))
+    empty = Truth(np.zeros((0, 5), np.float32), np.zeros(0, np.int64), np.zeros((0, 5), np.float32))
+    scores = score_detections([nothing], [empty], CLASSES)
+    assert (scores.map50, scores.recall, scores.precision, scores.num_detections) == (0.0, 0.0, 0.0, 0)
+    _, truths = random_scene(1)
+    assert score_detections([nothing] * len(truths), truths, CLASSES, bootstrap=10).map50_interval == (0.0, 0.0)
+
+
+def test_the_bootstrap_without_resampling_is_map50_and_equals_scoring_the_drawn_images():
+    detections, truths = random_scene(5, images=12)
+    records = match_records(detections, truths, CLASSES)
+    assert area_map50(records) == pytest.approx(
+        score_detections(detections, truths, CLASSES, bootstrap=0).map50, abs=1e-6
+    )
+    values = bootstrap_map50(records, samples=5, seed=3)
+    draws = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=5)
+    for value, counts in zip(values, draws, strict=True):
+        chosen = np.repeat(np.arange(12), counts)
+        drawn = score_detections([detections[i] for i in chosen], [truths[i] for i in chosen], CLASSES, bootstrap=0)
+        assert value == pytest.approx(drawn.map50, abs=1e-6)
+
+
+def test_the_interval_holds_map50_and_depends_on_the_seed_only():
+    detections, truths = random_scene(7, images=20)
+    first = score_detections(detections, truths, CLASSES, seed=1)
+    low, high = first.map50_interval
+    assert low < first.map50 < high
+    assert first == score_detections(detections, truths, CLASSES, seed=1)
+    assert first.map50_interval != score_detections(detections, truths, CLASSES, seed=2).map50_interval
+
+
+def test_records_survive_a_file_and_a_model_does_not_differ_from_itself(tmp_path):
+    detections, truths = random_scene(9, images=15)
+    records = match_records(detections, truths, CLASSES)
+    records.save(tmp_path / "records.npz")
+    loaded = MatchRecords.load(tmp_path / "records.npz")
+    assert loaded.classes == records.classes
+    assert paired_bootstrap(records, loaded, samples=50) == (0.0, 0.0)
+    worse = match_records([Detections(d.boxes[::2], d.scores[::2], d.labels[::2]) for d in detections], truths, CLASSES)
+    low, high = paired_bootstrap(records, worse, samples=200)
+    assert low < high < 0
+    with pytest.raises(DataError, match="different images"):
+        paired_bootstrap(records, match_records(detections[1:], truths[1:], CLASSES))
+    (tmp_path / "bad.npz").write_bytes(b"no zip")
+    with pytest.raises(DataError, match="expected match records"):
+        MatchRecords.load(tmp_path / "bad.npz")

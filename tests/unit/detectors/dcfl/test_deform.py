@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from detectors.dcfl.deform import ModulatedDeformConv, deform_native, deform_sampled
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def inputs(spread, height=5, width=7):
+    values = (
+        torch.randn(2, 3, height, width),
+        spread * torch.randn(2, 18, height, width),
+        torch.rand(2, 9, height, width),
+        torch.randn(4, 3, 3, 3),
+    )
+    return [value.double().requires_grad_() for value in values]
+
+
+@pytest.mark.parametrize("spread", [0.3, 2.0, 20.0])
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (2, 9)])
+def test_values_and_gradients_equal_torchvision(spread, size):
+    found_inputs = inputs(spread, *size)
+    other_inputs = [value.detach().clone().requires_grad_() for value in found_inputs]
+    found, expected = deform_sampled(*found_inputs), deform_native(*other_inputs)
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
+    upstream = torch.randn_like(found)
+    found.backward(upstream)
+    expected.backward(upstream)
+    for mine, theirs in zip(found_inputs, other_inputs, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-9, rtol=1e-9)
+
+
+def test_gradients_agree_with_finite_differences():
+    assert torch.autograd.gradcheck(deform_sampled, inputs(0.37, 3, 4), eps=1e-7, atol=1e-5)
+
+
+def test_zero_offsets_and_open_masks_are_a_plain_convolution():
+    layer = ModulatedDeformConv(3, 4)
+    image = torch.randn(1, 3, 6, 8)
+    found = layer(image, torch.zeros(1, 18, 6, 8), torch.ones(1, 9, 6, 8))
+    expected = torch.nn.functional.conv2d(image, layer.weight, padding=1)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_channels_last_input_changes_nothing():
+    layer = ModulatedDeformConv(3, 4)
+    image, offset, mask = torch.randn(2, 3, 6, 8), torch.randn(2, 18, 6, 8), torch.rand(2, 9, 6, 8)
+    found = layer(image.contiguous(memory_format=torch.channels_last), offset, mask)
+    torch.testing.assert_close(found, layer(image, offset, mask))
+
+
+def test_a_jit_trace_holds_the_native_operator_and_any_batch_size_runs():
+    layer = ModulatedDeformConv(3, 4).eval()
+    values = torch.randn(1, 3, 6, 8), torch.randn(1, 18, 6, 8), torch.rand(1, 9, 6, 8)
+    traced = torch.jit.trace(layer, values)
+    assert "torchvision::deform_conv2d" in str(traced.graph)
+    three = [value.repeat(3, 1, 1, 1) for value in values]
+    torch.testing.assert_close(traced(*three), layer(*three), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,106 @@
+"""Rotated NMS against the obvious loop and against indices of the published code."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detectors.geometry import pairwise_iou, rotated_nms
+
+GOLDEN = Path(os.environ.get("KRIMP_GOLDEN_DIR", Path(__file__).parents[5] / "shared/golden/dcfl"))
+
+
+def slow_nms(boxes, scores, labels, threshold):
+    kept = []
+    for index in np.argsort(-scores, kind="stable"):
+        rivals = [k for k in kept if labels[k] == labels[index]]
+        if not rivals or pairwise_iou(boxes[[index] * len(rivals)], boxes[rivals]).max() < threshold:
+            kept.append(index)
+    return np.array(kept)
+
+
+def scene(count, span, seed=0):
+    rng = np.random.default_rng(seed)
+    boxes = np.column_stack(
+        [rng.uniform(0, span, (count, 2)), rng.uniform(6, 40, (count, 2)), rng.uniform(-0.8, 2.3, count)]
+    )
+    return boxes, rng.random(count), rng.integers(0, 3, count)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.4, 0.8])
+def test_keeps_what_the_obvious_loop_keeps(threshold):
+    boxes, scores, labels = scene(1300, 150)  # more than two blocks
+    expected = slow_nms(boxes, scores, labels, threshold)
+    np.testing.assert_array_equal(rotated_nms(boxes, scores, labels, iou_threshold=threshold), expected)
+    assert len(expected) < 1300
+
+
+def test_overlap_equal_to_the_threshold_is_suppressed():
+    boxes = np.array([[0, 0, 10, 10, 0], [5, 0, 10, 10, 0.0]])  # overlap 50 / 150
+    iou = pairwise_iou(boxes[:1], boxes[1:])[0]
+    assert len(rotated_nms(boxes, [0.9, 0.8], iou_threshold=iou)) == 1
+    assert len(rotated_nms(boxes, [0.9, 0.8], iou_threshold=np.nextafter(iou, 1))) == 2
+
+
+def test_a_suppressed_box_suppresses_nothing():
+    chain = np.array([[0, 0, 10, 10, 0], [4, 0, 10, 10, 0], [8, 0, 10, 10, 0.0]])
+    np.testing.assert_array_equal(rotated_nms(chain, [0.9, 0.8, 0.7], iou_threshold=0.3), [0, 2])
+
+
+def test_classes_do_not_suppress_each_other_and_equal_scores_keep_their_order():
+    boxes = np.tile([5.0, 5, 8, 4, 0.3], (4, 1))
+    np.testing.assert_array_equal(rotated_nms(boxes, np.ones(4), [1, 0, 1, 0], iou_threshold=0.5), [0, 1])
+
+
+def test_boxes_of_different_sources_may_have_their_own_threshold():
+    boxes = np.array([[0, 0, 10, 10, 0], [7, 0, 10, 10, 0], [14, 0, 10, 10, 0.0]])
+    kept = rotated_nms(boxes, [0.9, 0.8, 0.7], iou_threshold=0.5, sources=np.array([0, 0, 1]), cross_iou_threshold=0.1)
+    np.testing.assert_array_equal(kept, [0, 1])
+
+
+def test_no_boxes_give_no_indices():
+    assert rotated_nms(np.zeros((0, 5)), np.zeros(0), iou_threshold=0.5).shape == (0,)
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.5, float("nan")])
+def test_a_threshold_that_makes_no_sense_is_refused(threshold):
+    with pytest.raises(ValueError, match="outside"):
+        rotated_nms(np.zeros((1, 5)), np.zeros(1), iou_threshold=threshold)
+
+
+def test_five_thousand_boxes_take_well_under_a_second():
+    boxes, scores, labels = scene(5000, 1000)
+    begin = time.perf_counter()
+    rotated_nms(boxes, scores, labels, iou_threshold=0.4)
+    assert time.perf_counter() - begin < 1
+
+
+def test_keeps_the_boxes_that_the_published_code_keeps():
+    if not GOLDEN.is_dir():
+        pytest.skip(f"golden numbers not found at {GOLDEN}")
+    cases = json.loads((GOLDEN / "parts/nms.json").read_text())
+    with np.load(GOLDEN / "parts/nms.npz") as golden:
+        for name, case in cases["single"].items():
+            kept = rotated_nms(golden[f"{name}_boxes"], golden[f"{name}_scores"], iou_threshold=case["iou_thr"])
+            np.testing.assert_array_equal(kept, golden[f"{name}_keep"], err_msg=name)
+        for name, case in cases["multi"].items():
+            scores = golden[f"{name}_scores_with_background"][:, :-1]
+            rows, labels = np.nonzero(scores > case["score_thr"])
+            boxes = golden[f"{name}_boxes"][rows]
+            kept = rotated_nms(boxes, scores[rows, labels], labels, iou_threshold=case["iou_thr"])
+            np.testing.assert_array_equal(kept[: case["max_num"]], golden[f"{name}_keep"], err_msg=name)
+
+
+def test_merges_patches_as_the_published_code_does():
+    if not GOLDEN.is_dir():
+        pytest.skip(f"golden numbers not found at {GOLDEN}")
+    with np.load(GOLDEN / "parts/merge.npz") as golden:
+        boxes, scores, labels = golden["boxes"], golden["scores"], golden["labels"]
+        kept = rotated_nms(boxes, scores, labels, iou_threshold=0.1)
+        for label in range(4):
+            chosen = kept[labels[kept] == label]
+            rows = np.column_stack([boxes[chosen], scores[chosen]])
+            np.testing.assert_array_equal(rows, golden[f"merged_class{label}"])
