@@ -6,9 +6,8 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import click
 import typer
 
 from compress.codec.commands import app as codec_app
@@ -16,6 +15,8 @@ from compress.errors import CompressError, DetectorError
 from compress.runtime.detect import detect_command
 
 _INTERRUPTED = 130
+# Newer versions of typer bring their own copy of click: take the base class from where typer has it.
+_UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 app = typer.Typer(
     name="krimp",
@@ -145,10 +146,10 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except click.ClickException as error:
+    except _UsageError as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted; run the same command again to resume", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:

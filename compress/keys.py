@@ -135,7 +135,6 @@ def _with_content(value: Any) -> Any:
     return value
 
 
-@cache
 def _content(path: Path) -> str:
     return f"sha256:{file_digest(path)}"
 

@@ -295,7 +295,8 @@ def _problems(
         found = lookup(value, path)
         shown = "" if isinstance(found, dict | list) and len(str(found)) > 60 else f"{found!r}: "
         text = shown + " or ".join(dict.fromkeys(texts))
-        yield Problem(document.value_place(prefix + path), prefix + path, text.removesuffix(".") + ".")
+        text = text if text.endswith((".", "?")) else f"{text}."
+        yield Problem(document.value_place(prefix + path), prefix + path, text)
 
 
 def _known_path(loc: tuple[str | int, ...], value: Any) -> tuple[DataPath, tuple[str | int, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import ModuleType
 
 import numpy as np
@@ -18,7 +19,7 @@ from compress.codec.prefix_code import canonical_codes, decode_table
 
 CHUNK_LOG2 = 10
 _BLOCK = 1 << 20  # symbols coded at a time: bounds the memory of the encoder
-_NUMBA_FROM = 1 << 18  # symbols from which importing numba pays
+_NUMBA_FROM = 1 << 24  # bytes from which importing numba pays: NumPy decodes about 50 MB/s
 
 
 @dataclass(frozen=True)
@@ -208,16 +209,25 @@ def _unpack_uints(packed: np.ndarray, count: int, width: int) -> np.ndarray:
     return bits[: count * width].reshape(count, width).astype(np.int64) @ (1 << np.arange(width, dtype=np.int64))
 
 
+def choose_backend(backend: str, num_bytes: int) -> str:
+    """Return 'numpy' or 'numba' for coding or decoding so many bytes in all.
+
+    'auto' takes numba where it is installed and saves more time than its import costs, or is there
+    already; the environment variable KRIMP_NUMBA=0 forbids it.
+    """
+    if backend != "auto":
+        return backend
+    if os.environ.get("KRIMP_NUMBA") == "0":
+        return "numpy"
+    if "compress.codec.fast" in sys.modules:
+        return "numba"
+    return "numba" if num_bytes >= _NUMBA_FROM and find_spec("numba") else "numpy"
+
+
 def _fast(backend: str, count: int) -> ModuleType | None:
     """Return the numba module if it should be used for `count` symbols."""
-    if backend == "numpy" or (backend == "auto" and os.environ.get("KRIMP_NUMBA") == "0"):
+    if choose_backend(backend, count) == "numpy":
         return None
-    if backend == "auto" and count < _NUMBA_FROM and "compress.codec.fast" not in sys.modules:
-        return None
-    try:
-        from compress.codec import fast
-    except ImportError:
-        if backend == "numba":
-            raise
-        return None
+    from compress.codec import fast
+
     return fast

@@ -12,6 +12,7 @@ from zlib import crc32
 
 import numpy as np
 
+from compress.codec.bitstream import choose_backend
 from compress.codec.layout import (
     HEADER_BYTES,
     KINDS,
@@ -63,11 +64,11 @@ class PackedFile:
 
     def __init__(self, path: Path | str, *, backend: str = "auto") -> None:
         self.name = str(path)
-        self._backend = backend
         # numpy over the map: slices cost nothing and are read when touched.
         self._data = np.frombuffer(open_map(path), dtype=np.uint8)
         self.file_bytes = len(self._data)
         self.header = parse_header(self._data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
+        self._backend = choose_backend(backend, self.header.original_bytes)
         self.skeleton = b""
         self.tables, self.tensors = self._read_index()
         self.skeleton = self._section(

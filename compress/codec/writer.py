@@ -14,6 +14,7 @@ from zlib import crc32
 
 import numpy as np
 
+from compress.codec.bitstream import choose_backend
 from compress.codec.layout import (
     HEADER_BYTES,
     KINDS,
@@ -91,6 +92,7 @@ def pack_file(
     """
     started = time.monotonic()
     data = open_map(src)
+    backend = choose_backend(backend, len(data))
     container = 1 if Path(src).suffix == ".safetensors" else 0
     if len(data) > MAX_ORIGINAL_BYTES:
         raise CodecError(f"{src}: byte 0: {len(data)} bytes; expected at most {MAX_ORIGINAL_BYTES}.")

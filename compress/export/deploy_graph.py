@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
-from compress.errors import StageError
 import compress.export.operators  # noqa: F401 - defines torch.ops.krimp
+from compress.errors import StageError
 from compress.quantization.graph import fold_batch_norms, keep_outputs, module_of, remove_taps, trace
 from compress.quantization.insertion import is_nearest, is_passing, is_relu, relu_limit
 from compress.quantization.layers import LARGEST_CODE, ActivationQuantiser, QuantisedConv2d, QuantisedLayer
@@ -154,6 +154,8 @@ def _convert_convolutions(graph_module: fx.GraphModule) -> None:
     for node in graph_module.graph.nodes:
         layer = module_of(graph_module, node)
         if isinstance(layer, QuantisedConv2d):
+            if layer.integer:
+                node.args = node.args[:1]  # the input scale is in the file already
             quantiser = _quantiser(graph_module, node.args[0]) if layer.integer else None
             scale = quantiser.grid()[0] if quantiser is not None else 1.0
             name = str(node.target)

@@ -97,6 +97,8 @@ def _check(proto: onnx.ModelProto, names: tuple[str, ...]) -> None:
     if foreign := sorted({node.domain for node in graph.node} - {"", "ai.onnx"}):
         raise StageError(f"the ONNX graph uses operators of {foreign}. Expected standard operators only.")
     if [value.name for value in graph.input] != [INPUT_NAME]:
-        raise StageError(f"the ONNX graph has the inputs {[v.name for v in graph.input]}. Expected {INPUT_NAME!r} only.")
+        raise StageError(
+            f"the ONNX graph has the inputs {[v.name for v in graph.input]}. Expected {INPUT_NAME!r} only."
+        )
     if [value.name for value in graph.output] != list(names):
         raise StageError(f"the ONNX graph has the outputs {[v.name for v in graph.output]}. Expected {list(names)}.")

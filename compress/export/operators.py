@@ -8,13 +8,14 @@ autograd functions: torch's exporter (2.10) fails on an autograd function inside
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.onnx import register_custom_op_symbolic, symbolic_helper, unregister_custom_op_symbolic
+from torch import onnx as torch_onnx
+from torch.onnx import symbolic_helper
 
 DeformForm = Literal["DeformConv", "GridSample"]
 DEFORM_OPERATOR = "torchvision::deform_conv2d"
@@ -94,21 +95,21 @@ def symbolics(form: DeformForm, opset: int) -> Iterator[None]:
     """Teach torch's exporter our operators and torchvision's deformable convolution, for one export.
 
     DeformConv runs in ONNX Runtime on the CPU from 1.25; GridSample in every version that knows
-    opset 16, at one and a half times the cost. torch has no symbolic of its own (pytorch#68910).
+    opset 16, at twice the cost. torch has no symbolic of its own (pytorch#68910).
     """
-    table = {
+    table: dict[str, Callable[..., Any]] = {
         "krimp::round_activation": _symbolic_round_activation,
         "krimp::dequantise_weight": _symbolic_dequantise_weight,
         "krimp::resize_nearest": _symbolic_resize_nearest,
         DEFORM_OPERATOR: _deform_conv if form == "DeformConv" else _grid_sample,
     }
     for name, function in table.items():
-        register_custom_op_symbolic(name, function, opset)
+        torch_onnx.register_custom_op_symbolic(name, function, opset)  # type: ignore[attr-defined]
     try:
         yield
     finally:
         for name in table:
-            unregister_custom_op_symbolic(name, opset)
+            torch_onnx.unregister_custom_op_symbolic(name, opset)  # type: ignore[attr-defined]
 
 
 def _deform_conv(g: Any, x: Any, weight: Any, offset: Any, mask: Any, bias: Any, *geometry: Any) -> Any:

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
-import torch
 from torch import Tensor, nn
 
 from compress.errors import StageError
 from compress.quantization.graph import outputs_of
+from compress.runtime.session import open_session
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -44,9 +43,7 @@ def check_parity(
     Raises:
         StageError: no image, or an output is beyond the limit.
     """
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = open_session(path, threads=1)
     feed = session.get_inputs()[0].name
     found: dict[str, list[np.ndarray]] = {name: [] for name in names}
     expected: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -56,7 +53,9 @@ def check_parity(
         truths = outputs_of(model, batch)[: len(names)]
         for name, result, truth in zip(names, results, truths, strict=True):
             if np.shape(result) != tuple(truth.shape):
-                raise StageError(f"stage {label}: output {name!r} has shape {np.shape(result)}, torch {tuple(truth.shape)}.")
+                raise StageError(
+                    f"stage {label}: output {name!r} has shape {np.shape(result)}, torch {tuple(truth.shape)}."
+                )
             found[name].append(np.asarray(result))
             expected[name].append(truth.cpu().numpy())
     if not found[names[0]]:
@@ -69,9 +68,7 @@ def check_parity(
     return errors
 
 
-def _beyond_limit(
-    label: str, name: str, error: float, limit: float, found: np.ndarray, expected: np.ndarray
-) -> str:
+def _beyond_limit(label: str, name: str, error: float, limit: float, found: np.ndarray, expected: np.ndarray) -> str:
     difference = np.abs(found.astype(np.float64) - expected)
     index = tuple(int(i) for i in np.unravel_index(int(np.nanargmax(difference)), difference.shape))
     return (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from brevitas.graph.calibrate import calibration_mode
@@ -10,6 +12,9 @@ from torch import Tensor, nn
 
 from compress.errors import StageError
 from compress.quantization.layers import ActivationQuantiser
+
+if TYPE_CHECKING:
+    from compress.detector import Detector
 
 
 def calibrate(model: nn.Module, images: Iterable[Tensor]) -> int:
@@ -37,7 +42,18 @@ def calibrate(model: nn.Module, images: Iterable[Tensor]) -> int:
     model.eval()
     if count == 0:
         raise StageError("calibration saw no image, so no activation has a range. Give at least one batch.")
-    missed = [name for name, module in model.named_modules() if isinstance(module, ActivationQuantiser) and not module.is_calibrated]
+    missed = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, ActivationQuantiser) and not module.is_calibrated
+    ]
     if missed:
         raise StageError(f"calibration did not reach the quantisers {missed}. They are in a branch that never runs.")
     return count
+
+
+def first_images(detector: Detector, split: str, number: int, *, seed: int) -> Iterator[Tensor]:
+    """Yield images of a split one by one, as deployed (no augmentation), in the loader's order."""
+    loader = detector.loader(split, batch_size=1, augment=False, seed=seed)
+    for batch in islice(loader, number):
+        yield batch.images

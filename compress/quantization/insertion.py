@@ -25,7 +25,7 @@ from compress.errors import RecipeError, StageError
 from compress.metrics.complexity import has_convolution_weight
 from compress.progress import warn
 from compress.quantization.graph import Tap, fold_batch_norms, module_of, trace
-from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d, QuantisedLayer
+from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d, QuantisedLayer, scale_of
 from compress.quantization.settings import QuantisationSettings, saturation_problem
 
 if TYPE_CHECKING:
@@ -124,8 +124,22 @@ def _quantise_activations(graph_module: fx.GraphModule, settings: QuantisationSe
         with graph_module.graph.inserting_after(node):
             new = graph_module.graph.call_module(name, (node,))
         node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)  # type: ignore[misc]
+    _connect_scales(graph_module)
     graph_module.graph.lint()
     graph_module.recompile()
+
+
+def _connect_scales(graph_module: fx.GraphModule) -> None:
+    """Give every integer convolution with a bias the scale of its input, call site by call site."""
+    for node in list(graph_module.graph.nodes):
+        layer = module_of(graph_module, node)
+        if not isinstance(layer, QuantisedConv2d) or not layer.integer or layer.bias is None:
+            continue
+        source = origin(graph_module, node.args[0])
+        with graph_module.graph.inserting_before(node):
+            quantiser = graph_module.graph.get_attr(str(source.target))
+            scale = graph_module.graph.call_function(scale_of, (quantiser,))
+        node.args = (node.args[0], scale)
 
 
 def tensors_to_quantise(graph_module: fx.GraphModule) -> list[fx.Node]:

@@ -61,6 +61,10 @@ class ActivationQuantiser(qnn.QuantIdentity):
         """Whether the range was set by calibration or by loading."""
         return bool(self._scaling.counter > self._scaling.collect_stats_steps)
 
+    def scale(self) -> Tensor:
+        """Return the distance of two levels, a scalar tensor; 1 before calibration."""
+        return self.act_quant.scale()  # type: ignore[no-any-return]
+
     def grid(self) -> tuple[float, int]:
         """Return scale (float32 value) and zero point (0..255) of the levels."""
         training = self.training
@@ -68,7 +72,7 @@ class ActivationQuantiser(qnn.QuantIdentity):
         with torch.no_grad():
             scale, zero_point = self.act_quant.scale(), self.act_quant.zero_point()
         self.train(training)
-        return float(scale), int(round(float(zero_point)))
+        return float(scale), round(float(zero_point))
 
 
 class QuantisedConv2d(qnn.QuantConv2d):
@@ -99,6 +103,20 @@ class QuantisedConv2d(qnn.QuantConv2d):
         _copy_parameter(conv, self, "bias")
         self.train(conv.training)
 
+    def forward(self, input: Tensor, input_scale: Tensor | None = None) -> Tensor:
+        """Convolve; with the scale of the input given, the bias is rounded as the runtime rounds it.
+
+        Integer runtimes keep the bias as int32 in steps of input scale x weight scale. Leaving that out
+        is visible: 0.1 % of the first layer's outputs change a level, 6 % of the sixth's.
+        """
+        weight = self.quant_weight()
+        scale = getattr(weight, "scale", None)  # absent while calibration has switched quantisation off
+        bias = self.bias
+        if bias is not None and input_scale is not None and scale is not None:
+            step = input_scale.detach() * scale.detach().reshape(-1)
+            bias = bias + (torch.round(bias / step) * step - bias).detach()
+        return self._conv_forward(input, getattr(weight, "value", weight), bias)
+
     def integer_weight(self) -> tuple[Tensor, Tensor]:
         """Return the integers (same shape as weight, int8) and the scales (out_channels,), float32."""
         with torch.no_grad():
@@ -121,7 +139,7 @@ class QuantisedLayer(QuantisedConv2d):
                 setattr(layer, name, None)
         self.layer = layer
 
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:  # type: ignore[override]
         """Call the layer with its quantised weight."""
         weight = self.quant_weight()  # a plain tensor while calibration has switched quantisation off
         return self.call_with(getattr(weight, "value", weight), *inputs, **named)
@@ -135,6 +153,11 @@ class QuantisedLayer(QuantisedConv2d):
             return self.layer(*inputs, **named)  # type: ignore[no-any-return]
         finally:
             self.layer.weight = self.layer.bias = None  # type: ignore[assignment]
+
+
+def scale_of(quantiser: ActivationQuantiser) -> Tensor | None:
+    """Return the scale of a quantiser for the convolution behind it; None while it only observes."""
+    return quantiser.scale() if quantiser.is_calibrated else None
 
 
 def _copy_parameter(source: nn.Module, target: nn.Module, name: str) -> None:

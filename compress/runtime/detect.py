@@ -229,7 +229,7 @@ def detect(
                 "detections": predictor.deploy.to_json(found, meta),
             }
         )
-    _write(out / RESULT_FILE, (json.dumps(record, indent=1) + "\n").encode())
+    _write(out / RESULT_FILE, (json.dumps(record) + "\n").encode())
     return record
 
 
@@ -268,7 +268,8 @@ def detect_command(
     )
     if record["failed"]:
         errors = "\n".join(failed["error"] for failed in record["failed"])
-        raise DataError(f"{errors}\n{len(record['failed'])} of {len(files)} pictures failed, the others are done.")
+        others = ", the others are done" if record["images"] else ""
+        raise DataError(f"{errors}\n{len(record['failed'])} of {len(files)} pictures failed{others}.")
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from compress.detector import Batch, Forward, Scores
 from compress.errors import DetectorError
@@ -187,7 +187,7 @@ class Dcfl:
         from detectors.dcfl.losses import dcfl_loss
 
         config = self.config
-        ranking = "published" if config.compat else "grid"
+        ranking: Literal["grid", "published"] = "published" if config.compat else "grid"
         settings = AssignerSettings(config.topk, config.topq, config.gauss_threshold, config.compat, ranking)
         return dcfl_loss(raw, batch, settings)
 

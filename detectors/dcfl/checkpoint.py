@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from compress.errors import DetectorError
@@ -34,15 +37,14 @@ def read_tensors(path: Path) -> State:
         raise DetectorError(f"{path}: no such file, expected weights (.safetensors or .pth). Correct the path.")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             found: Any = load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
+        # The library's own text is left out: it advises to switch the protection off.
         raise DetectorError(
-            f"{path}: cannot be read as weights: {reason}. Expected a whole file of tensors."
+            f"{path}: no readable weights: damaged, or holding Python objects ({type(error).__name__}). "
+            "Expected a file of tensors only; copy it again, or save its state dict alone."
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):

@@ -16,6 +16,7 @@ sys.path.insert(0, str(HERE.parents[2]))
 import numpy as np  # noqa: E402
 
 from compress import codec  # noqa: E402
+from compress.errors import CodecError  # noqa: E402
 
 
 def safetensors(tensors):
@@ -65,7 +66,8 @@ def rebuild(packed, *, index=None, payload=None, skeleton=None, tensor_crc=True,
         tensor_crc: False keeps the index as given.
         fields: header fields by name.
     """
-    names = "version container flags num_tensors original_bytes sha256 payload_bytes skeleton_bytes skeleton_packed index_bytes index_packed"
+    names = "version container flags num_tensors original_bytes sha256 payload_bytes"
+    names += " skeleton_bytes skeleton_packed index_bytes index_packed"
     values = dict(zip(names.split(), struct.unpack_from("<HBBIQ32sQQQQQ", packed, 8), strict=True))
     payload_end = 108 + values["payload_bytes"]
     index_at = payload_end + values["skeleton_packed"]
@@ -92,7 +94,7 @@ def refused(packed):
         return rebuild(packed, index=body[:at] + bytes(new) + body[at + len(new) :])
 
     crc = struct.pack("<I", crc32(payload))
-    table, record = body[1:10], body[10:]
+    record = body[10:]
     constant = bytes([8, 1, 4, 1, 4])  # the constant table of digit 4
     return {
         "empty": b"",
@@ -181,8 +183,15 @@ def main():
     for name, data in (("example", example()), ("mixed", mixed())):
         (HERE / "good" / f"{name}.safetensors").write_bytes(data)
         codec.pack_file(HERE / "good" / f"{name}.safetensors", HERE / "good" / f"{name}.krimp", backend="numpy")
-    for name, data in refused((HERE / "good" / "example.krimp").read_bytes()).items():
-        (HERE / "refused" / f"{name}.krimp").write_bytes(data)
+    texts = []
+    for name, data in sorted(refused((HERE / "good" / "example.krimp").read_bytes()).items()):
+        path = HERE / "refused" / f"{name}.krimp"
+        path.write_bytes(data)
+        try:
+            codec.unpack_bytes(path, backend="numpy")
+        except CodecError as error:
+            texts.append(f"{name}: {str(error).removeprefix(f'{path}: ')}\n")
+    (HERE / "refused" / "expected.txt").write_text("".join(texts), encoding="utf-8")
 
 
 if __name__ == "__main__":

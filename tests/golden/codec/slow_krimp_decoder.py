@@ -96,9 +96,7 @@ def decode(data):
 def section(packed, size, is_lzma, crc):
     refuse_if(zlib.crc32(packed) != crc, "section crc")
     if is_lzma:
-        decoder = lzma.LZMADecompressor(
-            lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 8 << 20}]
-        )
+        decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 8 << 20}])
         try:
             packed = decoder.decompress(packed, size + 1)
         except lzma.LZMAError as error:

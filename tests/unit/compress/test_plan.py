@@ -2,7 +2,8 @@ import engine_fakes
 import pytest
 
 from compress import stages as stage_table
-from compress.plan import make_plan, stage_table as table_text
+from compress.plan import make_plan
+from compress.plan import stage_table as table_text
 
 
 @pytest.fixture(autouse=True)

@@ -70,8 +70,8 @@ def test_every_mistake_is_reported_at_once_in_the_order_of_the_file(write):
           - {stage: qat, bit_width: "7"}
         """)
     found = problems_of(path)
-    assert [problem.split(" ")[0] for problem in found] == ["3:1:", "4:49:", "4:71:", "5:20:"] + [
-        "7:5:", "7:31:", "8:54:", "8:69:", "9:13:", "10:29:"
+    assert [problem.split(" ")[0] for problem in found] == [
+        "3:1:", "4:49:", "4:71:", "5:20:", "7:5:", "7:31:", "8:54:", "8:69:", "9:13:", "10:29:"
     ]  # fmt: skip
     assert found[0] == "3:1: sede: unknown field 'sede'. Did you mean 'seed'?"
     assert found[1].endswith("detector.chanels: unknown field 'chanels'. Did you mean 'channels'?")
@@ -173,7 +173,10 @@ def test_wrong_overrides_are_named_with_the_argument(write, override, expected):
             "7:5: stages[1]: prune_structured needs model, but the latest model, 'qat', is quantised. "
             "Put prune_structured before 'qat', or name its input with `from:`.",
         ),
-        (["{stage: pack}"], "6:5: stages[0]: pack needs onnx, and no earlier stage makes one. Put export_onnx before it."),
+        (
+            ["{stage: pack}"],
+            "6:5: stages[0]: pack needs onnx, and no earlier stage makes one. Put export_onnx before it.",
+        ),
         (
             ["{stage: qat}", "{stage: finetune, from: qat}"],
             "7:29: stages[1].from: finetune needs model, but 'qat' makes quantised.",

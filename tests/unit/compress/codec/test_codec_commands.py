@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from compress.codec.commands import app
 
 
-@pytest.fixture()
+@pytest.fixture
 def model(tmp_path):
     weights = numpy_helper.from_array(np.random.default_rng(0).binomial(9, 0.5, 900).astype(np.int8), "w")
     graph = helper.make_graph([], "graph", [], [helper.make_tensor_value_info("w", TensorProto.INT8, [900])], [weights])

@@ -66,7 +66,7 @@ def round_trip(folder, data, name="model.onnx"):
     return packed
 
 
-@pytest.fixture()
+@pytest.fixture
 def small(tmp_path):
     """Return a packed file of a few hundred bytes."""
     values = np.random.default_rng(0).binomial(8, 0.5, 200).astype(np.int8)
@@ -109,7 +109,9 @@ def test_unknown_fields_and_unusual_order_come_back(tmp_path):
 
 def test_safetensors_come_back(tmp_path):
     values = (0.1 * np.random.default_rng(0).standard_normal(5000)).astype(np.float32)
-    header = json.dumps({"__metadata__": {"a": "b"}, "w": {"dtype": "F32", "shape": [5000], "data_offsets": [0, 20000]}})
+    header = json.dumps(
+        {"__metadata__": {"a": "b"}, "w": {"dtype": "F32", "shape": [5000], "data_offsets": [0, 20000]}}
+    )
     data = len(header).to_bytes(8, "little") + header.encode() + values.tobytes()
     packed = round_trip(tmp_path, data, "model.safetensors")
     assert packed.stat().st_size < 0.9 * len(data)
@@ -117,7 +119,9 @@ def test_safetensors_come_back(tmp_path):
 
 def test_the_same_input_gives_the_same_bytes_with_every_backend(tmp_path):
     rng = np.random.default_rng(0)
-    (tmp_path / "a.onnx").write_bytes(model_bytes([raw_tensor(f"t{i}", k, 3000, rng) for i, k in enumerate(ONNX_TYPES)]))
+    (tmp_path / "a.onnx").write_bytes(
+        model_bytes([raw_tensor(f"t{i}", k, 3000, rng) for i, k in enumerate(ONNX_TYPES)])
+    )
     packed = []
     for i, backend in enumerate(("numpy", "numba", "numba")):
         codec.pack_file(tmp_path / "a.onnx", tmp_path / f"{i}.krimp", backend=backend)

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -45,7 +47,7 @@ def test_codes_are_canonical_and_prefix_free(counts):
     used = sorted(np.flatnonzero(lengths), key=lambda s: (lengths[s], s))
     texts = [as_text(codes[s], lengths[s]) for s in used]
     assert texts == sorted(texts)  # prefix-free codes of growing length in numeric order
-    assert not any(b.startswith(a) for a, b in zip(texts, texts[1:], strict=False))
+    assert not any(b.startswith(a) for a, b in pairwise(texts))
 
 
 def test_table_gives_every_symbol_for_every_continuation():

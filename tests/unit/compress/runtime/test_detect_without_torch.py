@@ -1,6 +1,7 @@
 """`krimp detect` needs the base install only."""
 
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -63,7 +64,12 @@ def test_detects_in_an_environment_with_the_base_install_alone(tmp_path, model_f
     pack_file(model_file, tmp_path / "model.krimp")
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", str(REPOSITORY)], check=True)
+    source = tmp_path / "source"  # pip builds inside the folder it installs from
+    for name in ("compress", "detectors"):
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in (*REPOSITORY.glob("setup.cfg"), *REPOSITORY.glob("pyproject.toml"), *REPOSITORY.glob("README.md")):
+        shutil.copy(file, source)
+    subprocess.run([python, "-m", "pip", "install", "-q", str(source)], check=True)
     installed = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True).stdout
     assert "torch" not in installed
     krimp = tmp_path / "env" / "bin" / "krimp"

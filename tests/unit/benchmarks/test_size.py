@@ -1,0 +1,62 @@
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compress import codec
+
+_spec = importlib.util.spec_from_file_location("benchmarks_size", Path(__file__).parents[3] / "benchmarks" / "size.py")
+size = sys.modules["benchmarks_size"] = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(size)
+
+
+@pytest.fixture
+def network(tmp_path):
+    """Return an ONNX file whose weights are named by a number and read by nodes of backbone and head."""
+    rng = np.random.default_rng(0)
+    nodes, tensors = [], []
+    for part, count in (("backbone", 4000), ("bbox_head", 1000)):
+        tensors.append(numpy_helper.from_array(rng.binomial(30, 0.5, count).astype(np.int8), f"{part[:2]}.0"))
+        tensors.append(numpy_helper.from_array(np.float32(0.1), f"{part[:2]}.scale"))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{part[:2]}.0", f"{part[:2]}.scale"], [f"{part[:2]}.w"]))
+        nodes.append(helper.make_node("Identity", [f"{part[:2]}.w"], [f"{part[:2]}.y"], name=f"/{part}/conv1/Conv"))
+    outputs = [helper.make_tensor_value_info("ba.y", TensorProto.FLOAT, [4000])]
+    path = tmp_path / "network.onnx"
+    path.write_bytes(helper.make_model(helper.make_graph(nodes, "g", [], outputs, tensors)).SerializeToString())
+    return path
+
+
+def test_bytes_are_attributed_to_the_part_that_reads_them(network):
+    found = size.measure(network)
+    assert (found.parts["backbone"].elements, found.parts["head"].elements) == (4000, 1000)
+    assert found.parts["backbone"].float32_bytes == 16000
+    assert found.parts["backbone"].onnx_bytes == 4000
+
+
+def test_the_parts_add_up_to_the_files(network):
+    found = size.measure(network)
+    assert sum(part.onnx_bytes for part in found.parts.values()) == found.onnx_bytes == network.stat().st_size
+    assert sum(part.packed_bytes for part in found.parts.values()) == found.packed_bytes
+    assert found.compression_ratio == pytest.approx(20000 / found.packed_bytes)
+
+
+def test_a_packed_file_measures_like_its_original(network):
+    packed = network.with_suffix(".krimp")
+    codec.pack_file(network, packed)
+    assert size.measure(packed).parts == size.measure(network).parts
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("backbone.layer1.cls", "backbone"),
+        ("/neck/fpn_convs.0", "neck"),
+        ("bbox_head.x", "head"),
+        ("onnx::Conv_1", None),
+    ],
+)
+def test_names_tell_the_part(name, part):
+    assert size.part_of(name) == part

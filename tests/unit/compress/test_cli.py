@@ -1,0 +1,138 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import engine_fakes
+import pytest
+
+from compress import pipeline
+from compress import stages as stage_table
+from compress.cli import main
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def fake_stages(monkeypatch):
+    for name in list(stage_table.STAGES):
+        if name not in engine_fakes.TABLE:
+            monkeypatch.delitem(stage_table.STAGES, name)
+    for name, stage in engine_fakes.TABLE.items():
+        monkeypatch.setitem(stage_table.STAGES, name, stage)
+    monkeypatch.setattr(pipeline, "preload", lambda detector, stages: None)
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        f"name: small\ndetector: {{plugin: '{engine_fakes.NAME}'}}\n"
+        "stages:\n  - {stage: qat}\n  - {stage: export_onnx}\n  - {stage: report}\n"
+    )
+    return path
+
+
+def python(*arguments):
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_run_prints_the_table_and_where_the_report_lies(recipe_file, tmp_path, capsys):
+    assert main(["run", str(recipe_file), "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "params 1.23 M" in printed
+    assert f"report: {tmp_path}/out/small/03_report/report.md" in printed
+    assert main(["run", str(recipe_file), "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("cached") == 8
+
+
+def test_plan_and_dry_run_say_the_same_and_run_nothing(recipe_file, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert main(["plan", str(recipe_file), "--out", out]) == 0
+    first = capsys.readouterr().out
+    assert main(["run", str(recipe_file), "--out", out, "--dry-run"]) == 0
+    assert capsys.readouterr().out == first
+    assert first.splitlines()[1] == "01_qat          run     not made yet; input float runs first"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_recipe_exits_with_2_and_its_mistakes_on_stderr(recipe_file, tmp_path, capsys):
+    assert main(["run", str(recipe_file), "--set", "stages.qat.bitwidth=3", "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: --set stages.qat.bitwidth=3: stages[0].bitwidth: unknown field 'bitwidth'.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_stage_exits_with_4_without_a_traceback(recipe_file, tmp_path, capfd):
+    arguments = ["run", str(recipe_file), "--out", str(tmp_path / "out"), "--set", "stages.qat.fault=stage error"]
+    assert main(arguments) == 4
+    captured = capfd.readouterr()
+    assert captured.err == "error: stage qat: the numbers do not match. Use others.\n"
+
+
+def test_debug_shows_the_traceback(recipe_file, tmp_path):
+    from compress.errors import RecipeError
+
+    with pytest.raises(RecipeError):
+        main(["run", str(recipe_file), "--set", "x=1", "--debug"])
+
+
+def test_an_unknown_option_exits_with_2(capsys):
+    assert main(["run", "x.yaml", "--dryrun"]) == 2
+    assert "No such option" in capsys.readouterr().err
+
+
+def test_stages_prints_the_table(capsys):
+    assert main(["stages"]) == 0
+    assert "| `qat` | model | quantised | - |" in capsys.readouterr().out
+
+
+def test_schema_is_written_as_json(tmp_path):
+    assert main(["schema", "--plugin", engine_fakes.NAME, "-o", str(tmp_path / "s.json")]) == 0
+    assert json.loads((tmp_path / "s.json").read_text())["properties"]["stages"]
+
+
+def test_import_names_a_plugin_that_imports_nothing(tmp_path, capsys):
+    assert main(["import", "x.pth", "--detector", engine_fakes.NAME, "-o", str(tmp_path / "x")]) == 3
+    assert "it has no import_checkpoint" in capsys.readouterr().err
+
+
+def test_the_script_next_to_the_modules_answers_without_torch_and_at_once():
+    code = (
+        "import sys; sys.argv = ['compress/run.py', '--help']\n"
+        "import runpy\n"
+        "try: runpy.run_path('compress/run.py', run_name='__main__')\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = {'torch', 'mmcv', 'brevitas', 'matplotlib', 'onnx'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    start = time.monotonic()
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "RECIPE" in done.stdout
+    assert time.monotonic() - start < 5  # under one second on an idle machine
+
+
+def test_all_commands_are_there():
+    done = python("-c", "from compress.cli import main; main(['--help'])")
+    assert done.returncode == 0, done.stderr
+    for command in ("run", "plan", "stages", "schema", "import", "detect", "pack", "unpack", "verify", "inspect"):
+        assert f"\n  {command} " in done.stdout
+
+
+def test_running_the_script_does_not_put_its_folder_on_the_path():
+    code = (
+        "import sys, runpy; sys.path[0] = 'compress'; sys.argv = ['compress/run.py', '--help']\n"
+        "try: runpy.run_path('compress/run.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "from pathlib import Path\n"
+        "assert 'compress' not in {Path(entry).name for entry in sys.path}, sys.path"
+    )
+    done = python("-c", code)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,70 @@
+import pytest
+
+from compress import progress
+
+
+@pytest.fixture(autouse=True)
+def no_warnings():
+    progress.clear_warnings()
+    yield
+    progress.clear_warnings()
+
+
+class Clock:
+    """A clock that each look moves by a step."""
+
+    def __init__(self, step_s):
+        self.now, self.step_s = 0.0, step_s
+
+    def monotonic(self):
+        self.now += self.step_s
+        return self.now
+
+
+def test_items_pass_through_and_a_short_loop_prints_nothing(capsys):
+    assert list(progress.track(range(5), "count")) == [0, 1, 2, 3, 4]
+    assert capsys.readouterr().out == ""
+
+
+def test_without_a_terminal_a_line_comes_every_ten_seconds_and_at_the_end(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "time", Clock(4.0))
+    assert len(list(progress.track(range(7), "scan"))) == 7
+    assert capsys.readouterr().out.splitlines() == [
+        "scan: 3/7 (43%)  0:12, 0:16 left",
+        "scan: 6/7 (86%)  0:24, 0:04 left",
+        "scan: 7/7 (100%)  0:32",
+    ]
+
+
+def test_a_generator_needs_no_length(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "time", Clock(2.0))
+    list(progress.track((n for n in range(3)), "read"))
+    assert capsys.readouterr().out == "read: 3  0:08\n"
+
+
+def test_a_loop_that_stops_early_says_how_far_it_came(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "time", Clock(4.0))
+    for item in progress.track(range(100), "train"):
+        if item == 1:
+            break
+    assert capsys.readouterr().out.startswith("train: 1/100 (1%)")
+
+
+def test_on_a_terminal_nested_loops_share_one_display(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    pairs = [(a, b) for a in progress.track(range(2), "outer") for b in progress.track(range(2), "inner")]
+    assert pairs == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert progress._bars == []
+
+
+def test_a_warning_is_printed_once_and_kept(capsys):
+    progress.warn("layer x is skipped")
+    progress.warn("layer x is skipped")
+    progress.restore_warnings(["older"])
+    assert capsys.readouterr().err == "warning: layer x is skipped\n"
+    assert progress.collected_warnings() == ["layer x is skipped", "older"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3661, "1:01:01")])
+def test_durations_read_like_a_clock(seconds, text):
+    assert progress._clock(seconds) == text
