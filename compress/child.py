@@ -22,6 +22,9 @@ from compress import errors, progress
 from compress.artifact import to_json
 
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
+_NEVER_TRIM = 2**31 - 1  # bytes; the largest value that mallopt takes
 _INTERRUPTED = 130
 _FAILED = 1
 _DISK_FULL = errno.ENOSPC
@@ -125,6 +128,7 @@ def _live(
     code = _FAILED
     try:
         _die_with(parent)
+        _keep_freed_memory()
         for descriptor in close:
             os.close(descriptor)
         _seed(seed)
@@ -161,6 +165,19 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(_FAILED)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep freed blocks for the next tensor (Linux).
+
+    By default each block above 32 MiB goes back to the kernel, and its pages are faulted in and zeroed anew
+    at every step: a third of the time of a training step on a CPU went there.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(OSError, AttributeError):  # another C library has no mallopt
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(_M_MMAP_MAX, 0)
+            mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
 
 
 def _seed(seed: int) -> None:

@@ -103,10 +103,10 @@ class Run:
         ]
         folder = artifacts.find_folder(self.root, planned.label)
         if folder is None:
-            return Decision(planned, "run", ("not made yet", *dict.fromkeys(reasons)), parts)
+            return Decision(planned, "run", ("not made yet",), parts)
         damage = self._check(folder)
         if damage is not None:
-            return Decision(planned, "run", (f"damaged: {damage}", *dict.fromkeys(reasons)), parts)
+            return Decision(planned, "run", (f"damaged: {damage}",), parts)
         artifact = artifacts.open_artifact(folder)
         if artifact.key != hash_json(parts):
             reasons += explain_change(artifact.key_parts or {}, parts, planned.inputs)
@@ -204,7 +204,7 @@ def run(
         CompressError: a stage failed, the data is wrong, or the folder is in use. What was
             sealed before stays; the same command resumes.
     """
-    from compress.summary import plan_text
+    from compress.summary import plan_text, reasons_text
 
     progress.clear_warnings()
     job = Run(recipe, out, start=start, until=until)
@@ -222,7 +222,7 @@ def run(
                 artifact = job.rename_folder(decision)
                 progress.restore_warnings(artifact.facts.get("warnings", ()))
             else:
-                progress.say(f"{planned.label}: {'; '.join(decision.reasons)}")
+                progress.say(f"{planned.label}: {reasons_text(decision.reasons)}")
                 artifact = job.execute(decision, done, lock)
                 progress.say(f"{planned.label}: done in {artifact.seconds:.1f} s")
             done[planned.label] = replace(decision, artifact=artifact)
@@ -231,10 +231,13 @@ def run(
 
 
 def preload(detector: Detector, stages: Sequence[Stage]) -> None:
-    """Import what the children need once, here. No torch operation may run in this process."""
+    """Import what the children need once, here. No torch operation may run in this process.
+
+    A plug-in may name further modules that are slow to import in a class variable `PRELOAD`.
+    """
     if not any(stage.MAKES in MODEL_KINDS or MODEL_KINDS & set(stage.NEEDS) for stage in stages):
         return
-    for name in ("torch", *detector.REQUIRES):
+    for name in ("torch", *detector.REQUIRES, *getattr(detector, "PRELOAD", ())):
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from compress.pipeline import Decision, Result
 
 _PLAIN_WIDTH = 160
+_SHOWN_REASONS = 3
 
 
 def plan_text(decisions: Sequence[Decision]) -> str:
@@ -21,9 +22,15 @@ def plan_text(decisions: Sequence[Decision]) -> str:
     width = max(len(decision.planned.folder_name) for decision in decisions)
     lines = []
     for decision in decisions:
-        reasons = "; ".join(decision.reasons)
+        reasons = reasons_text(decision.reasons)
         lines.append(f"{decision.planned.folder_name:<{width}}  {decision.state:<6}  {reasons}".rstrip())
     return "\n".join(lines)
+
+
+def reasons_text(reasons: Sequence[str]) -> str:
+    """Return reasons as one short line."""
+    more = len(reasons) - _SHOWN_REASONS
+    return "; ".join(reasons[:_SHOWN_REASONS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def print_results(results: Sequence[Result]) -> None:

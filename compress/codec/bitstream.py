@@ -1,8 +1,7 @@
-"""Streams of prefix codes, cut into chunks so that many of them can be decoded side by side.
+"""Writing streams of prefix codes, cut into chunks so that many of them can be decoded side by side.
 
 Bits are packed least significant first. Chunks follow each other without padding; their lengths
-are kept beside the bits. NumPy decodes all chunks in lock-step; `fast` (numba) does the same
-with the same bytes in and out.
+are kept beside the bits. `fast` (numba) does the same as NumPy, to the byte. Reading: `stream_decoder`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-from compress.codec.prefix_code import canonical_codes, decode_table
+from compress.codec.prefix_code import canonical_codes
 
 CHUNK_LOG2 = 10
 _BLOCK = 1 << 20  # symbols coded at a time: bounds the memory of the encoder
@@ -62,7 +61,7 @@ def encode_symbols(
     """
     codes = canonical_codes(lengths)
     starts = np.arange(0, len(symbols), 1 << chunk_log2)
-    fast = _fast(backend, len(symbols))
+    fast = fast_module(backend, len(symbols))
     if fast is not None:
         chunk_bits, code_bytes = fast.encode(symbols, codes, lengths, 1 << chunk_log2)
     else:
@@ -105,108 +104,10 @@ def _encode_numpy(symbols: np.ndarray, codes: np.ndarray, lengths: np.ndarray, t
     return words.astype("<u8", copy=False).view(np.uint8)[: (total_bits + 7) // 8]
 
 
-def decode_symbols(
-    payload: np.ndarray,
-    count: int,
-    lengths: np.ndarray,
-    *,
-    chunk_log2: int,
-    total_bits: int,
-    min_bits: int,
-    width: int,
-    backend: str = "auto",
-) -> np.ndarray:
-    """Decode a stream.
-
-    Args:
-        payload: (bytes,), uint8, exactly the bytes of this stream.
-        count: symbols, >= 1.
-        lengths: (alphabet,), uint8, a complete code.
-        chunk_log2: symbols a chunk, as a power of two.
-        total_bits: see `CodedStream`.
-        min_bits: see `CodedStream`.
-        width: see `CodedStream`.
-        backend: 'auto', 'numpy' or 'numba'.
-
-    Returns:
-        (count,), uint16.
-
-    Raises:
-        ValueError: chunk lengths, code bits and padding do not fit together.
-    """
-    chunks = num_chunks(count, chunk_log2)
-    split = index_bytes(chunks, width)
-    if count > total_bits or len(payload) != split + (total_bits + 7) // 8:
-        raise ValueError(
-            f"{count} symbols in {total_bits} bits and {len(payload)} bytes; expected a bit or more for each"
-        )
-    stored = _unpack_uints(payload[:split], chunks - 1, width) + min_bits
-    before_last = int(stored.sum())
-    if not 0 <= before_last < total_bits:
-        raise ValueError(f"chunks have {before_last} bits without the last one; the index says {total_bits} with it")
-    chunk_bits = np.append(stored, total_bits - before_last)
-    bits = payload[split:]
-    if total_bits & 7 and int(bits[-1]) >> (total_bits & 7):
-        raise ValueError("padding after the last code is not zero")
-    ends = np.cumsum(chunk_bits)
-    table = decode_table(lengths)
-    padded = np.zeros(len(bits) + 16, dtype=np.uint8)
-    padded[: len(bits)] = bits
-    fast = _fast(backend, count)
-    decode = _decode_numpy if fast is None else fast.decode
-    symbols, stops = decode(padded, ends - chunk_bits, count, 1 << chunk_log2, table)
-    wrong = np.flatnonzero(stops != ends)
-    if len(wrong):
-        raise ValueError(f"codes of chunk {wrong[0]} end at bit {stops[wrong[0]]}; the index says {ends[wrong[0]]}")
-    return symbols
-
-
-def _decode_numpy(
-    padded: np.ndarray, starts: np.ndarray, count: int, chunk: int, table: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Decode all chunks in lock-step: one vector operation advances every chunk by one symbol."""
-    lanes = len(starts)
-    last_length = count - (lanes - 1) * chunk
-    steps = chunk if lanes > 1 else last_length
-    # windows[i] = the eight bytes from byte i on: one gather serves four symbols.
-    overlapping = np.lib.stride_tricks.as_strided(padded, shape=(len(padded) - 8, 8), strides=(1, 1))
-    windows: np.ndarray = np.ascontiguousarray(overlapping).view("<u8")[:, 0]
-    mask = np.uint64(len(table) - 1)
-    position = starts.astype(np.int64)
-    rows = np.empty((steps, lanes), dtype=np.uint16)
-    stops = position.copy()
-    window: np.ndarray = np.empty(lanes, dtype=np.uint64)
-    for step in range(steps):
-        if step == last_length:
-            stops[-1] = position[-1]
-            position, window, lanes = position[:-1], window[:-1], lanes - 1
-        if step % 4 == 0 or step == last_length:
-            window = np.take(windows, position >> 3, mode="clip") >> (position & 7).astype(np.uint64)
-        entry = table[(window & mask).astype(np.int64)]
-        rows[step, :lanes] = entry & 0xFFF
-        size = entry >> 12
-        window = window >> size
-        position = position + size
-    stops[:lanes] = position
-    return np.ascontiguousarray(rows.T).reshape(-1)[:count], stops
-
-
 def _pack_uints(values: np.ndarray, width: int) -> np.ndarray:
     """Pack unsigned integers of `width` bits, least significant bit first."""
     bits = (values[:, None] >> np.arange(width)) & 1
     return np.packbits(bits.astype(np.uint8).reshape(-1), bitorder="little")
-
-
-def _unpack_uints(packed: np.ndarray, count: int, width: int) -> np.ndarray:
-    """Undo `_pack_uints`.
-
-    Raises:
-        ValueError: padding bits are not zero.
-    """
-    bits = np.unpackbits(packed, bitorder="little")
-    if bits[count * width :].any():
-        raise ValueError("padding after the chunk lengths is not zero")
-    return bits[: count * width].reshape(count, width).astype(np.int64) @ (1 << np.arange(width, dtype=np.int64))
 
 
 def choose_backend(backend: str, num_bytes: int) -> str:
@@ -224,7 +125,7 @@ def choose_backend(backend: str, num_bytes: int) -> str:
     return "numba" if num_bytes >= _NUMBA_FROM and find_spec("numba") else "numpy"
 
 
-def _fast(backend: str, count: int) -> ModuleType | None:
+def fast_module(backend: str, count: int) -> ModuleType | None:
     """Return the numba module if it should be used for `count` symbols."""
     if choose_backend(backend, count) == "numpy":
         return None

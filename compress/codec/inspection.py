@@ -64,13 +64,7 @@ def inspect_file(path: Path | str, progress: Progress | None = None) -> list[Ten
 def _named_spans(packed: PackedFile) -> list[Span]:
     # Names lie in the skeleton; zeros in place of the tensors keep all offsets.
     whole = np.zeros(packed.header.original_bytes, dtype=np.uint8)
-    at = 0
-    for piece in packed.pieces():
-        if isinstance(piece, bytes):
-            whole[at : at + len(piece)] = np.frombuffer(piece, dtype=np.uint8)
-            at += len(piece)
-        else:
-            at += piece.record.num_bytes
+    packed.fill(whole, with_tensors=False)
     return find_spans(whole.data, packed.header.container, packed.name)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from compress.codec.bitstream import CHUNK_LOG2, decode_symbols, encode_symbols, num_chunks
+from compress.codec.bitstream import CHUNK_LOG2, encode_symbols, num_chunks
 from compress.codec.layout import (
     CODED,
     CODED_WITH_ESCAPES,
@@ -23,13 +23,13 @@ from compress.codec.layout import (
     Stream,
     Table,
     digit_distance,
-    stream_bytes,
     write_table,
 )
 from compress.codec.prefix_code import MAX_ALPHABET, code_lengths, limited_lengths, quick_lengths
 
 _JOINED = ((2, 8), (2, 12), (4, 4), (4, 6), (8, 3), (8, 4), (16, 2), (16, 3), (32, 2), (64, 2))
 _SMALL = 2048  # values below which only the cheap ways are tried
+_FLAT = 1 << 16  # values below which a flat distribution is coded plainly
 _MODEL_BITS = 20  # fixed point of the probabilities used for ranking
 _SHARED = 64  # tables of the same shape that are tried for sharing
 _TRIED = 3  # ways whose size is computed exactly
@@ -202,44 +202,6 @@ def encode_plane(
     return plane, np.concatenate([payload, escape_payload])
 
 
-def decode_plane(
-    plane: Plane, payload: np.ndarray, count: int, tables: list[Table], backend: str = "auto"
-) -> np.ndarray:
-    """Decode a plane that is not RAW.
-
-    Args:
-        plane: its description.
-        payload: (bytes,), uint8, exactly its bytes.
-        count: number of values.
-        tables: tables of the file.
-        backend: see `bitstream`.
-
-    Returns:
-        (count,), uint8.
-
-    Raises:
-        ValueError: the payload contradicts the description.
-    """
-    assert plane.main is not None
-    table = tables[plane.main.table]
-    num_symbols = -(-count // table.group)
-    split = stream_bytes(plane.main, num_symbols)
-    symbols = _decode_stream(plane.main, payload[:split], num_symbols, table, backend)
-    digits = _split(symbols, table)
-    if (digits[count:] != table.centre).any():
-        raise ValueError("digits after the last value are not the centre digit")
-    digits = digits[:count]
-    if plane.escape is None:
-        return digits + np.uint8(plane.low)
-    outside = np.flatnonzero(digits == table.radix - 1)
-    if len(outside) != plane.escapes:
-        raise ValueError(f"{len(outside)} escape digits; the index says {plane.escapes}")
-    values = digits + np.uint8(plane.low)
-    escaped = _decode_stream(plane.escape, payload[split:], plane.escapes, tables[plane.escape.table], backend)
-    values[outside] = escaped.astype(np.uint8) + np.uint8(plane.escape_low)
-    return values
-
-
 def shortlist(counts: np.ndarray, value_bits: int) -> list[Digits]:
     """Return the ways worth an exact count, simplest first.
 
@@ -255,6 +217,9 @@ def shortlist(counts: np.ndarray, value_bits: int) -> list[Digits]:
         return [Digits(1, 1, first, False)]
     ways = [Digits(span, group, first, False) for group in range(2, 13) if span**group <= MAX_ALPHABET][-2:]
     mode = int(np.argmax(counts))
+    floor = _modelled_bits(counts, plain)
+    if floor * 1000 >= total * value_bits * 995 or (total < _FLAT and int(counts[mode]) * 16 < total):
+        return [plain]  # noise, or too flat for another way to save more than its tables cost
     for radix, group in _JOINED:
         low = min(max(mode - (radix - 1) // 2, 0), (1 << value_bits) - radix + 1)
         way = Digits(radix, group, low, True)
@@ -262,7 +227,6 @@ def shortlist(counts: np.ndarray, value_bits: int) -> list[Digits]:
             ways.append(way)
     room = 512 if total < _SMALL else max(512, total // 8)
     ways = [way for way in ways if way.radix**way.group <= room and not (total < _SMALL and way.group > 8)]
-    floor = _modelled_bits(counts, plain)
     ranked = sorted((_modelled_bits(counts, way), place) for place, way in enumerate(ways))
     return [plain] + [ways[place] for bits, place in ranked[: _TRIED - 1] if bits * 1000 < floor * 998]
 
@@ -281,17 +245,6 @@ def join(values: np.ndarray, digits: Digits, counts: np.ndarray) -> np.ndarray:
         symbols *= np.uint16(digits.radix)
         symbols += columns[:, i]
     return symbols
-
-
-def _split(symbols: np.ndarray, table: Table) -> np.ndarray:
-    """Undo `join`: digits, uint8, a multiple of the group."""
-    if table.group == 1:
-        return symbols.astype(np.uint8)
-    alphabet = np.arange(table.radix**table.group)
-    digits = np.stack([alphabet // table.radix**i % table.radix for i in range(table.group)], axis=1).astype(np.uint8)
-    if table.group in (2, 4, 8):  # gather whole groups as one integer
-        return digits.view(f"u{table.group}")[:, 0][symbols].view(np.uint8)
-    return np.take(digits, symbols, axis=0).reshape(-1)
 
 
 def _plain(counts: np.ndarray, value_bits: int) -> Digits:
@@ -343,18 +296,3 @@ def _encode_stream(symbols: np.ndarray, choice: Choice, tables: Tables, backend:
         return Stream(number), np.empty(0, dtype=np.uint8)
     coded = encode_symbols(symbols, table.lengths, backend=backend)
     return Stream(number, CHUNK_LOG2, coded.total_bits, coded.min_bits, coded.width), coded.payload
-
-
-def _decode_stream(stream: Stream, payload: np.ndarray, count: int, table: Table, backend: str) -> np.ndarray:
-    if table.constant is not None:
-        return np.full(count, table.constant, dtype=np.uint16)
-    return decode_symbols(
-        payload,
-        count,
-        table.lengths,
-        chunk_log2=stream.chunk_log2,
-        total_bits=stream.total_bits,
-        min_bits=stream.min_bits,
-        width=stream.width,
-        backend=backend,
-    )

@@ -192,12 +192,11 @@ def _verify(path: Path, data: memoryview, backend: str) -> None:
     with PackedFile(path, backend=backend) as packed:
         at = 0
         for piece in packed.pieces():
-            part = piece if isinstance(piece, bytes) else packed.decode(piece).data
-            if data[at : at + len(part)] != part:
+            if data[at : at + len(piece)] != piece:
                 raise CodecError(
                     f"{path}: byte {at} of the original does not come back. This is a bug: please report it."
                 )
-            at += len(part)
+            at += len(piece)
         if at != len(data):
             raise CodecError(f"{path}: {at} of {len(data)} bytes come back. This is a bug: please report it.")
 

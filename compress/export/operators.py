@@ -65,29 +65,21 @@ def _symbolic_dequantise_weight(g: Any, codes: Any, scale: Any) -> Any:
 
 
 def _symbolic_resize_nearest(g: Any, x: Any, height: Any, width: Any) -> Any:
-    """Resize by factors that the file holds as a constant: no shape arithmetic."""
+    """Resize with constants: no shape arithmetic, and the batch stays free.
+
+    A whole factor is stored as such; any other ratio as a size of the axes 2 and 3, because a float
+    factor may miss the size by one.
+    """
     sizes = symbolic_helper._get_tensor_sizes(x)
     wanted = [int(symbolic_helper._maybe_get_const(value, "i")) for value in (height, width)]
-    factors = [1.0, 1.0, resize_factor(sizes[2], wanted[0]), resize_factor(sizes[3], wanted[1])]
     nothing = g.op("Constant", value_t=torch.tensor([], dtype=torch.float32))
-    result = g.op(
-        "Resize",
-        x,
-        nothing,
-        _constant(g, torch.tensor(factors)),
-        coordinate_transformation_mode_s="asymmetric",
-        mode_s="nearest",
-        nearest_mode_s="floor",
-    )
+    how = {"coordinate_transformation_mode_s": "asymmetric", "mode_s": "nearest", "nearest_mode_s": "floor"}
+    if wanted[0] % sizes[2] == 0 and wanted[1] % sizes[3] == 0:
+        factors = torch.tensor([1.0, 1.0, wanted[0] / sizes[2], wanted[1] / sizes[3]])
+        result = g.op("Resize", x, nothing, _constant(g, factors), **how)
+    else:
+        result = g.op("Resize", x, nothing, nothing, _constant(g, torch.tensor(wanted)), axes_i=[2, 3], **how)
     return result.setType(x.type().with_sizes([sizes[0], sizes[1], *wanted]))
-
-
-def resize_factor(size: int, wanted: int) -> float:
-    """Return a float32 factor for which floor(size * factor) is the wanted size."""
-    factor = torch.tensor(wanted / size)
-    while int(torch.floor(factor * size)) < wanted:
-        factor = torch.nextafter(factor, torch.tensor(torch.inf))
-    return float(factor)
 
 
 @contextmanager
@@ -155,7 +147,14 @@ def _grid_sample(g: Any, x: Any, weight: Any, offset: Any, mask: Any, bias: Any,
     shift = g.op("Gather", shift, _constant(g, torch.tensor([1, 0])), axis_i=4)  # y, x -> x, y
     grid = g.op("Add", g.op("Mul", shift, _constant(g, factor)), _constant(g, start))
     grid = _reshape(g, grid, [-1, taps * height, width, 2])
-    sampled = g.op("GridSample", x, grid, mode_s="bilinear", padding_mode_s="zeros", align_corners_i=0)
+    sampled = g.op(
+        "GridSample",
+        x,
+        grid,
+        mode_s="bilinear" if g.opset < 20 else "linear",
+        padding_mode_s="zeros",
+        align_corners_i=0,
+    )
     sampled = _reshape(g, sampled, [-1, channels, taps, height * width])
     if use_mask:
         sampled = g.op("Mul", sampled, _reshape(g, mask, [-1, 1, taps, height * width]))

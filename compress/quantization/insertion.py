@@ -14,7 +14,8 @@ insertion is ours, and only the modules are Brevitas'.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,9 +59,10 @@ def quantise(model: nn.Module, settings: QuantisationSettings, detector: Detecto
     """
     islands = float_islands(model, detector)
     graph_module = fold_batch_norms(trace(model, taps=detector.distill_points(model)))
-    _quantise_layers(graph_module, settings, islands)
-    _quantise_activations(graph_module, settings)
-    graph_module.meta["float_islands"] = dict(islands)
+    integer = integer_layers(graph_module, islands)
+    tensors = tensors_to_quantise(graph_module, integer)
+    _quantise_layers(graph_module, settings, integer)
+    _quantise_activations(graph_module, settings, tensors)
     return graph_module.eval()
 
 
@@ -77,7 +79,36 @@ def float_islands(model: nn.Module, detector: Detector) -> dict[str, str]:
     return islands
 
 
-def _quantise_layers(graph_module: fx.GraphModule, settings: QuantisationSettings, islands: dict[str, str]) -> None:
+def integer_layers(graph_module: fx.GraphModule, islands: Mapping[str, str]) -> set[str]:
+    """Return the names of the convolutions that the runtime computes in integers.
+
+    Those are all that are not float islands, and islands between two quantised tensors: the runtime
+    fuses these as well, whatever we call them, so they must obey the limits of integer arithmetic.
+    """
+    calls: dict[str, list[fx.Node]] = defaultdict(list)
+    for node in graph_module.graph.nodes:
+        if isinstance(module_of(graph_module, node), nn.Conv2d):
+            calls[str(node.target)].append(node)
+    names = {name for name in calls if name not in islands}
+    while True:
+        wanted = set(tensors_to_quantise(graph_module, names))
+        enclosed = {
+            name
+            for name, nodes in calls.items()
+            if name not in names
+            and any(
+                origin(graph_module, node.all_input_nodes[0]) in wanted and _behind_relu(graph_module, node) in wanted
+                for node in nodes
+            )
+        }
+        if not enclosed:
+            return names
+        for name in sorted(enclosed):
+            warn(f"{name} lies between quantised tensors, so it is computed in integers like them.")
+        names |= enclosed
+
+
+def _quantise_layers(graph_module: fx.GraphModule, settings: QuantisationSettings, integer_names: set[str]) -> None:
     """Replace every convolution-like layer by its quantised form, under the same name."""
     done: set[str] = set()
     problems: list[str] = []
@@ -90,7 +121,7 @@ def _quantise_layers(graph_module: fx.GraphModule, settings: QuantisationSetting
         if isinstance(layer, nn.ConvTranspose2d):
             warn(f"{name}: transposed convolutions are not quantised and stay float.")
             continue
-        integer = isinstance(layer, nn.Conv2d) and name not in islands
+        integer = name in integer_names
         bits = settings.bit_width(name, integer=integer, sensitive=_is_sensitive(node, layer))
         if integer and (text := saturation_problem(bits, settings.target)) is not None:
             problems.append(f"layer_bit_widths: {name}: {text}")
@@ -110,8 +141,8 @@ def _is_sensitive(node: fx.Node, layer: nn.Module) -> bool:
     return getattr(layer, "groups", 1) > 1 or (isinstance(source, fx.Node) and source.op == "placeholder")
 
 
-def _quantise_activations(graph_module: fx.GraphModule, settings: QuantisationSettings) -> None:
-    for node in tensors_to_quantise(graph_module):
+def _quantise_activations(graph_module: fx.GraphModule, settings: QuantisationSettings, tensors: list[fx.Node]) -> None:
+    for node in tensors:
         relu = is_relu(graph_module, node)
         quantiser = ActivationQuantiser(
             unsigned=relu or _is_sigmoid(graph_module, node),
@@ -142,8 +173,13 @@ def _connect_scales(graph_module: fx.GraphModule) -> None:
         node.args = (node.args[0], scale)
 
 
-def tensors_to_quantise(graph_module: fx.GraphModule) -> list[fx.Node]:
-    """Return the nodes whose outputs get a quantiser, in the order of the graph."""
+def tensors_to_quantise(graph_module: fx.GraphModule, integer_names: set[str]) -> list[fx.Node]:
+    """Return the nodes whose outputs get a quantiser, in the order of the graph.
+
+    Args:
+        graph_module: float graph.
+        integer_names: names of the convolutions that are computed in integers.
+    """
     wanted: set[fx.Node] = set()
     integer: set[fx.Node] = set()  # what integer operators produce, and the image
     for node in graph_module.graph.nodes:
@@ -155,8 +191,7 @@ def tensors_to_quantise(graph_module: fx.GraphModule) -> list[fx.Node]:
             integer.update([node] if inputs and inputs[0] in integer else [])
             continue
         joins = _is_join(node) and bool(inputs) and all(source in integer for source in inputs)
-        layer = module_of(graph_module, node)
-        if joins or (isinstance(layer, QuantisedConv2d) and layer.integer):
+        if joins or (node.op == "call_module" and str(node.target) in integer_names):
             integer.add(node)
             wanted.update(inputs)
             wanted.add(_behind_relu(graph_module, node))

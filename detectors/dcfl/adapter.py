@@ -75,7 +75,9 @@ class Dcfl:
         from detectors.dcfl.network import DcflNetwork
 
         config = self.config
-        model = DcflNetwork(config.backbone, len(config.classes), config.channels, config.dilation)
+        model = DcflNetwork(
+            config.backbone, len(config.classes), config.channels, config.dilation, config.base_channels
+        )
         if config.backbone_weights is not None and config.checkpoint is None:
             load_backbone(model.backbone, config.backbone, config.backbone_weights)
         return model

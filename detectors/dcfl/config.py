@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from compress.errors import DetectorError
 
@@ -24,6 +24,9 @@ class DcflConfig(BaseModel):
         "resnet50", description="Feature extractor of mmdet."
     )
     channels: int = Field(256, ge=8, multiple_of=8, description="Width of FPN and head.")
+    base_channels: int = Field(
+        64, ge=8, multiple_of=8, description="Width of the first ResNet stage; narrower than 64 is for quick trials."
+    )
     classes: tuple[str, ...] = Field(min_length=1, description="Class names in the order of their label index.")
     dilation: int = Field(
         3, ge=1, le=8, description="Of the third tower layer; the authors take 4 for DOTA-v1.0, else 3."
@@ -77,6 +80,16 @@ class DcflConfig(BaseModel):
         if min(std) <= 0:
             raise ValueError(f"std is {std}; expected values above 0")
         return std
+
+    @model_validator(mode="after")
+    def _check_width(self) -> DcflConfig:
+        if self.base_channels != 64 and self.backbone == "mobilenet_v2":
+            raise ValueError(f"base_channels is {self.base_channels}, but mobilenet_v2 has one width. Leave it out.")
+        if self.base_channels != 64 and self.backbone_weights is not None:
+            raise ValueError(
+                f"base_channels is {self.base_channels}, but pretrained backbones have 64. Leave out one of the two."
+            )
+        return self
 
     @property
     def pretrained(self) -> bool:

@@ -57,7 +57,7 @@ def test_plan_and_dry_run_say_the_same_and_run_nothing(recipe_file, tmp_path, ca
     first = capsys.readouterr().out
     assert main(["run", str(recipe_file), "--out", out, "--dry-run"]) == 0
     assert capsys.readouterr().out == first
-    assert first.splitlines()[1] == "01_qat          run     not made yet; input float runs first"
+    assert first.splitlines()[1] == "01_qat          run     not made yet"
     assert not (tmp_path / "out").exists()
 
 

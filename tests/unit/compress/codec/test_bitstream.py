@@ -1,13 +1,14 @@
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.codec.bitstream import decode_symbols, encode_symbols
+from compress.codec.bitstream import encode_symbols
 from compress.codec.prefix_code import code_lengths
+from compress.codec.stream_decoder import StreamError, StreamJob, decode_streams
 
 
 def code_of(symbols, alphabet):
@@ -17,9 +18,8 @@ def code_of(symbols, alphabet):
     return code_lengths(counts)
 
 
-def decode(coded, count, lengths, chunk_log2, backend):
-    fields = asdict(coded)
-    return decode_symbols(fields.pop("payload"), count, lengths, chunk_log2=chunk_log2, backend=backend, **fields)
+def job(coded, count, lengths, chunk_log2):
+    return StreamJob(count=count, lengths=lengths, chunk_log2=chunk_log2, **asdict(coded))
 
 
 @settings(max_examples=40, deadline=None)
@@ -33,7 +33,8 @@ def test_numpy_and_numba_write_the_same_bytes_and_read_them_back(count, alphabet
     assert slow.payload.tobytes() == fast.payload.tobytes()
     assert (slow.total_bits, slow.min_bits, slow.width) == (fast.total_bits, fast.min_bits, fast.width)
     for backend in ("numpy", "numba"):
-        assert np.array_equal(decode(slow, count, lengths, chunk_log2, backend), symbols)
+        (found,) = decode_streams([job(slow, count, lengths, chunk_log2)], backend)
+        assert np.array_equal(found, symbols)
 
 
 def test_blocks_of_the_numpy_encoder_join_without_a_seam():
@@ -50,11 +51,33 @@ def test_no_damaged_payload_is_read_beyond_its_end(backend):
     lengths = code_of(symbols, 256)
     coded = encode_symbols(symbols, lengths, chunk_log2=6)
     for _ in range(50):
-        damaged = coded.payload.copy()
-        damaged[rng.integers(0, len(damaged), 40)] = rng.integers(0, 256, 40)
+        payload = coded.payload.copy()
+        payload[rng.integers(0, len(payload), 40)] = rng.integers(0, 256, 40)
         with suppress(ValueError):
-            found = decode_symbols(
-                damaged, 3000, lengths, chunk_log2=6, total_bits=coded.total_bits,
-                min_bits=coded.min_bits, width=coded.width, backend=backend,
-            )  # fmt: skip
+            (found,) = decode_streams([job(replace(coded, payload=payload), 3000, lengths, 6)], backend)
             assert len(found) == 3000
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3000), st.integers(2, 10), st.integers(2, 300)), max_size=8))
+def test_streams_of_all_lengths_and_codes_are_decoded_together(shapes):
+    rng = np.random.default_rng(len(shapes))
+    jobs, expected = [], []
+    for count, chunk_log2, alphabet in shapes:
+        symbols = np.minimum(rng.geometric(0.1, count) - 1, alphabet - 1).astype(np.uint16)
+        lengths = code_of(symbols, alphabet)
+        jobs.append(job(encode_symbols(symbols, lengths, chunk_log2=chunk_log2), count, lengths, chunk_log2))
+        expected.append(symbols)
+    for backend in ("numpy", "numba"):
+        for found, symbols in zip(decode_streams(jobs, backend), expected, strict=True):
+            assert np.array_equal(found, symbols)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_the_damaged_stream_is_named(backend):
+    symbols = np.random.default_rng(0).integers(0, 200, 3000).astype(np.uint16)
+    lengths = code_of(symbols, 256)
+    good = job(encode_symbols(symbols, lengths, chunk_log2=6), 3000, lengths, 6)
+    with pytest.raises(StreamError) as caught:
+        decode_streams([good, good, replace(good, count=2999), good], backend)
+    assert caught.value.number == 2

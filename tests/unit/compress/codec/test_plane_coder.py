@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from compress.codec.layout import KINDS, RAW, write_table
-from compress.codec.plane_coder import Tables, decode_plane, encode_plane
+from compress.codec.plane_coder import Tables, encode_plane
+from compress.codec.plane_decoder import decode_plane
 from compress.codec.values import from_planes, to_planes
 from compress.codec.writer import entropy_bits
 

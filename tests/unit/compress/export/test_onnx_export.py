@@ -1,0 +1,189 @@
+"""The exported file: what is in it, and that it fuses."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from quantised_lookalike import HEIGHT, WIDTH, Lookalike, images_of
+
+from compress.errors import StageError
+from compress.export import check_parity, export_onnx, unfused_convolutions
+from compress.export.deploy_graph import deploy_graph, integer_weights
+from compress.export.fusion import optimised_graph
+from compress.export.parity import relative_error
+from compress.quantization import QuantisationSettings, calibrate, quantise
+from compress.quantization.checks import quantised_layers
+from compress.quantization.graph import outputs_of
+
+torch.set_num_threads(1)
+DETECTOR = Lookalike()
+
+
+def quantised(detector=DETECTOR, **settings):
+    model = quantise(detector.build(), QuantisationSettings(**settings), detector)
+    calibrate(model, images_of(detector))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return quantised()
+
+
+@pytest.fixture(scope="module")
+def path(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    export_onnx(model, path, detector=DETECTOR)
+    return path
+
+
+@pytest.fixture(scope="module")
+def proto(path):
+    return onnx.load(str(path))
+
+
+def test_each_weight_is_in_the_file_once_and_as_int8(proto):
+    stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    kernels = {name: t for name, t in stored.items() if t.ndim == 4}
+    assert len(kernels) == 15
+    assert all(t.dtype == np.int8 for t in kernels.values())
+
+
+def test_no_large_float_tensor_is_left(proto):
+    floats = [numpy_helper.to_array(t) for t in proto.graph.initializer if t.data_type == onnx.TensorProto.FLOAT]
+    assert max(t.size for t in floats) <= 32
+
+
+def test_biases_are_shared_by_the_levels(proto):
+    biases = [t.name for t in proto.graph.initializer if t.name == "head.first.bias"]
+    readers = [n for n in proto.graph.node if "head.first.bias" in n.input]
+    assert len(biases) == 1
+    assert len(readers) == 3
+
+
+def test_only_the_images_are_an_input(proto):
+    assert [v.name for v in proto.graph.input] == ["images"]
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim[1:]] == [3, HEIGHT, WIDTH]
+
+
+def test_outputs_have_the_plug_ins_names_and_training_outputs_are_gone(proto):
+    assert [v.name for v in proto.graph.output] == list(DETECTOR.output_names())
+
+
+def test_operators_are_standard_and_hold_no_shape_arithmetic(proto):
+    kinds = {node.op_type for node in proto.graph.node}
+    quantised = {"Conv", "QuantizeLinear", "DequantizeLinear", "Add", "MaxPool", "Resize"}
+    assert kinds <= quantised | {"DeformConv", "Sigmoid", "Slice", "Split"}
+    assert {node.domain for node in proto.graph.node} == {""}
+
+
+def test_metadata_tells_what_deployment_needs(proto):
+    props = {p.key: p.value for p in proto.metadata_props}
+    assert json.loads(props["krimp.deploy"]) == DETECTOR.metadata()
+
+
+def test_same_model_gives_the_same_bytes(model, path, tmp_path):
+    export_onnx(quantised(), tmp_path / "again.onnx", detector=DETECTOR)
+    assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+
+
+def test_every_convolution_outside_the_declared_islands_is_fused(path):
+    islands = DETECTOR.not_quantisable(None)
+    unfused = unfused_convolutions(path, islands)
+    assert Counter(u.layer for u in unfused) == dict.fromkeys(islands, 3)
+    assert all(u.reason == islands[u.layer] for u in unfused)
+
+
+def test_additions_pooling_and_resizing_run_on_integers(path):
+    count = Counter(node.op_type for node in optimised_graph(path).graph.node)
+    assert count["QLinearConv"] == 15
+    assert count["QLinearAdd"] == 2
+    assert count["Add"] == count["Relu"] == count["Clip"] == 0
+    assert count["QuantizeLinear"] == 1  # the image
+    assert count["DequantizeLinear"] == 3 * 2 + 3 * 4  # inputs and weights of the islands, a level at a time
+
+
+def test_convolution_without_a_quantised_input_is_reported_with_the_reason(path, tmp_path):
+    proto = onnx.load(str(path))
+    conv = next(n for n in proto.graph.node if n.name == "head.first/Conv")
+    pair = next(n for n in proto.graph.node if conv.input[0] in n.output)
+    source = next(n for n in proto.graph.node if pair.input[0] in n.output).input[0]
+    conv.input[0] = source
+    onnx.save(proto, str(tmp_path / "m.onnx"))
+    found = {u.name: u.reason for u in unfused_convolutions(tmp_path / "m.onnx")}
+    assert found["head.first/Conv"] == "its input is not quantised"
+    assert "no integer DeformConv" in found["head.deform/DeformConv"]
+
+
+def test_runtime_equals_the_fake_quantised_model(model, path):
+    errors = check_parity(model, path, images_of(DETECTOR, split="val"), names=DETECTOR.output_names(), limit=0.01)
+    assert max(errors.values()) > 0
+
+
+def test_parity_message_names_output_error_limit_and_index(model, path):
+    with pytest.raises(StageError, match=r"stage x: output '\w+' .* differs from torch by \d+.*limit.*index \(0, \d"):
+        check_parity(model, path, images_of(DETECTOR), names=DETECTOR.output_names(), limit=1e-9, label="x")
+
+
+def test_parity_without_images_is_an_error(model, path):
+    with pytest.raises(StageError, match="no image"):
+        check_parity(model, path, [], names=DETECTOR.output_names(), limit=1)
+
+
+def test_relative_error_of_equal_and_of_zero_arrays():
+    assert relative_error(np.ones(3), np.ones(3)) == 0
+    assert relative_error(np.ones(3), np.zeros(3)) == 1
+    assert relative_error(np.zeros(3), np.zeros(3)) == 0
+
+
+@pytest.mark.parametrize("deform", ["DeformConv", "GridSample"])
+@pytest.mark.parametrize("opset", [19, 20])
+def test_both_forms_and_opsets_export_and_agree(model, tmp_path, deform, opset):
+    path = tmp_path / "m.onnx"
+    facts = export_onnx(model, path, detector=DETECTOR, deform=deform, opset=opset)
+    assert facts["opset"] == opset
+    check_parity(model, path, images_of(DETECTOR, 1), names=DETECTOR.output_names(), limit=0.01)
+
+
+def test_float_model_has_no_quantisers_and_no_batch_norms(tmp_path):
+    path = tmp_path / "float.onnx"
+    model = DETECTOR.build()
+    export_onnx(model, path, detector=DETECTOR)
+    kinds = {node.op_type for node in onnx.load(str(path)).graph.node}
+    assert not kinds & {"QuantizeLinear", "DequantizeLinear", "BatchNormalization"}
+    check_parity(model, path, images_of(DETECTOR), names=DETECTOR.output_names(), limit=1e-4)
+
+
+def test_uncalibrated_model_is_refused(tmp_path):
+    model = quantise(DETECTOR.build(), QuantisationSettings(), DETECTOR)
+    with pytest.raises(StageError, match="has no range"):
+        export_onnx(model, tmp_path / "m.onnx", detector=DETECTOR)
+
+
+def test_deploy_graph_equals_the_model_up_to_the_rounding_of_biases(model):
+    graph = deploy_graph(model, 6, DETECTOR.example_input(2))
+    x = images_of(DETECTOR, split="val")[0]
+    for a, b in zip(outputs_of(graph, x), outputs_of(model, x), strict=False):
+        assert relative_error(a.numpy(), b.numpy()) < 0.02
+
+
+def test_emptied_channel_keeps_its_bias_inside_int32(tmp_path):
+    model = quantised()
+    layer = quantised_layers(model)["neck.smooth"]
+    with torch.no_grad():
+        layer.weight[0] = 0
+        layer.weight[1] *= 1e-12
+        layer.bias[:2] = torch.tensor([3.0, -2.0])
+    codes, scale = integer_weights(layer, 0.02)
+    assert int(codes[0].abs().max()) == 0
+    assert (layer.bias.abs() / (0.02 * scale)).max() <= 2**30 * 1.001
+    path = tmp_path / "m.onnx"
+    export_onnx(model, path, detector=DETECTOR)
+    check_parity(model, path, images_of(DETECTOR), names=DETECTOR.output_names(), limit=0.01)

@@ -1,0 +1,91 @@
+"""The clean-up of an exported model."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from compress.export.tidy import tidy
+
+
+def convolution(name: str, source: str, weight: str, bias: str, output: str):
+    return helper.make_node("Conv", [source, weight, bias], [output], name=name, doc_string="stack trace")
+
+
+def messy() -> onnx.ModelProto:
+    """Return a model with everything that tidy removes."""
+    weight = np.ones((2, 2, 1, 1), np.float32)
+    tensors = {
+        "head.conv.weight": weight,
+        "copy": weight,
+        "unused": np.zeros(3, np.float32),
+        "b": np.zeros(2, np.float32),
+    }
+    nodes = [
+        helper.make_node("Identity", ["b"], ["bias_again"]),
+        convolution("x", "images", "head.conv.weight", "b", "a"),
+        convolution("y", "a", "head.conv.weight", "bias_again", "c"),
+        convolution("z", "c", "copy", "bias_again", "d"),
+        helper.make_node("Constant", [], ["two"], value=numpy_helper.from_array(np.array(2, np.float32))),
+        helper.make_node("Mul", ["d", "two"], ["out"]),
+        helper.make_node("Relu", ["d"], ["dead"]),
+    ]
+    shape = ["batch", 2, 4, 4]
+    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, shape)]
+    inputs += [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(t.shape)) for n, t in tensors.items()]
+    outputs = [helper.make_tensor_value_info("out", TensorProto.FLOAT, shape)]
+    stored = [numpy_helper.from_array(t, n) for n, t in tensors.items()]
+    graph = helper.make_graph(nodes, "main_graph", inputs, outputs, stored, doc_string="made today")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], producer_name="pytorch")
+    model.producer_version = "2.10"
+    return model
+
+
+def test_tidy_model_computes_the_same():
+    from onnx.reference import ReferenceEvaluator
+
+    x = {"images": np.random.default_rng(0).normal(size=(1, 2, 4, 4)).astype(np.float32)}
+    tensors = {t.name: numpy_helper.to_array(t) for t in messy().graph.initializer}
+    before = ReferenceEvaluator(messy()).run(None, x | tensors)[0]
+    np.testing.assert_array_equal(ReferenceEvaluator(tidy(messy())).run(None, x)[0], before)
+
+
+def test_equal_weights_are_stored_once():
+    names = [t.name for t in tidy(messy()).graph.initializer]
+    assert "head.conv.weight" in names
+    assert len(names) == 3
+
+
+def test_parameters_are_no_inputs():
+    assert [value.name for value in tidy(messy()).graph.input] == ["images"]
+
+
+def test_dead_nodes_identities_and_constants_are_gone():
+    assert [node.op_type for node in tidy(messy()).graph.node] == ["Conv", "Conv", "Conv", "Mul"]
+
+
+def test_convolutions_are_named_after_their_layer():
+    names = [node.name for node in tidy(messy()).graph.node]
+    assert names == ["head.conv/Conv", "head.conv/Conv_1", "Conv", "Mul"]
+
+
+def test_nothing_tells_who_made_it_or_when():
+    model = tidy(messy())
+    assert (model.producer_name, model.producer_version, model.graph.doc_string) == ("krimp", "", "")
+    assert not any(node.doc_string for node in model.graph.node)
+
+
+def test_zero_bias_of_a_deformable_convolution_is_left_out():
+    tensors = {
+        "w": np.ones((1, 1, 1, 1), np.float32),
+        "zero": np.zeros(1, np.float32),
+        "o": np.zeros((1, 2, 2, 2), np.float32),
+    }
+    node = helper.make_node("DeformConv", ["x", "w", "o", "zero"], ["y"])
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1, 2, 2]) for n in ("x", "y")]
+    stored = [numpy_helper.from_array(t, n) for n, t in tensors.items()]
+    model = helper.make_model(helper.make_graph([node], "g", infos[:1], infos[1:], stored))
+    tidied = tidy(model)
+    assert list(tidied.graph.node[0].input)[3:] in ([], [""])
+    assert len(tidied.graph.initializer) == 2
