@@ -28,7 +28,7 @@ class Batch(Protocol):
 
     images: Tensor  # (N, 3, H, W) float32, normalised
 
-    def to(self, device: Any) -> Batch:  # noqa: ANN401
+    def to(self, device: Any) -> Batch:
         """Return the batch on another device."""
 
 

@@ -85,7 +85,9 @@ class Stage(BaseModel):
     stage: str
     name: str | None = Field(None, description="Unique name; the stage's own name if left out.")
     from_: str | None = Field(
-        None, alias="from", description="Name of the stage whose artifact is the input; default: the latest fitting one."
+        None,
+        alias="from",
+        description="Name of the stage whose artifact is the input; default: the latest fitting one.",
     )
 
     @property

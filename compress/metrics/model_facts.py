@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,11 @@ if TYPE_CHECKING:
 
     from compress.detector import Detector
     from compress.training import FitResult
+
+
+def network_facts(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return params, macs and sparsity out of the facts of the artifact a file was made from."""
+    return {name: source[name] for name in ("params", "macs", "sparsity") if name in source}
 
 
 def model_facts(model: nn.Module, detector: Detector) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from compress.metrics.model_facts import network_facts
 from compress.stage import Kind, Stage, StageContext
 
 
@@ -45,7 +46,8 @@ class ExportOnnx(Stage):
         detector = context.detector
         model, build = load_model(context.source.path, detector)
         path = context.folder / "model.onnx"
-        facts = export_onnx(model, path, detector=detector, opset=self.opset, deform=self.deform)
+        facts = network_facts(context.source.facts)
+        facts |= export_onnx(model, path, detector=detector, opset=self.opset, deform=self.deform)
         images = first_images(detector, self.parity_split, self.parity_images, seed=context.seed)
         errors = check_parity(
             model, path, images, names=detector.output_names(), limit=self.parity_limit, label=self.label

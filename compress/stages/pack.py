@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from compress import codec
 from compress.errors import StageError
+from compress.metrics.model_facts import network_facts
 from compress.stage import Kind, Stage, StageContext
 
 
@@ -35,7 +36,7 @@ class Pack(Stage):
             raise StageError(
                 f"stage {self.label}: {target} does not unpack to {source}. This is a bug: please report it."
             )
-        return {
+        return network_facts(context.source.facts) | {
             "onnx_bytes": facts.original_bytes,
             "packed_bytes": facts.packed_bytes,
             "onnx_sha256": hashlib.sha256(original).hexdigest(),

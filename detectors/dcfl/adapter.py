@@ -55,6 +55,7 @@ class Dcfl:
     NAME: ClassVar[str] = "dcfl"
     VERSION: ClassVar[str] = "1"
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmdet", "mmrotate")
+    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring")
     CONFIG: ClassVar[type[DcflConfig]] = DcflConfig
     DATA: ClassVar[type[DotaData]] = DotaData
     DEPLOY: ClassVar[str] = "detectors.dcfl.deploy"
