@@ -65,12 +65,13 @@ def test_published_size_has_the_published_number_of_parameters():
     assert sum(p.numel() for p in DcflNetwork("resnet50", 18).parameters()) == 36_340_338
 
 
-def test_published_initial_values():
-    head = DcflNetwork("resnet18", 4, channels=32).head
+@pytest.mark.parametrize(("channels", "std"), [(256, 0.01), (64, 0.02)])
+def test_published_initial_values_scaled_to_the_width(channels, std):
+    head = DcflNetwork("resnet18", 4, channels=channels).head
     assert (head.conv_offset.weight == 0).all()
     assert (head.conv_offset.bias == 0).all()
     assert torch.allclose(head.retina_cls.bias, torch.full((4,), -4.59512))
-    assert float(head.cls_convs[0].conv.weight.std()) == pytest.approx(0.01, rel=0.1)
+    assert float(head.cls_convs[0].conv.weight.std()) == pytest.approx(std, rel=0.1)
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "resnet18", "resnet50"])

@@ -1,0 +1,50 @@
+"""What the prose promises: targets, files, commands and recipes that README, CONTRIBUTING and the Makefile name."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "compress" / "DESIGN.md"]
+TOP_FOLDERS = ("compress", "detectors", "recipes", "benchmarks", "tests", "scripts")
+
+
+def makefile_targets():
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_named_in_the_text_exist(page):
+    named = set(re.findall(r"(?:`|^    )make ([a-z-]+)", page.read_text(), flags=re.MULTILINE))
+    assert named <= makefile_targets()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_named_in_the_text_exist(page):
+    named = re.findall(rf"\b((?:{'|'.join(TOP_FOLDERS)})/[\w./-]*\w\.(?:py|md|yaml|json|sh))\b", page.read_text())
+    missing = sorted({name for name in named if "<" not in name and "yours" not in name and not (ROOT / name).exists()})
+    assert missing == []
+
+
+def test_commands_named_in_the_readme_exist():
+    named = set(re.findall(r"(?<![\w.])krimp ([a-z]+)\b", (ROOT / "README.md").read_text()))
+    answer = subprocess.run([sys.executable, "-c", "from compress.cli import main; main(['--help'])"], capture_output=True, text=True, cwd=ROOT)
+    assert answer.returncode == 0
+    assert {name for name in named if not re.search(rf"\b{name}\b", answer.stdout)} == set()
+
+
+def test_the_top_of_the_tree_holds_only_the_agreed_folders():
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    folders = {line.split("/")[0] for line in tracked.splitlines() if "/" in line}
+    assert folders <= {*TOP_FOLDERS, ".ci"}
+    assert {*TOP_FOLDERS} <= folders
+
+
+def test_every_recipe_says_how_to_run_it():
+    for recipe in sorted((ROOT / "recipes").glob("*.yaml")):
+        head = recipe.read_text().splitlines()[:4]
+        assert head[0].startswith("# "), recipe.name
+        assert any("run.py" in line or "make demo" in line for line in head), recipe.name
