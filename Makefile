@@ -11,7 +11,7 @@ setup: ## create .venv with the pinned packages (first time: 10 to 20 minutes)
 	@bash scripts/setup.sh
 
 demo: setup ## synthetic data -> train -> prune -> quantise -> pack -> report, at most 10 minutes on 2 cores
-	@$(BIN)/python scripts/make_synthetic.py --out out/data/synthetic
+	@$(BIN)/python scripts/make_synthetic.py --out out/data/synthetic --object-px 32 56 --val 20 --test 50
 	@$(BIN)/python compress/run.py recipes/demo.yaml --out out
 
 check: setup ## ruff and mypy

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -233,11 +235,14 @@ def run(
 def preload(detector: Detector, stages: Sequence[Stage]) -> None:
     """Import what the children need once, here. No torch operation may run in this process.
 
-    A plug-in may name further modules that are slow to import in a class variable `PRELOAD`.
+    Plug-ins and stages name further modules that are slow to import in a class variable `PRELOAD`.
     """
     if not any(stage.MAKES in MODEL_KINDS or MODEL_KINDS & set(stage.NEEDS) for stage in stages):
         return
-    for name in ("torch", *detector.REQUIRES, *getattr(detector, "PRELOAD", ())):
+    warnings.filterwarnings("ignore", message="fast_hadamard_transform")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
+    of_stages = [name for stage in stages for name in stage.PRELOAD]
+    for name in dict.fromkeys(("torch", *detector.REQUIRES, *getattr(detector, "PRELOAD", ()), *of_stages)):
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
 

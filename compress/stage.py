@@ -77,6 +77,7 @@ class Stage(BaseModel):
     NOT_AFTER: ClassVar[tuple[str, ...]] = ()  # stage names that may not be in the source's lineage
     SPLITS: ClassVar[tuple[str, ...]] = ()  # data splits always read (a `split` field is added)
     LIBRARIES: ClassVar[tuple[str, ...]] = ()  # distributions whose version matters for the result
+    PRELOAD: ClassVar[tuple[str, ...]] = ()  # slow modules, imported once for all children
     COSMETIC: ClassVar[frozenset[str]] = frozenset()  # fields that do not enter the cache key
     MACHINE_BOUND: ClassVar[bool] = False  # the machine enters the cache key (latency)
     TRAINS: ClassVar[bool] = False  # runs on every rank under `accelerate launch`

@@ -62,8 +62,9 @@ def report_path(artifacts: Sequence[Artifact]) -> Path | None:
 
 def key_facts(facts: Mapping[str, Any]) -> str:
     """Return the few numbers of a stage that people look for first."""
-    texts = [f"{name} {show(facts[name])}" for name, show in _SHOWN.items() if facts.get(name) is not None]
     scores = facts.get("scores")
+    shown = {"packed_bytes": bytes_text} if scores else _SHOWN  # a score says little new of the model itself
+    texts = [f"{name} {show(facts[name])}" for name, show in shown.items() if facts.get(name) is not None]
     if isinstance(scores, Mapping) and scores.get("map50") is not None:
         texts.insert(0, f"map50 {scores['map50']:.4f} ({scores.get('ap_method', '?')}, {facts.get('split', '?')})")
     models = facts.get("models")

@@ -26,6 +26,7 @@ class Qat(Stage, TrainingFields, QuantisationSettings):
     NOT_AFTER: ClassVar[tuple[str, ...]] = ("qat",)
     SPLITS: ClassVar[tuple[str, ...]] = ("train",)
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "brevitas")
+    PRELOAD: ClassVar[tuple[str, ...]] = ("brevitas.nn", "brevitas.graph.calibrate")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
 

@@ -31,7 +31,12 @@ def test_files_named_in_the_text_exist(page):
 
 def test_commands_named_in_the_readme_exist():
     named = set(re.findall(r"(?<![\w.])krimp ([a-z]+)\b", (ROOT / "README.md").read_text()))
-    answer = subprocess.run([sys.executable, "-c", "from compress.cli import main; main(['--help'])"], capture_output=True, text=True, cwd=ROOT)
+    answer = subprocess.run(
+        [sys.executable, "-c", "from compress.cli import main; main(['--help'])"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert answer.returncode == 0
     assert {name for name in named if not re.search(rf"\b{name}\b", answer.stdout)} == set()
 

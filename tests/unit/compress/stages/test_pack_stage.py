@@ -18,7 +18,7 @@ def context(tmp_path):
     source.mkdir()
     folder.mkdir()
     (source / "model.onnx").write_bytes(helper.make_model(graph).SerializeToString())
-    return SimpleNamespace(source=SimpleNamespace(file=lambda name: source / name), folder=folder)
+    return SimpleNamespace(source=SimpleNamespace(facts={"params": 7}, file=lambda name: source / name), folder=folder)
 
 
 def test_the_packed_file_gives_the_onnx_file_back(context):
