@@ -27,7 +27,7 @@ from compress.metrics.complexity import has_convolution_weight
 from compress.progress import warn
 from compress.quantization.graph import Tap, fold_batch_norms, module_of, trace
 from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d, QuantisedLayer, scale_of
-from compress.quantization.settings import QuantisationSettings, saturation_problem
+from compress.quantization.settings import QuantisationSettings, Role, saturation_problem
 
 if TYPE_CHECKING:
     from compress.detector import Detector
@@ -122,8 +122,9 @@ def _quantise_layers(graph_module: fx.GraphModule, settings: QuantisationSetting
             warn(f"{name}: transposed convolutions are not quantised and stay float.")
             continue
         integer = name in integer_names
-        bits = settings.bit_width(name, integer=integer, sensitive=_is_sensitive(node, layer))
-        if integer and (text := saturation_problem(bits, settings.target)) is not None:
+        role = _role(node, layer) if integer else "island"
+        bits = settings.bit_width(name, role)
+        if (text := saturation_problem(bits, settings.target, role)) is not None:
             problems.append(f"layer_bit_widths: {name}: {text}")
         quantised = (
             QuantisedConv2d(layer, bit_width=bits, integer=integer)
@@ -135,10 +136,12 @@ def _quantise_layers(graph_module: fx.GraphModule, settings: QuantisationSetting
         raise RecipeError(problems)
 
 
-def _is_sensitive(node: fx.Node, layer: nn.Module) -> bool:
-    """Return whether a convolution is depthwise or reads the image."""
+def _role(node: fx.Node, layer: nn.Module) -> Role:
+    """Return what an integer convolution is to the choice of its bits."""
+    if layer.groups == layer.in_channels == layer.out_channels:
+        return "depthwise"
     source = node.args[0]
-    return getattr(layer, "groups", 1) > 1 or (isinstance(source, fx.Node) and source.op == "placeholder")
+    return "stem" if isinstance(source, fx.Node) and source.op == "placeholder" else "plain"
 
 
 def _quantise_activations(graph_module: fx.GraphModule, settings: QuantisationSettings, tensors: list[fx.Node]) -> None:

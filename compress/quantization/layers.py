@@ -30,15 +30,12 @@ class ActivationQuantiser(qnn.QuantIdentity):
 
     def __init__(self, *, unsigned: bool, upper: float | None, percentile: float, learn_range: bool) -> None:
         quantiser: Any = Uint8ActPerTensorFloat if unsigned else ShiftedUint8ActPerTensorFloat
-        # Both tails together hold what lies outside; an unsigned tensor has only one.
-        tails: dict[str, float] = {"high_percentile_q": percentile}
-        if not unsigned:
-            tails = {"high_percentile_q": (100 + percentile) / 2, "low_percentile_q": (100 - percentile) / 2}
         super().__init__(
-            act_quant=quantiser.let(scaling_min_val=LEAST_SCALE, **tails),
+            act_quant=quantiser.let(scaling_min_val=LEAST_SCALE),
             bit_width=ACTIVATION_BIT_WIDTH,
             return_quant_tensor=False,
         )
+        self.percentile = percentile
         self.unsigned = unsigned
         self.upper = upper
         self.learn_range = learn_range
@@ -55,6 +52,23 @@ class ActivationQuantiser(qnn.QuantIdentity):
     @property
     def _scaling(self) -> Any:
         return self.act_quant.fused_activation_quant_proxy.tensor_quant.scaling_impl
+
+    @property
+    def _zero_point(self) -> Any:
+        return self.act_quant.fused_activation_quant_proxy.tensor_quant.zero_point_impl
+
+    def set_range(self, low: float, high: float) -> None:
+        """Fix the range, zero included; from then on Brevitas treats it as learned, not observed."""
+        low, high = (0.0 if self.unsigned else min(low, 0.0)), max(high, 0.0)
+        if self.upper is not None:
+            high = min(high, self.upper)
+        parts = [(self._scaling, max(high - low, LEAST_SCALE * LARGEST_CODE))]
+        if not self.unsigned:
+            parts.append((self._zero_point, -low))
+        with torch.no_grad():
+            for part, value in parts:
+                part.value.fill_(value)
+                part.counter = part.collect_stats_steps + 1
 
     @property
     def is_calibrated(self) -> bool:

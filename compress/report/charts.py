@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#a0aec0", "#2f855a"
+BLUE, ORANGE, GREY, GREEN, DARK = "#2b6cb0", "#dd6b20", "#a0aec0", "#2f855a", "#4a5568"
 DPI = 130
 
 
@@ -43,10 +43,12 @@ def draw_results(rows: Sequence[Row], path: Path, *, final_label: str | None) ->
             text += f"\n{row.compression_ratio:.1f}x"
         below.annotate(text, (x, row.packed_bytes or 0), (0, 3), textcoords="offset points", ha="center", fontsize=9)
     below.set_ylim(0, max([*sizes, 1]) * 1.28)
-    below.yaxis.set_major_formatter(lambda value, _: size_text(value) if value else "0")
-    below.set_ylabel("bytes, exported\nand packed")
+    unit, factor = ("MB", 1e6) if max(sizes) >= 1e6 else ("kB", 1e3)
+    below.yaxis.set_major_formatter(lambda value, _: f"{value / factor:g}")
+    below.set_ylabel(f"{unit}, exported and packed")
     below.set_xticks(positions, [row.label for row in shown], rotation=30, ha="right")
-    above.set_title("Accuracy and size, stage by stage" + (f" (orange: {final_label})" if final_label else ""))
+    shipped = f" (orange: {final_label}, what ships)" if final_label else ""
+    above.set_title("Accuracy and size, stage by stage" + shipped)
     _save(figure, path)
     return True
 
@@ -76,13 +78,14 @@ def draw_training(label: str, history: Sequence[dict[str, Any]], path: Path) -> 
     axes[0].set_ylabel("loss (mean of epoch)")
     axes[0].set_ylim(bottom=0)
     axes[0].legend(fontsize=8, frameon=False)
-    axes[0].set_title(f"Training of {label}")
+    axes[0].set_title(f"Losses of stage {label}")
     if scored:
         axes[1].plot(*zip(*scored, strict=True), color=GREEN, marker="o")
         best = max(scored, key=lambda point: point[1])
         axes[1].annotate(f"best {best[1]:.3f}", best, (0, -14), textcoords="offset points", ha="right", fontsize=9)
         axes[1].set_ylabel("map50 (val)")
     axes[-1].set_xlabel("epoch")
+    axes[-1].set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     _save(figure, path)
 
@@ -105,14 +108,14 @@ def _draw_map50(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> None
         axes.errorbar(x, map50, bar, color=colour, marker="o", markersize=7, capsize=4)
         plate = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
         axes.annotate(f"{map50:.3f}", (x, map50), (9, 5), textcoords="offset points", fontsize=10, bbox=plate)
-    margin = max((max(highs) - min(lows)) * 0.18, 0.01)
-    axes.set_ylim(min(lows) - margin, max(highs) + margin)
+    margin = max((max(highs) - min(lows)) * 0.25, 0.01)
+    axes.set_ylim(max(min(lows) - margin, -0.002), min(max(highs) + margin, 1.02))
     first = scored[0][1]
     if first.ap_method:
-        note = f"{first.ap_method}, IoU {first.iou_threshold:g}" if first.iou_threshold else first.ap_method
+        note = f"AP by {first.ap_method}" + (f", IoU {first.iou_threshold:g}" if first.iou_threshold else "")
         images = f", {count_text(first.num_images)} images" if first.num_images else ""
         bars = "; bars: 95 % interval" if any(row.map50_interval for _, row, _, _ in scored) else ""
-        axes.text(0.01, 0.03, note + images + bars, transform=axes.transAxes, fontsize=8, color="#4a5568")
+        axes.text(0.01, 0.03, note + images + bars, transform=axes.transAxes, fontsize=8, color=DARK)
 
 
 def _figure(num_panels: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:

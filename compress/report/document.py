@@ -91,6 +91,7 @@ class Picture(_Part):
     file: str
     image: str
     num_detections: dict[str, int] = Field(description="By label of the model, left to right.")
+    score_threshold: float | None = Field(None, description="Boxes score more than this; null: the deployed one.")
 
 
 class Document(_Part):
@@ -105,6 +106,7 @@ class Document(_Part):
     recipe_digest: str = Field(description="sha256 of the recipe as sorted JSON.")
     float_label: str | None
     final_label: str | None
+    deployed_score_threshold: float | None = Field(None, description="What `num_detections` of a row counts above.")
     rows: list[Row]
     stages: list[StageRecord]
     benchmarks: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Facts by benchmark label.")

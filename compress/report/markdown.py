@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -22,6 +24,7 @@ def render(document: Document) -> str:
         _latency(document),
         _pictures(document),
         _trainings(document),
+        _exports(document),
         _left_out(document),
         _section("Warnings", "\n".join(f"- {text}" for text in document.warnings)),
         _resources(document),
@@ -40,7 +43,7 @@ def summary_sentence(document: Document) -> str:
         f"{size_text(start.parameters_bytes)} -> {size_text(final.packed_bytes)} "
         f"(compression_ratio {fixed_text(final.compression_ratio, 1)}), "
         f"map50 {fixed_text(start.map50)} -> {fixed_text(final.map50)} on `{document.split}`, "
-        f"latency p50 {_speed(final)}."
+        f"latency p50 {_speed(document, final)}."
     )
 
 
@@ -50,14 +53,14 @@ def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
         (r.precision_score_threshold for r in document.rows if r.precision_score_threshold is not None), None
     )
     head = [
-        "model", "stage", "map50", "95 % interval", "recall",
+        "model", "map50", "95 % interval", "recall",
         "precision" if threshold is None else f"precision @ score {threshold:g}",
         "detections", "params", "MACs", "sparsity", "bytes, packed", "compression_ratio", "latency p50",
+        "time", "peak memory",
     ]  # fmt: skip
     rows = [
         [
-            f"**{row.label}**" if row.label == document.final_label else row.label,
-            row.stage,
+            _name(row, document.final_label),
             fixed_text(row.map50, 4),
             DASH if row.map50_interval is None else f"{row.map50_interval[0]:.3f} to {row.map50_interval[1]:.3f}",
             fixed_text(row.recall),
@@ -69,6 +72,8 @@ def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
             size_text(row.packed_bytes),
             fixed_text(row.compression_ratio, 2),
             fixed_text(row.latency_ms_p50, 1, " ms"),
+            duration_text(row.seconds),
+            size_text(row.peak_memory_bytes),
         ]
         for row in document.rows
     ]
@@ -78,8 +83,8 @@ def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
 def plain_table(document: Document) -> str:
     """Return the result table for a terminal, aligned, with the requirements below it."""
     head, rows = models_table(document)
-    keep = [i for i, name in enumerate(head) if name not in ("stage", "95 % interval", "recall", "detections")]
-    keep = [i for i in keep if not head[i].startswith("precision")]
+    wanted = ("model", "map50", "params", "MACs", "sparsity", "bytes, packed", "compression_ratio", "latency p50")
+    keep = [head.index(name) for name in wanted]
     cells = [[line[i].strip("*") for i in keep] for line in [head, *rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(keep))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
@@ -90,20 +95,32 @@ def plain_table(document: Document) -> str:
     return "\n".join(lines)
 
 
-def _speed(row: Row) -> str:
+def _name(row: Row, final_label: str | None) -> str:
+    """Return the label, bold for the model that ships, with the stage where the label does not say it."""
+    label = f"**{row.label}**" if row.label == final_label else row.label
+    return label if row.label == row.stage else f"{label} ({row.stage})"
+
+
+def _speed(document: Document, row: Row) -> str:
     text = fixed_text(row.latency_ms_p50, 1, " ms")
-    return text if row.speedup_p50 is None else f"{text} ({row.speedup_p50:.2f}x faster than the benchmark's reference)"
+    if row.speedup_p50 is None:
+        return text
+    facts = next((f for f in document.benchmarks.values() if row.label in f.get("models", {})), {})
+    return f"{text} ({row.speedup_p50:.2f}x as fast as `{facts.get('reference', 'the reference')}`)"
 
 
 def _scores_note(document: Document) -> str:
     row = next((row for row in document.rows if row.map50 is not None), None)
-    lines = [f"`{DASH}` means: not measured. `bytes, packed` is the size if exported and packed at that point."]
+    lines = [
+        "`bytes, packed` is the size if exported and packed at that point; time and peak memory are those of the stage "
+        f"itself; `{DASH}` means: not measured."
+    ]
     if row is not None:
         lines.insert(
             0,
             f"Split `{document.split}`, {row.num_images} images. map50: mean over classes of the average precision by "
             f"the method `{row.ap_method}` at IoU >= {row.iou_threshold:g}; recall at any score; "
-            "detections: above the deployed score threshold.",
+            f"detections: above the deployed score threshold{_number(document.deployed_score_threshold)}.",
         )
     start = document.row(document.float_label)
     if start is not None and start.parameters_bytes is not None:
@@ -111,7 +128,14 @@ def _scores_note(document: Document) -> str:
             f"compression_ratio = {start.parameters_bytes:,} bytes (float32 safetensors of the parameters that the "
             f"graph of `{start.label}` uses) / packed bytes."
         )
+    facts = next(iter(document.benchmarks.values()), None)
+    if facts is not None:
+        lines.append(f"latency p50: network only, {facts.get('threads') or 'all'} thread(s), see Latency.")
     return " ".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f" {value:g}"
 
 
 def _requirements(document: Document) -> str:
@@ -130,15 +154,12 @@ def _per_class(document: Document) -> str:
     if not scored:
         return ""
     extra = list(dict.fromkeys(name for row in scored for name in row.extra_scores))
-    rows = [
-        [
-            row.label,
-            *(fixed_text(row.ap_per_class.get(c)) for c in classes),
-            *(fixed_text(row.extra_scores.get(e)) for e in extra),
-        ]
-        for row in scored
-    ]
-    return _section("Average precision by class", _table(["model", *classes, *extra], rows))
+    rows = [[row.label, *(fixed_text(row.ap_per_class.get(name)) for name in classes)] for row in scored]
+    parts = [_section("Average precision by class", _table(["model", *classes], rows))]
+    if extra:
+        rows = [[row.label, *(fixed_text(row.extra_scores.get(name)) for name in extra)] for row in scored]
+        parts.append(_section("Further scores", _table(["model", *extra], rows)))
+    return "\n\n".join(parts)
 
 
 def _latency(document: Document) -> str:
@@ -161,7 +182,7 @@ def _latency(document: Document) -> str:
                 "p90 ms",
                 "p99 ms",
                 "mean ms",
-                f"faster than {measured.get('reference', 'the first')}",
+                f"times as fast as {measured.get('reference', 'the first')} (95 %)",
             ]
             parts.append(f"{label}, {title}:\n\n" + _table(head, rows))
         size = "x".join(str(n) for n in facts.get("image_size", [])) or DASH
@@ -184,7 +205,10 @@ def _pictures(document: Document) -> str:
         f"![{picture.image}]({picture.file})"
         for picture in document.pictures
     ]
-    return _section("Before and after", "\n\n".join(entries))
+    threshold = next((p.score_threshold for p in document.pictures if p.score_threshold is not None), None)
+    limit = document.deployed_score_threshold if threshold is None else threshold
+    note = f"Boxes that score more than {limit:g}; in brackets how many.\n\n" if entries and limit is not None else ""
+    return _section("Before and after", note + "\n\n".join(entries))
 
 
 def _trainings(document: Document) -> str:
@@ -193,7 +217,8 @@ def _trainings(document: Document) -> str:
         scored = [row["map50"] for row in history if row.get("map50") is not None]
         best = f", best val map50 {max(scored):.4f}" if scored else ""
         seconds = sum(row.get("seconds") or 0 for row in history)
-        lines.append(f"`{label}`: {len(history)} epochs in {duration_text(seconds)}{best}.")
+        epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
+        lines.append(f"`{label}`: {epochs} in {duration_text(seconds)}{best}.")
         lines.append(_images([f"training_{label}.png"] if f"training_{label}.png" in document.charts else []))
     return _section("Training", "\n\n".join(line for line in lines if line))
 
@@ -203,9 +228,32 @@ def _left_out(document: Document) -> str:
     key = lambda e: (e.stage, e.what, e.reason)  # noqa: E731
     lines = []
     for (stage, what, reason), group in groupby(sorted(document.left_out, key=key), key=key):
-        layers = [entry.layer for entry in group]
-        lines.append(f"- `{stage}`, {what}: {reason} ({len(layers)}: {', '.join(f'`{name}`' for name in layers)})")
+        # A layer that runs on several levels is several nodes: name, name_1, name_2, ...
+        layers = Counter(re.sub(r"(/[A-Za-z]+)_\d+$", r"\1", entry.layer) for entry in group)
+        names = ", ".join(f"`{name}`" if count == 1 else f"{count} x `{name}`" for name, count in layers.items())
+        lines.append(f"- `{stage}`, {what}: {reason} ({layers.total()}: {names})")
     return _section("What was left alone, and why", "\n".join(lines))
+
+
+def _exports(document: Document) -> str:
+    """Say for each export how far ONNX Runtime is from the torch model."""
+    rows = [
+        [
+            s.label,
+            size_text(s.facts.get("onnx_bytes")),
+            str(s.facts.get("opset", DASH)),
+            share_text(parity.get("worst")),
+            share_text(parity.get("limit")),
+            f"{parity.get('images', DASH)} of `{parity.get('split', DASH)}`",
+        ]
+        for s in document.stages
+        if isinstance(parity := s.facts.get("parity"), dict)
+    ]
+    if not rows:
+        return ""
+    note = "Largest relative L2 error of a raw output: ONNX Runtime, all optimisations on, against its torch model."
+    head = ["export", "ONNX bytes", "opset", "worst error", "limit", "images"]
+    return _section("Export", f"{note}\n\n{_table(head, rows)}")
 
 
 def _resources(document: Document) -> str:
@@ -213,6 +261,9 @@ def _resources(document: Document) -> str:
         [s.label, s.stage, duration_text(s.seconds), size_text(s.peak_memory_bytes), s.key[:12], s.digest[:12]]
         for s in document.stages
     ]
+    peaks = [s.peak_memory_bytes for s in document.stages if s.peak_memory_bytes is not None]
+    seconds = sum(s.seconds or 0 for s in document.stages)
+    rows.append(["**all**", "", duration_text(seconds), size_text(max(peaks, default=None)), "", ""])
     head = ["label", "stage", "time", "peak memory", "key", "digest"]
     return _section("Time and memory", "Measured when the stage ran, each in its own process.\n\n" + _table(head, rows))
 
@@ -220,12 +271,16 @@ def _resources(document: Document) -> str:
 def _environment(document: Document) -> str:
     machine = dict(document.environment)
     versions = machine.pop("versions", {})
-    lines = [
-        f"- {name}: {size_text(v) if name.endswith('_bytes') else v}" for name, v in machine.items() if v is not None
-    ]
+    lines = [f"- {name}: {_plain(name, value)}" for name, value in machine.items() if value is not None]
     lines.append("- versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     lines.append(f"- seed: {document.seed}; recipe digest: `{document.recipe_digest}`; written {document.created}")
     return _section("Environment", "\n".join(lines))
+
+
+def _plain(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(entry) for entry in value)
+    return size_text(value) if name.endswith("_bytes") else str(value)
 
 
 def _section(title: str, body: str) -> str:

@@ -19,7 +19,14 @@ GAP_PX, CAPTION_PX = 6, 24
 
 
 def draw_pictures(
-    folder: Path, artifacts: Sequence[Artifact], detector: Detector, *, split: str, count: int, device: str = "auto"
+    folder: Path,
+    artifacts: Sequence[Artifact],
+    detector: Detector,
+    *,
+    split: str,
+    count: int,
+    score_threshold: float | None = None,
+    device: str = "auto",
 ) -> tuple[list[Picture], str | None]:
     """Write PNGs of `count` images of a split, one column a model.
 
@@ -31,6 +38,7 @@ def draw_pictures(
             images of the loader are used, their normalisation undone.
         split: where the images come from.
         count: how many.
+        score_threshold: draw and count only what scores more; None takes the deployed threshold.
         device: where torch models run.
 
     Returns:
@@ -48,17 +56,20 @@ def draw_pictures(
         return [], f"no pictures: {error}"
     meta = detector.metadata()
     forwards = {artifact.label: forward_of(artifact, detector, device=device) for artifact in artifacts}
+    above = "" if score_threshold is None else f" above {score_threshold:g}"
     pictures = []
     for number, (name, image) in enumerate(images):
         panels, counts = [], {}
         for label, forward in forwards.items():
             raw = forward(deploy.preprocess(image, meta))
-            found = deploy.postprocess(raw, meta, image_size=image.shape[:2])[0]
+            found = deploy.postprocess(raw, meta, image_size=image.shape[:2], score_threshold=score_threshold)[0]
             counts[label] = len(found)
-            panels.append(_captioned(deploy.draw(image, found, meta), f"{label}: {len(found)} detections"))
+            panels.append(_captioned(deploy.draw(image, found, meta), f"{label}: {len(found)} detections{above}"))
         file = f"picture_{number + 1}_{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(name).stem)[:60]}.png"
         _write_png(folder / file, side_by_side(panels))
-        pictures.append(Picture(file=file, image=Path(name).name, num_detections=counts))
+        pictures.append(
+            Picture(file=file, image=Path(name).name, num_detections=counts, score_threshold=score_threshold)
+        )
     return pictures, None
 
 

@@ -55,7 +55,7 @@ class Report(Stage):
             models = list({artifact.label: artifact for artifact in ends}.values())
             document.pictures, reason = draw_pictures(
                 context.folder, models, context.detector, split=self.split, count=self.pictures,
-                device=context.recipe.device,
+                score_threshold=_picture_threshold(document), device=context.recipe.device,
             )  # fmt: skip
             document.warnings += [reason] if reason else []
         text = dump(document)
@@ -102,6 +102,7 @@ class Report(Stage):
             recipe_digest=hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
             float_label=start.label if start else None,
             final_label=final.label if final else None,
+            deployed_score_threshold=context.detector.metadata().get("score_threshold"),
             rows=rows,
             stages=collect.stage_records(artifacts),
             benchmarks={a.label: finite(a.facts) for a in artifacts if a.kind is Kind.LATENCY},
@@ -121,3 +122,8 @@ class Report(Stage):
         for label, history in document.histories.items():
             draw_training(label, history, context.folder / f"training_{label}.png")
             document.charts.append(f"training_{label}.png")
+
+
+def _picture_threshold(document: Document) -> float | None:
+    """Return the threshold that the table's precision is stated at: pictures and numbers then say the same."""
+    return next((r.precision_score_threshold for r in document.rows if r.precision_score_threshold is not None), None)

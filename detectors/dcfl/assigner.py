@@ -5,7 +5,7 @@ of these the Q whose predictions are best. Fine: those inside a mixture of two G
 the box and its samples. Nothing here carries gradients.
 
 Source:
-    Xu et al. 2023, arXiv 2304.08876, section 3.3.
+    Xu et al. 2023, arXiv 2304.08876 (coarse-to-fine assigner); detectors/dcfl/README.md, section 4, and 7 for `compat`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class AssignerSettings:
 def gaussians(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the covariance entries (xx, xy, yy) of boxes (n, 5), each (n,) px^2.
 
-    Source: R diag((w/2)^2, (h/2)^2) R', published code, METRIC in DCFL.md section 3.1.
+    Source:
+        R diag((w/2)^2, (h/2)^2) R': detectors/dcfl/README.md, section 4, step 1.
     """
     half = (boxes[:, 2:4].clamp(1e-7, 1e7) / 2) ** 2
     cos, sin = torch.cos(boxes[:, 4]), torch.sin(boxes[:, 4])
@@ -75,7 +76,7 @@ def gaussian_distance(boxes: Tensor, priors: Tensor) -> Tensor:
         (G, P), >= 0.
 
     Source:
-        DCFL.md section 3.4; Nielsen 2019, arXiv 1904.04017.
+        Nielsen 2019, arXiv 1904.04017; detectors/dcfl/README.md, section 4, step 2.
     """
     xx1, xy1, yy1 = (entry[:, None] for entry in gaussians(boxes))
     xx2, xy2, yy2 = (entry[None] for entry in gaussians(priors))
@@ -173,6 +174,9 @@ def mixture_gate(points: Tensor, boxes: Tensor, sample_centres: Tensor) -> Tenso
         points: (n, 2) centres of the moved priors.
         boxes: (n, 5) the box of each point; its covariance is that of both Gaussians.
         sample_centres: (n, 2) mean centre of the box's samples.
+
+    Source:
+        detectors/dcfl/README.md, section 4, step 5.
     """
     xx, xy, yy = gaussians(boxes)
     determinant = (boxes[:, 2:4].clamp(1e-7, 1e7).prod(dim=1) / 4) ** 2

@@ -35,6 +35,9 @@ def decode(
 
     Returns:
         (..., 5) boxes in px and radians; w < h may occur.
+
+    Source:
+        detectors/dcfl/README.md, section 3.
     """
     px, py, pw, ph, pa = priors.unbind(-1)
     dx, dy, dw, dh, da = deltas.unbind(-1)

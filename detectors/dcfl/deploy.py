@@ -119,7 +119,7 @@ def postprocess(
         DetectorError: number or shape of the arrays does not fit `meta`.
 
     Source:
-        DCFL.md sections 1.3, 1.5 and 4.
+        detectors/dcfl/README.md, sections 2, 3 and 6.
     """
     strides = [int(stride) for stride in meta["strides"]]
     _check_raw(raw, len(strides), len(meta["classes"]))
@@ -230,7 +230,7 @@ def decode(deltas: np.ndarray, cells: np.ndarray, width: int, stride: int, meta:
         (n, 5) float64, (cx, cy, w, h, angle_rad), not clamped to the picture.
 
     Source:
-        DCFL.md section 1.5.
+        detectors/dcfl/README.md, section 3.
     """
     deltas = np.asarray(deltas, np.float64)
     side = float(meta["anchor_scale"]) * stride

@@ -64,6 +64,9 @@ class DcflHead(nn.Module):
 
         The published N(0, 0.01) belongs to 256 channels. A narrower head gets a wider spread, so that
         signals and gradients start at the published size (a head of 32 channels hardly learned without).
+
+        Source:
+            detectors/dcfl/README.md, section 1.
         """
         spread = PUBLISHED_STD * math.sqrt(PUBLISHED_CHANNELS / self.conv_offset.in_channels)
         for tower in (self.cls_convs, self.reg_convs):
@@ -90,7 +93,7 @@ class DcflHead(nn.Module):
             offsets in cells (N, 18, h, w) in the order dy0, dx0, dy1, dx1, ...
 
         Source:
-            Xu et al. 2023, arXiv 2304.08876, section 3.2 (prior capturing block).
+            Xu et al. 2023, arXiv 2304.08876 (prior capturing block).
         """
         cls_feature = self.cls_convs[2](self.cls_convs[1](self.cls_convs[0](feature)))
         reg_feature = self.reg_convs[2](self.reg_convs[1](self.reg_convs[0](feature)))

@@ -55,7 +55,7 @@ def prior_shift(offsets: Sequence[Tensor], strides: Sequence[int], image_height:
         (N, P, 2) px, dx before dy, detached.
 
     Source:
-        Xu et al. 2023, arXiv 2304.08876, equation 2.
+        Xu et al. 2023, arXiv 2304.08876 (dynamic prior); detectors/dcfl/README.md, sections 2 and 7 (row 11).
     """
     shifts = []
     for level, (offset, stride) in enumerate(zip(offsets, strides, strict=True)):

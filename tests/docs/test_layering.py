@@ -1,4 +1,4 @@
-"""Who may import whom (ENGINE.md, section 2), and which modules must not load torch."""
+"""Who may import whom (CONTRIBUTING.md, "The picture"), and which modules must not load torch."""
 
 from __future__ import annotations
 

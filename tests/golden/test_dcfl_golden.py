@@ -1,4 +1,4 @@
-"""DCFL against numbers made with the published code (their README fixes every tolerance used here)."""
+"""DCFL against numbers made with the published code, read from KRIMP_GOLDEN_DIR (default ../shared/golden/dcfl)."""
 
 import json
 import os

@@ -54,7 +54,7 @@ def run(tmp_path_factory):
     return folder, qat, exported
 
 
-def test_qat_reports_what_the_brief_asks_for(run):
+def test_qat_reports_costs_history_and_bit_widths(run):
     facts = run[1]
     assert {"params", "macs", "sparsity", "parameters_bytes", "history", "weight_bit_widths"} <= facts.keys()
     assert facts["epochs_run"] == 1

@@ -9,6 +9,7 @@ from torch import nn
 
 from compress.errors import RecipeError, StageError
 from compress.quantization import QuantisationSettings, calibrate, quantise
+from compress.quantization.calibration import value_range
 from compress.quantization.checks import check_zeros, quantisation_facts, quantised_layers
 from compress.quantization.graph import module_of, outputs_of
 from compress.quantization.insertion import QUANTISERS, origin
@@ -100,7 +101,7 @@ def test_integer_weights_use_the_bits_they_have(bits):
 def test_few_bits_spare_the_stem_and_depthwise_layers():
     layers = quantised_layers(quantised(weight_bit_width=3))
     assert layers["backbone.stem.0"].weight_bit_width == 7
-    assert layers["backbone.block.depthwise.0"].weight_bit_width == 7
+    assert layers["backbone.block.depthwise.0"].weight_bit_width == 8
     assert layers["backbone.down.0"].weight_bit_width == 3
 
 
@@ -131,6 +132,22 @@ def test_quantised_model_is_close_to_the_float_one(model):
 def test_calibration_without_images_is_an_error():
     with pytest.raises(StageError, match="no image"):
         calibrate(quantise(DETECTOR.build(), QuantisationSettings(), DETECTOR), [])
+
+
+def test_range_covers_every_image_and_not_their_average():
+    model = quantise(DETECTOR.build(), QuantisationSettings(activation_percentile=100), DETECTOR)
+    quiet = images_of(DETECTOR)[0] * 0.01
+    bright = quiet.clone()
+    bright[..., :4, :4] = 2.5
+    calibrate(model, [quiet] * 9 + [bright])
+    scale, zero_point = quantiser_behind(model, "images").grid()
+    assert (255 - zero_point) * scale > 2.49
+
+
+def test_percentile_leaves_out_both_tails():
+    values = torch.arange(10_000.0)
+    assert value_range(values, 100) == (0, 9999)
+    assert value_range(values, 99) == (50, 9949)
 
 
 def test_switching_modes_changes_nothing(model):

@@ -26,20 +26,19 @@ def test_default_fits_avx2():
 
 
 def test_float_island_has_its_own_bit_width():
-    assert QuantisationSettings(weight_bit_width=4).bit_width("a", integer=False, sensitive=False) == 8
+    assert QuantisationSettings(weight_bit_width=4).bit_width("a", "island") == 8
 
 
-def test_sensitive_layers_keep_more_bits_than_the_others():
-    settings = QuantisationSettings(weight_bit_width=4, sensitive_weight_bit_width=7)
-    assert settings.bit_width("a", integer=True, sensitive=True) == 7
-    assert settings.bit_width("a", integer=True, sensitive=False) == 4
+def test_stem_and_depthwise_layers_keep_more_bits_than_the_others():
+    settings = QuantisationSettings(weight_bit_width=4)
+    assert [settings.bit_width("a", role) for role in ("plain", "stem", "depthwise")] == [4, 7, 8]
 
 
 def test_last_matching_glob_wins():
     settings = QuantisationSettings(layer_bit_widths={"backbone.*": 5, "backbone.stem.0": 6})
-    assert settings.bit_width("backbone.stem.0", integer=True, sensitive=True) == 6
-    assert settings.bit_width("backbone.down.0", integer=True, sensitive=False) == 5
-    assert settings.bit_width("head.first", integer=True, sensitive=False) == 7
+    assert settings.bit_width("backbone.stem.0", "stem") == 6
+    assert settings.bit_width("backbone.down.0", "plain") == 5
+    assert settings.bit_width("head.first", "plain") == 7
 
 
 @pytest.mark.parametrize("bits", [1, 9])

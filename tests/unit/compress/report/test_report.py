@@ -243,7 +243,9 @@ def test_markdown_states_method_threshold_ratio_and_reasons():
         "method `area` at IoU >= 0.5",
         "precision @ score 0.3",
         "9,600,000 bytes",
-        "| **pack** | pack | 0.5480 | 0.528 to 0.568 |",
+        "| **pack** | 0.5480 | 0.528 to 0.568 |",
+        "| float_onnx (export_onnx) |",
+        "48.0 ms (2.50x as fast as `float_onnx`)",
         "18.46",
         "2.50x (2.40 to 2.60)",
         "threads 1, batch_size 1, warmup 10, runs 50, image (H x W) 512x640",
@@ -251,6 +253,21 @@ def test_markdown_states_method_threshold_ratio_and_reasons():
         "map50_voc07",
     ):
         assert expected in text, expected
+
+
+def test_a_layer_that_runs_on_several_levels_is_named_once():
+    reason = "offsets stay float"
+    nodes = [
+        {"stage": "export", "what": "not fused", "layer": f"head/Conv{n}", "reason": reason} for n in ("", "_1", "_2")
+    ]
+    text = markdown.render(a_document(left_out=nodes))
+    assert "- `export`, not fused: offsets stay float (3: 3 x `head/Conv`)" in text
+
+
+def test_the_export_section_states_the_parity_with_its_limit():
+    stages = collect.stage_records(small_run())
+    stages[2].facts["parity"] = {"worst": 0.0061, "limit": 0.03, "images": 4, "split": "val"}
+    assert "| float_onnx | 9.70 MB | — | 0.6 % | 3.0 % | 4 of `val` |" in markdown.render(a_document(stages=stages))
 
 
 def test_every_table_line_has_as_many_cells_as_its_head():
@@ -332,7 +349,7 @@ class PictureDetector:
 def _deploy(monkeypatch):
     deploy = ModuleType("krimp_test_deploy")
     deploy.preprocess = lambda image, meta: image.transpose(2, 0, 1)[None].astype(np.float32)
-    deploy.postprocess = lambda raw, meta, *, image_size: [[1, 2, 3]]
+    deploy.postprocess = lambda raw, meta, *, image_size, score_threshold: [[1, 2, 3]]
     deploy.draw = lambda image, found, meta: image
     monkeypatch.setitem(sys.modules, "krimp_test_deploy", deploy)
     monkeypatch.setattr("compress.runtime.forwards.forward_of", lambda *_, **__: lambda images: [images])

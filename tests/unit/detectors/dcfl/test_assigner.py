@@ -1,4 +1,4 @@
-"""The vectorised assigner against plain loops written from the description (DCFL.md section 3)."""
+"""The vectorised assigner against plain loops written from detectors/dcfl/README.md, section 4."""
 
 import math
 
