@@ -155,6 +155,12 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
+    except OSError as error:
+        if debug or error.filename is None:
+            raise
+        what = f"{error.filename}: {error.strerror}"
+        print(f"error: {what}. Check the path, its permissions and the free space.", file=sys.stderr)
+        return CompressError.exit_code
 
 
 def script() -> None:

@@ -105,7 +105,10 @@ class Detector(Protocol):
         """Return names of modules whose outputs are worth matching to a teacher."""
 
     def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
-        """Return a sized iterable of batches; the seed alone decides order and augmentation."""
+        """Return a sized iterable of batches; the seed alone decides order and augmentation.
+
+        Without augmentation the images have the size that `example_input` has.
+        """
 
     def check_data(self, split: str) -> None:
         """Raise DataError that lists what is wrong with a split (missing, empty, bad labels)."""

@@ -77,6 +77,8 @@ class Run:
             raise RecipeError([f"stages[{problem.origin}]: {problem.text}" for problem in problems])
         first = len(plan) if start is None else _number(plan, start, "--from")
         last = len(plan) - 1 if until is None else _number(plan, until, "--until")
+        if start is not None and first > last:
+            raise RecipeError(f"--from {start}: it comes after --until {until}, so nothing is left to run. Swap them.")
         self.recipe = recipe
         self.plan = plan[: last + 1]
         self.root = out / recipe.name
@@ -239,7 +241,8 @@ def preload(detector: Detector, stages: Sequence[Stage]) -> None:
     """
     if not any(stage.MAKES in MODEL_KINDS or MODEL_KINDS & set(stage.NEEDS) for stage in stages):
         return
-    warnings.filterwarnings("ignore", message="fast_hadamard_transform")
+    for notice in ("fast_hadamard_transform", "Positional args are being deprecated", "Named tensors"):
+        warnings.filterwarnings("ignore", message=notice)  # of libraries; nothing that a user could act on
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
     of_stages = [name for stage in stages for name in stage.PRELOAD]
     for name in dict.fromkeys(("torch", *detector.REQUIRES, *getattr(detector, "PRELOAD", ()), *of_stages)):

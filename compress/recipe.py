@@ -20,6 +20,8 @@ from compress.yaml_source import DataPath, Document, Place, Problem, apply_overr
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
+_NO_FOLDER_NAME = "cannot name a folder. Expected letters, digits, '_', '-' and '.'."
+
 # Mistakes that pydantic forgives when it converts: text for a number, true for 1.
 _CONVERTED = frozenset({"int_type", "float_type", "bool_type", "string_type"})
 
@@ -233,7 +235,7 @@ def _name_problems(entry: dict[str, Any], path: DataPath, document: Document) ->
     name = entry.get("name")
     if isinstance(name, str) and not re.match(NAME_PATTERN, name):
         at = (*path, "name")
-        text = f"{name!r} cannot name a folder. Expected letters, digits, '_', '-' and '.'."
+        text = f"{name!r}: {_NO_FOLDER_NAME}"
         yield Problem(document.value_place(at), at, text)
 
 
@@ -319,6 +321,8 @@ def _expected(error: Any) -> str:
         names = [part.strip().strip("'") for part in error["ctx"]["expected"].replace(" or ", ", ").split(",")]
         near = suggest(str(error["input"]), names)
         return f"{text}.{near}" if "Did you mean" in near else text
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:
+        return _NO_FOLDER_NAME
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return f"expected {message.removeprefix('Input should be ')}" if message.startswith("Input should be") else message
 

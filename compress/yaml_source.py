@@ -7,6 +7,7 @@ can report every mistake of a file at once.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -170,7 +171,10 @@ class _Reader:
 
     def _scalar(self, node: ScalarNode, path: DataPath) -> Any:
         try:
-            return self._constructor.construct_object(node)
+            value = self._constructor.construct_object(node)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError("expected a finite number")
+            return value
         except (ConstructorError, ValueError) as error:
             what = getattr(error, "problem", None) or str(error)
             self._document.problems.append(Problem(self._place(node), path, f"cannot read {node.value!r}: {what}."))

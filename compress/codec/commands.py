@@ -33,6 +33,8 @@ def pack(
     Example: krimp pack model.onnx     (writes model.krimp)
     """
     target = out or file.with_suffix(".krimp")
+    with _errors():
+        _refuse_same(file, target)
     with _errors(), _progress(f"pack {file.name}") as progress:
         facts = codec.pack_file(file, target, progress)
     weights = (
@@ -56,6 +58,7 @@ def unpack(file: Annotated[Path, typer.Argument(help="A .krimp file.")], out: _O
     """
     with _errors(), _progress(f"unpack {file.name}") as progress:
         target = out or file.with_suffix(_original_suffix(file))
+        _refuse_same(file, target)
         size = codec.unpack_file(file, target, progress)
     typer.echo(f"{target}: {size:,} bytes, hash matches")
 
@@ -110,6 +113,11 @@ def _errors() -> Iterator[None]:
     except CodecError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error
+
+
+def _refuse_same(file: Path, target: Path) -> None:
+    if target.exists() and file.exists() and target.samefile(file):
+        raise CodecError(f"{target}: --out is the input file, which would be lost. Choose another name.")
 
 
 @contextmanager

@@ -9,6 +9,8 @@ and a channel costs 4 bytes instead of 8 (MobileNetV2: 17,000 channels).
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
@@ -18,7 +20,8 @@ import compress.export.operators  # noqa: F401 - defines torch.ops.krimp
 from compress.errors import StageError
 from compress.quantization.graph import fold_batch_norms, keep_outputs, module_of, remove_taps, trace
 from compress.quantization.insertion import is_nearest, is_passing, is_relu, relu_limit
-from compress.quantization.layers import LARGEST_CODE, ActivationQuantiser, QuantisedConv2d, QuantisedLayer
+from compress.quantization.integer_arithmetic import LARGEST_CODE
+from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d, QuantisedLayer, add
 
 BIAS_LIMIT = 2.0**30  # of the integer bias; the runtime's int32 then has room for the products
 
@@ -82,6 +85,7 @@ def deploy_graph(model: nn.Module, num_outputs: int, example: Tensor) -> fx.Grap
     _fix_resizing(graph_module, example)
     _repeat_quantisers(graph_module)
     _drop_redundant_relu(graph_module)
+    _convert_additions(graph_module)
     _convert_convolutions(graph_module)
     _convert_quantisers(graph_module)
     graph_module.graph.eliminate_dead_code()
@@ -149,13 +153,19 @@ def _drop_redundant_relu(graph_module: fx.GraphModule) -> None:
             graph_module.graph.erase_node(node)
 
 
+def _convert_additions(graph_module: fx.GraphModule) -> None:
+    for node in graph_module.graph.nodes:
+        if node.op == "call_function" and node.target is add:
+            node.target, node.args = operator.add, node.args[:2]
+
+
 def _convert_convolutions(graph_module: fx.GraphModule) -> None:
     least_input_scale: dict[str, float] = {}
     for node in graph_module.graph.nodes:
         layer = module_of(graph_module, node)
         if isinstance(layer, QuantisedConv2d):
             if layer.integer:
-                node.args = node.args[:1]  # the input scale is in the file already
+                node.args = node.args[:1]  # in the file the scales around it are those of its neighbours
             quantiser = _quantiser(graph_module, node.args[0]) if layer.integer else None
             scale = quantiser.grid()[0] if quantiser is not None else 1.0
             name = str(node.target)

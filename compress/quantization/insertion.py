@@ -26,7 +26,7 @@ from compress.errors import RecipeError, StageError
 from compress.metrics.complexity import has_convolution_weight
 from compress.progress import warn
 from compress.quantization.graph import Tap, fold_batch_norms, module_of, trace
-from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d, QuantisedLayer, scale_of
+from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d, QuantisedLayer, add
 from compress.quantization.settings import QuantisationSettings, Role, saturation_problem
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def integer_layers(graph_module: fx.GraphModule, islands: Mapping[str, str]) -> 
     """
     calls: dict[str, list[fx.Node]] = defaultdict(list)
     for node in graph_module.graph.nodes:
-        if isinstance(module_of(graph_module, node), nn.Conv2d):
+        layer = module_of(graph_module, node)
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
             calls[str(node.target)].append(node)
     names = {name for name in calls if name not in islands}
     while True:
@@ -118,8 +119,8 @@ def _quantise_layers(graph_module: fx.GraphModule, settings: QuantisationSetting
         if layer is None or name in done or not has_convolution_weight(layer):
             continue
         done.add(name)
-        if isinstance(layer, nn.ConvTranspose2d):
-            warn(f"{name}: transposed convolutions are not quantised and stay float.")
+        if isinstance(layer, nn.ConvTranspose2d) or getattr(layer, "padding_mode", "zeros") != "zeros":
+            warn(f"{name}: a {type(layer).__name__} that is transposed or pads with other than zeros stays float.")
             continue
         integer = name in integer_names
         role = _role(node, layer) if integer else "island"
@@ -158,22 +159,34 @@ def _quantise_activations(graph_module: fx.GraphModule, settings: QuantisationSe
         with graph_module.graph.inserting_after(node):
             new = graph_module.graph.call_module(name, (node,))
         node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)  # type: ignore[misc]
-    _connect_scales(graph_module)
+    _connect_quantisers(graph_module)
     graph_module.graph.lint()
     graph_module.recompile()
 
 
-def _connect_scales(graph_module: fx.GraphModule) -> None:
-    """Give every integer convolution with a bias the scale of its input, call site by call site."""
-    for node in list(graph_module.graph.nodes):
+def _connect_quantisers(graph_module: fx.GraphModule) -> None:
+    """Show every integer convolution and addition the quantisers around it, call site by call site."""
+    graph = graph_module.graph
+    for node in list(graph.nodes):
         layer = module_of(graph_module, node)
-        if not isinstance(layer, QuantisedConv2d) or not layer.integer or layer.bias is None:
+        convolves = isinstance(layer, QuantisedConv2d) and layer.integer
+        if not convolves and not (_is_addition(node) and _quantiser_behind(graph_module, node)):
             continue
-        source = origin(graph_module, node.args[0])
-        with graph_module.graph.inserting_before(node):
-            quantiser = graph_module.graph.get_attr(str(source.target))
-            scale = graph_module.graph.call_function(scale_of, (quantiser,))
-        node.args = (node.args[0], scale)
+        inputs = [value for value in node.args if isinstance(value, fx.Node)]
+        around = [str(origin(graph_module, value).target) for value in inputs]
+        around.append(str(_quantiser_behind(graph_module, node)))
+        with graph.inserting_before(node):
+            quantisers = [graph.get_attr(name) for name in around]
+        node.args = (*node.args, *quantisers)
+        if not convolves:
+            node.op, node.target = "call_function", add
+
+
+def _quantiser_behind(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
+    """Return the name of the quantiser that reads a node, through a ReLU at most."""
+    users = list(_behind_relu(graph_module, node).users)
+    is_quantiser = len(users) == 1 and isinstance(module_of(graph_module, users[0]), ActivationQuantiser)
+    return str(users[0].target) if is_quantiser else None
 
 
 def tensors_to_quantise(graph_module: fx.GraphModule, integer_names: set[str]) -> list[fx.Node]:
@@ -253,8 +266,10 @@ def _is_sigmoid(graph_module: fx.GraphModule, node: fx.Node) -> bool:
 
 def _is_join(node: fx.Node) -> bool:
     """Return whether a node adds or concatenates tensors, and nothing but tensors."""
-    if _calls(node, _CONCATENATIONS, ()):
-        return True
+    return _calls(node, _CONCATENATIONS, ()) or _is_addition(node)
+
+
+def _is_addition(node: fx.Node) -> bool:
     if not _calls(node, _ADDITIONS, ("add", "add_")):
         return False
     return len(node.args) == 2 and all(isinstance(value, fx.Node) for value in node.args) and not node.kwargs

@@ -255,6 +255,7 @@ def detect_command(
     from compress.progress import track
 
     files = find_images(images)
+    _refuse_overwriting(files, out)
     predictor = open_predictor(
         model, score_threshold=score, tile_size=_parse_size(tile), overlap_px=overlap, threads=threads
     )
@@ -270,6 +271,12 @@ def detect_command(
         errors = "\n".join(failed["error"] for failed in record["failed"])
         others = ", the others are done" if record["images"] else ""
         raise DataError(f"{errors}\n{len(record['failed'])} of {len(files)} pictures failed{others}.")
+
+
+def _refuse_overwriting(images: Sequence[Path], out: Path) -> None:
+    """Raise DataError if results would take the place of pictures."""
+    if any(image.resolve().parent == out.resolve() and image.suffix.lower() == ".png" for image in images):
+        raise DataError(f"--out {out}: the pictures lie there and would be drawn over. Choose another folder.")
 
 
 def _parse_size(text: str | None) -> tuple[int, int] | None:

@@ -10,19 +10,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import mmrotate.structures.bbox  # noqa: F401  (declares the box types qbox and rbox)
 import numpy as np
 import torch
-from mmcv.transforms import BaseTransform, LoadImageFromFile
+from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import LoadAnnotations, RandomFlip
 from mmrotate.datasets import DOTADataset
 from mmrotate.datasets.transforms import ConvertBoxType
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from detectors.data.dota import DotaData, Sample, load_split, longer_side_first
+from detectors.data.dota import DotaData, Sample, Size, load_split, longer_side_first, read_image
 
 FLIPS = ("horizontal", "vertical", "diagonal")
 
@@ -75,7 +76,8 @@ def build_loader(
         mean: of R, G, B, 0..255.
         std: of R, G, B, 0..255.
         batch_size: images a batch; the last one may be smaller.
-        augment: random order, crops, flips and jitter; else whole images in sorted order.
+        augment: random order, crops, flips and jitter; else images in sorted order, padded to `image_size` or, where
+            they are larger, a window of that size around an object: what the deployed network takes.
         seed: decides order and augmentation, however many workers there are. Give each epoch its own.
         size_divisor: images are padded to a multiple of it.
 
@@ -84,13 +86,16 @@ def build_loader(
     """
     samples = load_split(data, split, classes)
     dataset = SeededDota(samples, classes=classes, transforms=_transforms(data, augment=augment), seed=seed)
+    minimum_size = (0, 0) if augment else data.image_size
     order = np.random.default_rng(seed).permutation(len(samples)).tolist() if augment else range(len(samples))
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=order,
         num_workers=data.num_workers,
-        collate_fn=partial(collate, mean=tuple(mean), std=tuple(std), size_divisor=size_divisor),
+        collate_fn=partial(
+            collate, mean=tuple(mean), std=tuple(std), size_divisor=size_divisor, minimum_size=minimum_size
+        ),
         generator=torch.Generator().manual_seed(seed),  # keeps the global random state untouched
     )
 
@@ -141,6 +146,20 @@ def numpy_seed(*entropy: int) -> Iterator[None]:
         yield
     finally:
         np.random.set_state(state)
+
+
+class LoadImage(BaseTransform):
+    """Read the image as scoring reads it. MMCV's fails with a bare assertion on a damaged file."""
+
+    def transform(self, results: dict) -> dict:
+        """Add `img`, (H, W, 3) uint8 BGR, and its size.
+
+        Raises:
+            DataError: the file is missing or cannot be decoded.
+        """
+        results["img"] = read_image(Path(results["img_path"]))
+        results["img_shape"] = results["ori_shape"] = results["img"].shape[:2]
+        return results
 
 
 class CropAroundObjects(BaseTransform):
@@ -231,11 +250,17 @@ class PackTruth(BaseTransform):
 
 
 def collate(
-    items: Sequence[dict[str, Any]], *, mean: tuple[float, ...], std: tuple[float, ...], size_divisor: int
+    items: Sequence[dict[str, Any]],
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    size_divisor: int,
+    minimum_size: Size = (0, 0),
 ) -> DotaBatch:
-    """Normalise and pad the packed items to one batch."""
+    """Normalise and pad the packed items to one batch of at least (height, width) px."""
     heights, widths = zip(*(item["image"].shape[:2] for item in items), strict=True)
-    height, width = (-(-max(sides) // size_divisor) * size_divisor for sides in (heights, widths))
+    longest = (max(*heights, minimum_size[0]), max(*widths, minimum_size[1]))
+    height, width = (-(-side // size_divisor) * size_divisor for side in longest)
     images = torch.zeros(len(items), 3, height, width)
     mean_, std_ = (torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1) for values in (mean, std))
     for target, item, h, w in zip(images, items, heights, widths, strict=True):
@@ -252,11 +277,13 @@ def collate(
 
 def _transforms(data: DotaData, *, augment: bool) -> list[BaseTransform]:
     steps: list[BaseTransform] = [
-        LoadImageFromFile(color_type="color_ignore_orientation"),
+        LoadImage(),
         LoadAnnotations(with_bbox=True, box_type="qbox"),
         ConvertBoxType({"gt_bboxes": "rbox"}),
     ]
-    if augment:
+    if not augment:
+        steps.append(CropAroundObjects(data.image_size, 1.0))
+    else:
         if data.crop is not None:
             steps.append(CropAroundObjects(data.crop, data.crop_object_probability))
         if data.flip_probability > 0:

@@ -215,7 +215,7 @@ def harbour(scene: Scene) -> None:
                     heading = angle + (0 if direction > 0 else np.pi) + rng.normal(0, 0.03)
                     scene.place("ship", scene.pose("ship", spot.x, spot.y, heading))
     for _ in range(int(rng.integers(1, 6))):
-        spot = shore.moved(rng.uniform(-far / 4, far / 4), rng.uniform(length * 2, far / 4))
+        spot = shore.moved(rng.uniform(-far / 4, far / 4), rng.uniform(min(length * 2, far / 4), far / 4))
         pose = scene.pose("ship", spot.x, spot.y, float(rng.uniform(0, 2 * np.pi)))
         if scene.place("ship", pose):
             wake = pose.points(np.array([[-0.5, 0.1], [-1.6, 0.55], [-1.3, 0.0], [-1.6, -0.55], [-0.5, -0.1]]))

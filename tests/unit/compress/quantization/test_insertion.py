@@ -160,6 +160,24 @@ def test_switching_modes_changes_nothing(model):
         assert torch.equal(a, b)
 
 
+def test_training_rounds_as_evaluation_does(model):
+    quantiser = quantiser_behind(model, "head.dilated")
+    scale, zero_point = quantiser.grid()
+    x = (torch.randn(2000) * 120 * scale).requires_grad_()
+    expected = quantiser(x).detach()
+    try:
+        quantiser.train()
+        found = quantiser(x)
+        found.sum().backward()
+    finally:
+        quantiser.eval()
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    inside = (x / scale + zero_point).detach().sub(127.5).abs() < 127
+    outside = (x / scale + zero_point).detach().sub(127.5).abs() > 128.5
+    assert bool((x.grad[inside] == 1).all())
+    assert bool((x.grad[outside] == 0).all())
+
+
 def test_saved_and_loaded_model_is_bit_equal(model, tmp_path):
     build = Build(quantisation=QuantisationSettings().model_dump())
     save_model(tmp_path, model, build.model_copy(update={"layers": {}}))
@@ -225,9 +243,27 @@ def test_learned_range_behind_relu6_stays_below_six():
     assert quantiser.grid()[0] * 255 <= 6.0001
 
 
-def test_bias_is_rounded_to_the_steps_of_the_integer_accumulator(model):
-    layer = quantised_layers(model)["neck.smooth"]
-    x, scale = torch.zeros(1, layer.in_channels, 3, 3), torch.tensor(0.05)
-    result = layer(x, scale)[0, :, 1, 1]
-    step = 0.05 * layer.integer_weight()[1]
+def test_bias_is_rounded_to_the_steps_of_the_integer_accumulator_in_training(model):
+    layer, around = quantised_layers(model)["neck.smooth"], quantiser_behind(model, "neck.smooth")
+    x = torch.zeros(1, layer.in_channels, 3, 3)
+    try:
+        layer.train()
+        result = layer(x, around, around)[0, :, 1, 1]
+    finally:
+        layer.eval()
+    step = around.levels()[0] * layer.integer_weight()[1]
     torch.testing.assert_close(result, torch.round(layer.bias / step) * step)
+
+
+def test_convolution_that_pads_with_other_than_zeros_stays_float():
+    class Reflecting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
+
+        def forward(self, x):
+            return self.head(x)
+
+    model = quantise(Reflecting().eval(), QuantisationSettings(), Lookalike({}))
+    assert type(model.get_submodule("head.1")) is nn.Conv2d
+    assert isinstance(model.get_submodule("head.0"), QuantisedConv2d)
