@@ -172,13 +172,14 @@ class _Reader:
     def _scalar(self, node: ScalarNode, path: DataPath) -> Any:
         try:
             value = self._constructor.construct_object(node)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError("expected a finite number")
-            return value
         except (ConstructorError, ValueError) as error:
             what = getattr(error, "problem", None) or str(error)
             self._document.problems.append(Problem(self._place(node), path, f"cannot read {node.value!r}: {what}."))
             return None
+        if isinstance(value, float) and not math.isfinite(value):
+            text = f"{node.value!r}: expected a finite number."
+            self._document.problems.append(Problem(self._place(node), path, text))
+        return value
 
     def _sequence(self, node: SequenceNode, path: DataPath) -> list[Any]:
         return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]

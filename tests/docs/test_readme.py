@@ -53,3 +53,35 @@ def test_every_recipe_says_how_to_run_it():
         head = recipe.read_text().splitlines()[:4]
         assert head[0].startswith("# "), recipe.name
         assert any("run.py" in line or "make demo" in line for line in head), recipe.name
+
+
+def test_generated_tables_of_the_readme_are_up_to_date():
+    done = subprocess.run([sys.executable, "scripts/update_readme.py", "--check"], cwd=ROOT)
+    assert done.returncode == 0, "run make docs"
+
+
+def test_a_record_becomes_a_table_and_unmeasured_numbers_stay_dashes():
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from update_readme import results_table
+
+    row = {"label": "float", "map50": 0.5, "map50_interval": [0.4, 0.6], "params": 10, "macs": 20, "sparsity": 0.0}
+    row |= {
+        "parameters_bytes": 40,
+        "packed_bytes": 30,
+        "compression_ratio": 1.3,
+        "latency_ms_p50": None,
+        "speedup_p50": None,
+    }
+    silent = row | {"label": "middle", "map50": None}
+    record = {
+        "name": "n",
+        "date": "2026-01-01",
+        "split": "test",
+        "environment": {"cpu": "c"},
+        "float": "float",
+        "note": "",
+    }
+    table = results_table(record | {"rows": [row, silent]})
+    assert "`float` | 0.500 (0.400 to 0.600)" in table
+    assert "| 1.0 | — |" in table
+    assert "middle" not in table

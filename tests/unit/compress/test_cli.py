@@ -136,3 +136,9 @@ def test_running_the_script_does_not_put_its_folder_on_the_path():
     )
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_without_a_traceback(recipe_file, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["run", str(recipe_file), "--out", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file/small: Not a directory. Check the path")

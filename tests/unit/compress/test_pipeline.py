@@ -186,6 +186,8 @@ def test_from_runs_again_what_is_cached_and_until_stops(recipe_file, out):
     assert results[-1].artifact.label == "export_onnx"
     with pytest.raises(RecipeError, match=r"--from finetun: no stage has that name\. Did you mean 'finetune'\?"):
         run(recipe_file, out, start="finetun")
+    with pytest.raises(RecipeError, match="--from export_onnx: it comes after --until finetune"):
+        run(recipe_file, out, start="export_onnx", until="finetune")
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,8 @@ def test_overrides_reach_fields_by_index_and_by_label(write):
         ("name.x=4", "--set name.x=4: name: 'small' has no field 'x': it is not a mapping."),
         ("seed", "--set seed: not an override. Expected path=value"),
         ("seed=[", "--set seed=[: not valid YAML:"),
+        ("seed=.inf", "--set seed=.inf: seed: '.inf': expected a finite number."),
+        ("name=../x", "--set name=../x: name: '../x': cannot name a folder. Expected letters"),
         ("stages.qat.bit_width=40", "--set stages.qat.bit_width=40: stages[0].bit_width: 40: expected less than or"),
     ],
 )

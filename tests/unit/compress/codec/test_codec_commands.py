@@ -45,3 +45,15 @@ def test_a_damaged_file_exits_with_5_and_one_line(model):
 @pytest.mark.parametrize("command", ["pack", "unpack", "verify", "inspect"])
 def test_help_shows_an_example(command):
     assert f"krimp {command}" in run(command, "--help").stdout
+
+
+def test_the_input_is_never_written_over(model):
+    content = model.read_bytes()
+    result = run("pack", model, "-o", model)
+    assert (result.exit_code, model.read_bytes()) == (5, content)
+    assert "would be lost" in result.stderr
+    run("pack", model)
+    packed = model.with_suffix(".krimp")
+    content = packed.read_bytes()
+    assert run("unpack", packed, "-o", packed).exit_code == 5
+    assert packed.read_bytes() == content

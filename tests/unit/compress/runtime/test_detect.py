@@ -159,3 +159,11 @@ def test_grey_and_sixteen_bit_pictures_become_bgr(tmp_path):
         image = read_image(tmp_path / name)
         assert image.shape == (5, 6, 3)
         assert (image == 77).all()
+
+
+def test_pictures_are_never_drawn_over(model_file, picture):
+    content = picture.read_bytes()
+    result = run(model_file, picture, "--out", picture.parent)
+    assert isinstance(result.exception, DataError)
+    assert "would be drawn over" in str(result.exception)
+    assert picture.read_bytes() == content

@@ -1,5 +1,6 @@
 """The loader: the same for the same seed, whatever the workers; boxes follow the pixels; ignored boxes stay apart."""
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("mmrotate")
 
+from compress.errors import DataError  # noqa: E402
 from detectors.data.dota import DotaData, iterate_images  # noqa: E402
 from detectors.data.loader import build_loader  # noqa: E402
 from detectors.data.synthetic import write_dataset  # noqa: E402
@@ -139,6 +141,32 @@ def test_a_crop_drops_truth_with_its_centre_outside_and_keeps_visible_ignored_bo
             covered[max(0, int(box[0] - box[2] / 2)) : int(np.ceil(box[0] + box[2] / 2))] = True
         # What is white and unlabelled is less than half an object, cut at the border.
         assert (white & ~covered).sum() <= 11
+
+
+def test_without_augmentation_every_image_has_the_deployed_size(root):
+    def data(height, width):
+        return DotaData(root=str(root), image_size=(height, width), ignore=("dontcare",))
+
+    (whole,) = batches(data(96, 128), augment=False, batch_size=8)
+    (windows,) = batches(data(64, 96), augment=False, batch_size=8)
+    assert windows.images.shape == (8, 3, 64, 96)
+    assert windows.names == whole.names
+    for boxes, all_boxes in zip(windows.boxes, whole.boxes, strict=True):
+        assert bool(len(boxes)) == bool(len(all_boxes))  # the window lies around an object
+    (padded,) = batches(data(100, 200), augment=False, batch_size=8)
+    assert padded.images.shape == (8, 3, 128, 224)
+    assert torch.equal(padded.images[..., :96, :128], whole.images)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_damaged_in_the_middle_is_a_data_error(root, tmp_path, workers):
+    shutil.copytree(root, tmp_path / "set")
+    path = sorted((tmp_path / "set" / "val" / "images").iterdir())[0]
+    content = bytearray(path.read_bytes())
+    content[100:400] = bytes(300)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=path.name):
+        batches(data_of(tmp_path / "set", num_workers=workers), "val", augment=False)
 
 
 def test_an_image_without_objects_and_a_crop_larger_than_the_image_work(tmp_path):

@@ -138,3 +138,11 @@ def test_the_script_teaches_and_writes(tmp_path):
 def test_data_modules_for_the_recipe_import_without_torch():
     code = "import sys, detectors.data.dota, detectors.data.synthetic; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_scenes_smaller_than_a_harbour_are_drawn(size):
+    settings = SceneSettings(size=(size, size))
+    for number in range(12):
+        image, _objects = make_scene(settings, (number,))
+        assert image.shape == (size, size, 3)

@@ -1,0 +1,85 @@
+"""Keep the numbers of a run: one file in benchmarks/records/, never edited afterwards.
+
+    python benchmarks/record.py out/dcfl_mbv2_hituav --split test [--note TEXT]
+
+Reads the sealed artifacts of a run (a finished or an unfinished one) and writes its rows, the benchmark's settings,
+the recipe's digest, commit, versions and machine. The README's table of results is made from these files by
+`scripts/update_readme.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from compress.artifact import MANIFEST, damage, file_digest, open_artifact, write_whole
+from compress.errors import CompressError, StageError
+from compress.report.collect import collect_rows, float_artifact, in_order, stage_records
+from compress.report.environment import describe_environment
+from compress.stage import Kind
+
+RECORDS = Path(__file__).parent / "records"
+FORMAT_VERSION = 1
+
+
+def make_record(run: Path, *, split: str, recipe: Path | None, note: str) -> dict[str, Any]:
+    """Return the record of the artifacts below a run's folder.
+
+    Raises:
+        StageError: there is no artifact, or one is damaged.
+    """
+    folders = sorted(path.parent for path in run.glob(f"*/{MANIFEST}"))
+    if not folders:
+        raise StageError(f"{run}: no artifact, expected the folder of a run (out/<recipe name>). Run its recipe first.")
+    for folder in folders:
+        if (reason := damage(folder)) is not None:
+            raise StageError(f"{folder}: damaged: {reason}. Run the recipe again; only this stage is rebuilt.")
+    artifacts = in_order({artifact.label: artifact for artifact in map(open_artifact, folders)})
+    start = float_artifact(artifacts)
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": run.name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "note": note,
+        "split": split,
+        "recipe_sha256": file_digest(recipe) if recipe else None,
+        "float": start.label if start else None,
+        "environment": describe_environment(),
+        "rows": [row.model_dump() for row in collect_rows(artifacts, split)],
+        "latency": [artifact.facts for artifact in artifacts if artifact.kind is Kind.LATENCY],
+        "stages": [record.model_dump() for record in stage_records(artifacts)],
+    }
+
+
+def main() -> int:
+    """Write the record; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the run, out/<recipe name>")
+    parser.add_argument("--split", default="test", help="split whose scores count (default: test)")
+    parser.add_argument("--recipe", type=Path, help="its recipe file, for the digest")
+    parser.add_argument("--note", default="", help="what a reader must know, e.g. what was not run")
+    parser.add_argument("--out", type=Path, help="file to write (default: benchmarks/records/<date>_<name>.json)")
+    options = parser.parse_args()
+    try:
+        record = make_record(options.run, split=options.split, recipe=options.recipe, note=options.note)
+    except CompressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    target = options.out or RECORDS / f"{record['date'][:10]}_{record['name']}.json"
+    if target.exists():
+        print(f"error: {target}: exists, and records are not edited. Choose another --out.", file=sys.stderr)
+        return 1
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    print(target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
