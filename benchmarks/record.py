@@ -57,6 +57,15 @@ def make_record(run: Path, *, split: str, recipe: Path | None, note: str) -> dic
     }
 
 
+def without_folders(value: Any) -> Any:
+    """Return a JSON value in which each absolute path is cut to its last part: a record tells nothing of a home."""
+    if isinstance(value, dict):
+        return {name: without_folders(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(entry) for entry in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+
+
 def main() -> int:
     """Write the record; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,7 +85,7 @@ def main() -> int:
         print(f"error: {target}: exists, and records are not edited. Choose another --out.", file=sys.stderr)
         return 1
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    write_whole(target, json.dumps(without_folders(record), indent=1, sort_keys=True) + "\n")
     print(target)
     return 0
 

@@ -140,7 +140,7 @@ def test_data_modules_for_the_recipe_import_without_torch():
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
 
 
-@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("size", [100, 128])
 def test_scenes_smaller_than_a_harbour_are_drawn(size):
     settings = SceneSettings(size=(size, size))
     for number in range(12):
