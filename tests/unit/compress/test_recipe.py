@@ -135,7 +135,8 @@ def test_a_recipe_without_stages_is_refused(write, stages, expected):
 
 @pytest.mark.parametrize("number", [".inf", "-.inf", ".nan"])
 def test_numbers_that_are_not_finite_are_refused(write, number):
-    assert f"4:25: data.x: '{number}': expected a finite number." in problems_of(write(HEAD_WITH_X.format(number)))
+    text = HEAD.replace("{image_size: [32, 48]}", f"{{image_size: [32, 48], x: {number}}}")
+    assert f"4:33: data.x: '{number}': expected a finite number." in problems_of(write(text))
 
 
 def test_yaml_types_are_those_of_yaml_1_2(write):
@@ -213,7 +214,7 @@ def test_wrong_overrides_are_named_with_the_argument(write, override, expected):
             "7:24: stages[1].name: the name 'a' is used twice (first by stages[0]).",
         ),
         (["{stage: qat, name: float}"], "6:24: stages[0].name: the name 'float' is reserved."),
-        (["{stage: qat, name: a/b}"], "6:24: stages[0].name: 'a/b' cannot name a folder."),
+        (["{stage: qat, name: a/b}"], "6:24: stages[0].name: 'a/b': cannot name a folder."),
         (
             ["{stage: evaluate}", "{stage: train}"],
             "6:5: stages[0]: evaluate needs model or quantised or onnx or packed, and no earlier stage makes one.",
