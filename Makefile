@@ -33,8 +33,9 @@ bench: setup ## size and latency of the models in the zoo, against general compr
 	@$(BIN)/python benchmarks/size.py detectors/dcfl/zoo/*.krimp
 	@$(BIN)/python benchmarks/latency.py detectors/dcfl/zoo/*.krimp
 
-docs: setup ## regenerate what is generated: recipe schema, README tables
+docs: setup ## regenerate what is generated: schemas of recipe and report, README tables
 	@$(BIN)/krimp schema -o recipes/recipe.schema.json
+	@$(BIN)/python -m compress.report.document
 	@$(BIN)/python scripts/update_readme.py
 
 clean: ## remove outputs and caches, keep .venv

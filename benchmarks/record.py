@@ -3,7 +3,7 @@
     python benchmarks/record.py out/dcfl_mbv2_hituav --split test [--note TEXT]
 
 Reads the sealed artifacts of a run (a finished or an unfinished one) and writes its rows, the benchmark's settings,
-the recipe's digest, commit, versions and machine. The README's table of results is made from these files by
+the recipe and its digest, commit, versions and machine. The README's table of results is made from these files by
 `scripts/update_readme.py`.
 """
 
@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.artifact import MANIFEST, damage, file_digest, open_artifact, write_whole
+from compress.artifact import MANIFEST, Artifact, damage, file_digest, open_artifact, write_whole
 from compress.errors import CompressError, StageError
 from compress.report.collect import collect_rows, float_artifact, in_order, stage_records
 from compress.report.environment import describe_environment
@@ -42,19 +43,30 @@ def make_record(run: Path, *, split: str, recipe: Path | None, note: str) -> dic
             raise StageError(f"{folder}: damaged: {reason}. Run the recipe again; only this stage is rebuilt.")
     artifacts = in_order({artifact.label: artifact for artifact in map(open_artifact, folders)})
     start = float_artifact(artifacts)
+    report = _report(artifacts)
     return {
         "format_version": FORMAT_VERSION,
         "name": run.name,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": report.get("created") or datetime.now(UTC).isoformat(timespec="seconds"),
         "note": note,
         "split": split,
         "recipe_sha256": file_digest(recipe) if recipe else None,
+        "recipe_digest": report.get("recipe_digest"),
+        "recipe": report.get("recipe"),
         "float": start.label if start else None,
-        "environment": describe_environment(),
+        # Of the run where its report says so; else of this moment, which may be another commit.
+        "environment": report.get("environment") or describe_environment(),
+        "environment_is_of": "run" if report else "record",
         "rows": [row.model_dump() for row in collect_rows(artifacts, split)],
         "latency": [artifact.facts for artifact in artifacts if artifact.kind is Kind.LATENCY],
         "stages": [record.model_dump() for record in stage_records(artifacts)],
     }
+
+
+def _report(artifacts: Sequence[Artifact]) -> dict[str, Any]:
+    """Return report.json of the run, {} if it has none yet."""
+    found = [artifact for artifact in artifacts if artifact.kind is Kind.REPORT]
+    return json.loads(found[-1].file("report.json").read_text(encoding="utf-8")) if found else {}
 
 
 def without_folders(value: Any) -> Any:

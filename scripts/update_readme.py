@@ -24,9 +24,13 @@ RECORDS = ROOT / "benchmarks" / "records"
 
 def results_table(record: dict[str, Any]) -> str:
     """Return a record as a Markdown table: one line per model that was scored or timed."""
+    scored: dict[str, Any] = next((row for row in record["rows"] if row["map50"] is not None), {})
+    timed = next(iter(record.get("latency", [])), {})
     lines = [
-        f"**{record['name']}** ({record['date'][:10]}, split `{record['split']}`, map50 by area at IoU 0.5, "
-        f"latency network only on one thread, {record['environment'].get('cpu', 'unknown CPU')})",
+        f"**{record['name']}** ({record['date'][:10]}, split `{record['split']}`, "
+        f"map50 by {scored.get('ap_method')} at IoU {scored.get('iou_threshold')}, "
+        f"latency network only, {timed.get('threads') or 'all'} thread(s), "
+        f"{record['environment'].get('cpu', 'unknown CPU')})",
         "",
         "| model | map50 (95 % interval) | params | MACs | zeros | bytes | compression_ratio | latency p50 |",
         "|---|---|---|---|---|---|---|---|",

@@ -86,7 +86,7 @@ def draw_training(label: str, history: Sequence[dict[str, Any]], path: Path) -> 
         axes[1].set_ylabel("map50 (val)")
     axes[-1].set_xlabel("epoch")
     axes[-1].set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _save(figure, path)
 
 

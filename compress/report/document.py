@@ -103,7 +103,7 @@ class Document(_Part):
     split: str
     seed: int
     recipe: dict[str, Any] = Field(description="The whole recipe, defaults filled in.")
-    recipe_digest: str = Field(description="sha256 of the recipe as sorted JSON.")
+    recipe_digest: str = Field(description="sha256 of the recipe as sorted JSON, without data.root.")
     float_label: str | None
     final_label: str | None
     deployed_score_threshold: float | None = Field(None, description="What `num_detections` of a row counts above.")

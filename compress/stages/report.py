@@ -99,7 +99,7 @@ class Report(Stage):
             split=self.split,
             seed=context.recipe.seed,
             recipe=finite(recipe),
-            recipe_digest=hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest(),
+            recipe_digest=_digest(recipe),
             float_label=start.label if start else None,
             final_label=final.label if final else None,
             deployed_score_threshold=context.detector.metadata().get("score_threshold"),
@@ -127,3 +127,9 @@ class Report(Stage):
 def _picture_threshold(document: Document) -> float | None:
     """Return the threshold that the table's precision is stated at: pictures and numbers then say the same."""
     return next((r.precision_score_threshold for r in document.rows if r.precision_score_threshold is not None), None)
+
+
+def _digest(recipe: dict[str, Any]) -> str:
+    """Return the sha256 of a recipe without the place of its data: the same recipe elsewhere has the same digest."""
+    data = {name: value for name, value in recipe.get("data", {}).items() if name != "root"}
+    return hashlib.sha256(json.dumps(recipe | {"data": data}, sort_keys=True).encode()).hexdigest()

@@ -85,3 +85,20 @@ def test_a_record_becomes_a_table_and_unmeasured_numbers_stay_dashes():
     assert "`float` | 0.500 (0.400 to 0.600)" in table
     assert "| 1.0 | — |" in table
     assert "middle" not in table
+
+
+def test_the_recipe_in_the_readme_is_a_recipe(tmp_path):
+    from compress.recipe import load_recipe
+
+    text = (ROOT / "README.md").read_text()
+    path = tmp_path / "readme.yaml"
+    path.write_text(re.search(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[1])
+    assert [stage.stage for stage in load_recipe(path).stages][-2:] == ["pack", "report"]
+
+
+def test_pages_name_only_what_a_reader_can_open():
+    private = re.compile(r"\b(ENGINE|DCFL|STYLE|ANCHORS)\.md\b|golden README|/work/")
+    listed = subprocess.run(["git", "ls-files", "*.md", "*.py", "*.yaml"], capture_output=True, text=True, cwd=ROOT)
+    here = Path(__file__).relative_to(ROOT).as_posix()
+    pages = [name for name in listed.stdout.split() if name != here and (ROOT / name).is_file()]
+    assert [name for name in pages if private.search((ROOT / name).read_text())] == []
