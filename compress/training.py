@@ -294,10 +294,14 @@ class _Training:
         position, settings = self.position, self.settings
         batch = batch.to(self.accelerator.device)
         images = batch.images.contiguous(memory_format=self.format)
-        raw = tuple(as_tensors(self.forward(images)))
+        with self._precision():
+            raw = tuple(as_tensors(self.forward(images)))
+        raw = tuple(tensor.float() for tensor in raw)
         losses = dict(self.detector.loss(self.model, raw, batch))
         if self.distiller is not None:
-            losses |= self.distiller.losses(images, batch, raw)
+            with self._precision():
+                self.distiller.teach(images)
+            losses |= self.distiller.losses(batch, raw)
         values = dict(zip(losses, torch.stack([v.detach().float() for v in losses.values()]).tolist(), strict=True))
         self._refuse_non_finite(values)
 
@@ -324,6 +328,11 @@ class _Training:
         position.epoch_seconds += seconds
         position.train_seconds += seconds
         self.lines.step(position, values, rate, seconds / (len(images) * self.accelerator.num_processes))
+
+    def _precision(self) -> torch.autocast:
+        # Not accelerate's: its state is one per process and refuses a second precision.
+        mixed = self.settings.precision == "bfloat16"
+        return torch.autocast(self.accelerator.device.type, dtype=torch.bfloat16, enabled=mixed)
 
     def _refuse_non_finite(self, values: Mapping[str, float], gradient: float = 0.0) -> None:
         if math.isfinite(gradient) and all(math.isfinite(v) for v in values.values()):

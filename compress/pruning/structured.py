@@ -216,7 +216,7 @@ def given_widths(groups: Sequence[PruningGroup], widths: Mapping[str, int], *, r
             )
         if given.setdefault(group.root, width) != width:
             raise StageError(
-                f"widths: {name} shall have {width} channels, but its group, that of {group.root}, {given[group.root]}. "
+                f"widths: {name} shall have {width} channels, but its group, {group.root}'s, {given[group.root]}. "
                 "Layers of a group have one width: name one of them."
             )
     return given

@@ -31,7 +31,7 @@ def distill_loss(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Te
         Li et al. 2020, arXiv 2006.04388, equation 2 (quality focal loss, beta 2); the weighting of boxes is ours.
     """
     if len(student) != len(teacher) or len(student) % 2:
-        raise ValueError(f"{len(student)} and {len(teacher)} outputs. Expected class scores and boxes of the same levels.")
+        raise ValueError(f"{len(student)} and {len(teacher)} outputs. Expected scores and boxes of the same levels.")
     levels = len(student) // 2
     logits, wanted = (_rows(raw[:levels]) for raw in (student, teacher))
     deltas, wanted_deltas = (_rows(raw[levels:]) for raw in (student, teacher))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from detectors.dcfl.distillation import BOX_SCALE, CONFIDENT, distill_loss
 
 SIZES = ((4, 6), (2, 3))
