@@ -12,6 +12,7 @@ import argparse
 import json
 import lzma
 import platform
+import re
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -32,6 +33,7 @@ PARTS = {
     "head": ("head", "cls", "reg", "tower"),
 }
 GRAPH = "graph, tables, tensors < 128 bytes"
+REPEATED_BIAS = re.compile(r"\.bias_\d+$")  # of a layer that runs on several levels: one float bias, several int32 ones
 _CODED_FROM_BYTES = 128  # smaller tensors stay in the graph's share
 
 
@@ -126,7 +128,7 @@ def measure(path: Path) -> Size:
         for size in tensor.dims:
             elements *= size
         part = parts[part_by_name[tensor.name]]
-        if tensor.name not in quantisers:
+        if tensor.name not in quantisers and not REPEATED_BIAS.search(tensor.name):
             part.elements += elements
             part.float32_bytes += 4 * elements
         fact = coded.get(tensor.name)

@@ -35,6 +35,11 @@ def fixed_text(value: float | None, digits: int = 3, unit: str = "") -> str:
     return DASH if value is None else f"{value:.{digits}f}{unit}"
 
 
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Return the two ends of an interval: '0.012 to 0.034'."""
+    return DASH if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
 def duration_text(seconds: float | None) -> str:
     """Return a duration: '0.4 s', '12 s', '3 min 20 s', '2 h 05 min'."""
     if seconds is None:
