@@ -187,7 +187,10 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:
-        return app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="krimp") or 0
+        code = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="krimp") or 0
+        if code == _INTERRUPTED:  # typer caught the Ctrl-C
+            raise KeyboardInterrupt
+        return code
     except CompressError as error:
         if debug:
             raise

@@ -84,12 +84,12 @@ def why(recipe_file, out, *overrides, **options):
     return {decision.planned.label: decision.reasons for decision in decisions if decision.state == "run"}
 
 
-def command(recipe_file, out, *arguments):
+def command(recipe_file, out, *arguments, **options):
     folders = [str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "run", str(recipe_file), "--out", str(out), *arguments],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
 
 
@@ -373,6 +373,15 @@ def test_a_file_size_limit_is_an_error_like_a_full_disk(recipe_file, out, monkey
         run(recipe_file, out)
     assert find_folder(out / "small", "prune_structured") is not None
     monkeypatch.undo()
+
+
+def test_ctrl_c_ends_run_and_stage_and_says_how_to_go_on(recipe_file, out):
+    process = command(recipe_file, out, "--set", "stages.finetune.sleep_s=60", start_new_session=True)
+    wait_for(out / "small" / ".scratch" / "finetune-*" / "started", process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "interrupted; run the same command again to resume\n")
+    assert what_ran(run(recipe_file, out)) == ["finetune", "export_onnx", "evaluate", "report"]
 
 
 def test_a_second_run_in_the_same_folder_is_refused_or_waits(recipe_file, out):
