@@ -42,9 +42,17 @@ def summary_sentence(document: Document) -> str:
         f"`{start.label}` -> `{final.label}`: "
         f"{size_text(start.parameters_bytes)} -> {size_text(final.packed_bytes)} "
         f"(compression_ratio {fixed_text(final.compression_ratio, 1)}), "
-        f"map50 {fixed_text(start.map50)} -> {fixed_text(final.map50)} on `{document.split}`, "
+        f"map50 {fixed_text(start.map50)} -> {fixed_text(final.map50)} on `{document.split}`"
+        f"{_loss_text(document, final)}, "
         f"latency p50 {_speed(document, final)}."
     )
+
+
+def _loss_text(document: Document, final: Row) -> str:
+    if final.map50_loss is None:
+        return ""
+    interval = "" if final.map50_loss_interval is None else f" [{interval_text(final.map50_loss_interval)}]"
+    return f" (loss against `{document.baseline_label}` {fixed_text(final.map50_loss)}{interval})"
 
 
 def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
@@ -258,7 +266,7 @@ def _exports(document: Document) -> str:
             s.label,
             size_text(s.facts.get("onnx_bytes")),
             str(s.facts.get("opset", DASH)),
-            share_text(parity.get("worst")),
+            share_text(parity.get("worst"), 3),
             share_text(parity.get("limit")),
             f"{parity.get('images', DASH)} of `{parity.get('split', DASH)}`",
         ]

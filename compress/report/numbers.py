@@ -25,9 +25,9 @@ def count_text(value: float | None) -> str:
     return f"{value:.0f}"
 
 
-def share_text(value: float | None) -> str:
+def share_text(value: float | None, digits: int = 1) -> str:
     """Return a share 0..1 in percent: '61.5 %'."""
-    return DASH if value is None else f"{100 * value:.1f} %"
+    return DASH if value is None else f"{100 * value:.{digits}f} %"
 
 
 def fixed_text(value: float | None, digits: int = 3, unit: str = "") -> str:

@@ -319,7 +319,7 @@ def test_a_layer_that_runs_on_several_levels_is_named_once():
 def test_the_export_section_states_the_parity_with_its_limit():
     stages = collect.stage_records(small_run())
     stages[2].facts["parity"] = {"worst": 0.0061, "limit": 0.03, "images": 4, "split": "val"}
-    assert "| float_onnx | 9.70 MB | — | 0.6 % | 3.0 % | 4 of `val` |" in markdown.render(a_document(stages=stages))
+    assert "| float_onnx | 9.70 MB | — | 0.610 % | 3.0 % | 4 of `val` |" in markdown.render(a_document(stages=stages))
 
 
 def test_every_table_line_has_as_many_cells_as_its_head():
@@ -368,6 +368,20 @@ def test_charts_are_written_and_skipped_without_numbers(tmp_path):
     assert not charts.draw_results(
         [row for row in made.rows if row.label == "float_onnx"], tmp_path / "x", final_label=None
     )
+
+
+def test_lines_of_the_chart_follow_the_models_that_a_model_was_made_from():
+    artifacts = [
+        *small_run(),
+        artifact(11, "float_long", "finetune", Kind.MODEL, {}, ["float"]),
+        score(12, "float_long", 0.6, None),
+    ]
+    rows = {row.label: row for row in collect.collect_rows(artifacts, "test")}
+    parents = {label: charts._scored_parent(row, list(rows.values())) for label, row in rows.items()}
+    named = {label: parent.label if parent else None for label, parent in parents.items()}
+    assert named["float_long"] == "float"  # a branch, not what follows the packed model
+    assert named["pack"] == "qat"  # export_onnx was not scored
+    assert named["float"] is None
 
 
 def test_panels_of_unequal_height_stand_side_by_side():
