@@ -106,7 +106,7 @@ def _draw_map50(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> None
         if parent is not None:
             start = rows.index(parent)
             style = {"linestyle": "-"} if x - start == 1 else {"linestyle": ":", "linewidth": 1.2}
-            axes.plot([start, x], [parent.map50, map50], color=GREY, zorder=1, **style)
+            axes.plot([start, x], [parent.map50 or 0.0, map50], color=GREY, zorder=1, **style)
     lows, highs = [], []
     for x, row, map50, colour in scored:
         low, high = row.map50_interval or (map50, map50)
