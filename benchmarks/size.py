@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnx
 import zstandard
+from google.protobuf.message import DecodeError
 
 from compress import codec
 from compress.errors import CodecError
@@ -120,7 +121,10 @@ def measure(path: Path) -> Size:
             codec.pack_file(path, packed)
         coded = {fact.name: fact for fact in codec.inspect_file(packed)}
         packed_bytes = packed.stat().st_size
-    model = onnx.load_model_from_string(data)
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise CodecError(f"{path}: holds no ONNX network ({error}). Parts are counted in ONNX files only.") from error
     part_by_name, quantisers = parts_by_initializer(model)
     parts = {name: Part() for name in (*PARTS, "other", GRAPH)}
     for tensor in model.graph.initializer:
