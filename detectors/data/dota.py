@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compress.errors import DataError
+from compress.progress import track
 from detectors.data.image_header import decode, image_size
 from detectors.data.labels import IGNORED, LabelLine, parse_labels
 
@@ -233,6 +234,7 @@ def split_digest(data: DotaData, split: str) -> str:
     )
     with ThreadPoolExecutor(4) as pool:  # hashlib and reading release the lock
         digests = pool.map(lambda item: hashlib.sha256(item[1].read_bytes()).hexdigest(), paths)
+        digests = track(digests, f"read split {split}", len(paths))
         listing = "".join(f"{digest}  {name}\n" for (name, _), digest in zip(paths, digests, strict=True))
     return hashlib.sha256(listing.encode()).hexdigest()
 
@@ -275,7 +277,8 @@ def _scan(
     if not images:
         problems.append(f"{folder / IMAGE_FOLDER}: no image, expected {', '.join(IMAGE_SUFFIXES)} files.")
     samples = []
-    for name in sorted(images.keys() | label_paths.keys()):
+    names = sorted(images.keys() | label_paths.keys())
+    for name in track(names, f"check split {split}"):
         if name not in images:
             problems.append(f"{label_paths[name]}: no image of that name, expected one in {folder / IMAGE_FOLDER}.")
         elif name not in label_paths:

@@ -89,6 +89,7 @@ def score_records(
         num_detections=len(records.score),
         num_images=len(records.num_truths),
         map50_interval=None if sampled is None else interval(sampled),
+        map50_resampled=sampled,
         extra=extra,
     )
 

@@ -254,6 +254,19 @@ def test_the_interval_holds_map50_and_depends_on_the_seed_only():
     assert first.map50_interval != score_detections(detections, truths, CLASSES, seed=2).map50_interval
 
 
+def test_the_engine_pairs_the_resampled_scores_of_two_models_as_the_records_do():
+    from compress.metrics.paired import loss_interval
+
+    detections, truths = random_scene(9, images=15)
+    fewer = [Detections(d.boxes[::2], d.scores[::2], d.labels[::2]) for d in detections]
+    better, worse = (score_detections(found, truths, CLASSES, bootstrap=300) for found in (detections, fewer))
+    records = [match_records(found, truths, CLASSES) for found in (detections, fewer)]
+    low, high = paired_bootstrap(*records, samples=300)
+    assert loss_interval(better.map50_resampled, worse.map50_resampled) == pytest.approx((-high, -low))
+    wide = [b - a for a, b in (better.map50_interval, worse.map50_interval)]
+    assert high - low < max(wide)
+
+
 def test_records_survive_a_file_and_a_model_does_not_differ_from_itself(tmp_path):
     detections, truths = random_scene(9, images=15)
     records = match_records(detections, truths, CLASSES)
