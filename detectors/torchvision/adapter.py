@@ -64,7 +64,7 @@ class TorchvisionDetector:
             self.anchors(),
             channels=config.channels,
             norm_eps=config.eps,
-            reduced_tail=config.reduced_tail,
+            reduced_tail=config.has_reduced_tail,
         )
         if config.weights is not None and config.checkpoint is None:
             start_from(model, config.spec, config.model, config.weights, config.classes)
@@ -165,7 +165,10 @@ class TorchvisionDetector:
         names = [str(name) for stage in STAGES.get(spec.backbone, STAGES["resnet"])[: count + 1] for name in stage]
         # SSDlite holds the blocks of its backbone in a Sequential of their own.
         where = "backbone.features.0" if spec.architecture == "ssdlite" else "backbone.body"
-        return tuple(f"{where}.{name}." for name in names)
+        prefixes = [f"{where}.{name}." for name in names]
+        if spec.architecture == "ssdlite" and count == 4:
+            prefixes.append("backbone.features.1.")
+        return tuple(prefixes)
 
     # ---- data -------------------------------------------------------------------------------------
 

@@ -85,9 +85,8 @@ def ssdlite_names(state: Mapping[str, Tensor], backbone: str) -> State:
             new = f"1.{number - cut}.{rest}"
         elif rest.startswith("block.0."):
             new = f"0.{cut}.{rest.removeprefix('block.0.')}"
-        else:  # block[1:] is a Sequential of its own, counted from 0
-            position, _, part = rest.removeprefix("block.").partition(".")
-            new = f"1.0.{int(position) - 1}.{part}"
+        else:  # the rest of the block is a slice of its Sequential, which keeps the numbers
+            new = f"1.0.{rest.removeprefix('block.')}"
         renamed[new] = value
     return renamed
 

@@ -81,6 +81,7 @@ _ONLY = {  # field -> architectures that read it
     "channels": ("retinanet", "fcos"),
     "anchor_scale": ("retinanet",),
     "box_shares": ("ssdlite",),
+    "reduced_tail": ("ssdlite",),
 }
 
 
@@ -116,6 +117,9 @@ class TorchvisionConfig(BaseModel):
     anchor_scale: float = Field(4.0, gt=0, description="Side of RetinaNet's smallest anchor, in strides of its level.")
     box_shares: tuple[float, float] = Field(
         (0.2, 0.95), description="Side of SSDlite's smallest and largest default box, as a share of the image."
+    )
+    reduced_tail: bool | None = Field(
+        None, description="SSDlite's last stage has half its width. Default: yes, except with ImageNet's weights by name."
     )
     score_threshold: float | None = Field(None, ge=0, lt=1, description="Detections must score strictly more.")
     nms_iou: float | None = Field(None, gt=0, le=1, description="Overlap above which the weaker box of a class goes.")
@@ -189,8 +193,10 @@ class TorchvisionConfig(BaseModel):
         return DEFAULTS[self.spec.architecture].norm_eps
 
     @property
-    def reduced_tail(self) -> bool:
-        """Return whether SSDlite's last stage is half as wide: always, but ImageNet's classifiers are not."""
+    def has_reduced_tail(self) -> bool:
+        """Return whether SSDlite's last stage is half as wide: torchvision's detectors are, its classifiers not."""
+        if self.reduced_tail is not None:
+            return self.reduced_tail
         return self.weights is None or not self.weights.startswith("IMAGENET")
 
     def value(self, name: str) -> float | int | Rgb:
