@@ -57,6 +57,7 @@ def pair(request, tmp_path_factory):
                 torch.nn.init.kaiming_normal_(layer.weight, a=1)
         if not background:
             theirs.head.classification_head.cls_logits.bias.fill_(-1)
+            theirs.head.classification_head.cls_logits.weight.mul_(0.2)  # no score rounds to 1
             theirs.head.regression_head.bbox_reg.weight.mul_(0.1)
         for layer in theirs.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
