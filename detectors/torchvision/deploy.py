@@ -181,6 +181,8 @@ def merge(
         meta: reads `nms_iou` and `max_detections` (of one window).
         image_size: (height, width) of the picture, pixels.
     """
+    if len(parts) > 1:  # boxes without area (clipped away at a border) overlap nothing: nothing could merge them
+        parts = [part.take((part.boxes[:, 2:4] > 0).all(axis=1)) for part in parts]
     limit = int(meta["max_detections"]) * len(windows)
     return merge_tiles(parts, windows, image_size, iou_threshold=float(meta["nms_iou"]), max_detections=limit)
 
