@@ -2,7 +2,8 @@
 
 Plug-ins are found as the engine finds them, so a new one is tested as soon as its folder is there. What to build
 stands in `cases/PLUGIN.yaml`, a list with a `name`, the recipe's `detector:` part without plugin and classes, if need be
-more of its `data:` part, and `slow: true` for what takes longer than a minute.
+more of its `data:` part, `slow: true` for what takes longer than a minute, and `fitted_map50` where raw outputs fitted
+to the loss cannot be nearly perfect (say why).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Case:
     detector: dict[str, Any]
     data: dict[str, Any] = field(default_factory=dict)
     slow: bool = False
+    fitted_map50: float = 0.95
 
     def make(self, root: Path) -> Any:
         """Return the detector on the data set at `root`."""

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from compress.errors import DetectorError
+from compress.quantization.graph import outputs_of
 from compress.runtime.forwards import torch_forward
 
-STEPS = 250
-LEARNING_RATE = 0.1
+STEPS = 60
+LEARNING_RATE = 0.2
+START = 0.1  # not 0: the overlap of a box without area has no gradient
 
 
 class Outputs:
@@ -38,15 +40,13 @@ def test_a_network_that_finds_nothing_scores_nothing(detector, raw):
     assert set(scores.ap_per_class) == set(detector.config.classes)
 
 
-def test_raw_outputs_fitted_to_the_loss_are_perfect_detections(detector, model):
+def test_raw_outputs_fitted_to_the_loss_are_perfect_detections(detector, model, case):
     """The network is left out: its outputs themselves go down the gradient of the loss.
 
     What is then decoded must be the truth. That holds only if the loss and the deployed decoding mean the same.
     """
     batch = next(iter(detector.loader("val", batch_size=4, augment=False, seed=0)))
-    with torch.no_grad():
-        start = model(batch.images)
-    raw = [value.clone().requires_grad_() for value in start]
+    raw = [torch.full_like(value, START).requires_grad_() for value in outputs_of(model, batch.images)]
     optimizer = torch.optim.Adam(raw, lr=LEARNING_RATE)
     for step in range(STEPS):
         for group in optimizer.param_groups:
@@ -56,14 +56,14 @@ def test_raw_outputs_fitted_to_the_loss_are_perfect_detections(detector, model):
         optimizer.step()
     scores = detector.evaluate(Outputs(batch.images, raw[: len(detector.output_names())]), "val")
     assert scores.num_images == 4
-    assert scores.recall > 0.9
-    assert scores.map50 > 0.9
+    assert scores.recall >= case.fitted_map50
+    assert scores.map50 >= case.fitted_map50
 
 
-def test_the_same_network_scores_the_same_twice_and_better_than_nothing_is_not_needed(detector, model):
+def test_the_same_network_scores_the_same_twice(detector, model):
     forward = torch_forward(model, len(detector.output_names()))
     first, second = (detector.evaluate(forward, "val", limit=2) for _ in range(2))
-    assert first == second
+    assert repr(first) == repr(second)  # NaN of a class without truth is not equal to itself
     assert 0 <= first.map50 <= 1
 
 
