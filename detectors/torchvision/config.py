@@ -119,7 +119,8 @@ class TorchvisionConfig(BaseModel):
         (0.2, 0.95), description="Side of SSDlite's smallest and largest default box, as a share of the image."
     )
     reduced_tail: bool | None = Field(
-        None, description="SSDlite's last stage has half its width. Default: yes, except with ImageNet's weights by name."
+        None,
+        description="SSDlite's last stage has half its width. Default: yes, except with ImageNet's weights by name.",
     )
     score_threshold: float | None = Field(None, ge=0, lt=1, description="Detections must score strictly more.")
     nms_iou: float | None = Field(None, gt=0, le=1, description="Overlap above which the weaker box of a class goes.")
@@ -155,7 +156,8 @@ class TorchvisionConfig(BaseModel):
     @model_validator(mode="after")
     def _check_fields_of_the_model(self) -> TorchvisionConfig:
         for name, readers in _ONLY.items():
-            if name in self.model_fields_set and self.spec.architecture not in readers:
+            # Compared with the default: a recipe is also read back from its dump, where every field is set.
+            if getattr(self, name) != type(self).model_fields[name].default and self.spec.architecture not in readers:
                 raise ValueError(f"{name} is read by {' and '.join(readers)} only, and model is {self.model}")
         return self
 

@@ -55,7 +55,9 @@ def cases_of(plugin: str) -> list[Case]:
 
 def all_cases() -> list[Case]:
     """Return every configuration of every plug-in; one without a file is left to the test that asks for it."""
-    return [case for plugin in available_plugins() if (FOLDER / f"{plugin}.yaml").is_file() for case in cases_of(plugin)]
+    return [
+        case for plugin in available_plugins() if (FOLDER / f"{plugin}.yaml").is_file() for case in cases_of(plugin)
+    ]
 
 
 def is_installed(plugin: str) -> bool:

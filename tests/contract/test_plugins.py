@@ -47,6 +47,16 @@ def test_parts_of_the_recipe_are_frozen_models_that_refuse_unknown_fields_and_ex
 
 
 @each_plugin
+def test_settings_survive_their_own_dump(plugin):
+    kind = find_plugin(plugin)
+    for case in cases_of(plugin):
+        config = kind.CONFIG.model_validate({"classes": CLASSES} | case.detector)
+        assert kind.CONFIG.model_validate(config.model_dump(mode="json")) == config
+        data = kind.DATA.model_validate({"image_size": (SIZE, SIZE)} | case.data)
+        assert kind.DATA.model_validate(data.model_dump(mode="json")) == data
+
+
+@each_plugin
 def test_adapter_settings_and_deployed_part_load_without_torch(plugin):
     case = next(case for case in cases_of(plugin) if not case.slow)
     code = f"""

@@ -183,9 +183,7 @@ def test_losses_are_those_of_torchvision(pair):
     shift = int(pair.ours.config.spec.architecture == "ssdlite")
     targets = [{"boxes": b, "labels": n + shift} for b, n in zip(boxes, labels, strict=True)]
     mean, std = (torch.tensor(pair.ours.config.value(k)).view(1, 3, 1, 1) / 255 for k in ("mean", "std"))
-    batch = SimpleNamespace(
-        images=(images - mean) / std, boxes=rotated, labels=labels, ignored=[torch.zeros(0, 5)] * 2
-    )
+    batch = SimpleNamespace(images=(images - mean) / std, boxes=rotated, labels=labels, ignored=[torch.zeros(0, 5)] * 2)
     with torch.no_grad():
         found = pair.ours.loss(pair.model, tuple(pair.model(batch.images)), batch)
         pair.theirs.training = True  # of the outer module only: norms stay in evaluation mode
@@ -235,9 +233,7 @@ def test_suppression_is_torchvisions():
     scores, labels = torch.rand(800, generator=generator), torch.randint(0, 3, (800,), generator=generator)
     for threshold in (0.3, 0.5, 0.55):
         wanted = batched_nms(boxes, scores, labels, threshold).numpy()
-        found = class_nms(
-            boxes.numpy(), scores.numpy(), labels.numpy(), iou_threshold=threshold, max_detections=10**6
-        )
+        found = class_nms(boxes.numpy(), scores.numpy(), labels.numpy(), iou_threshold=threshold, max_detections=10**6)
         np.testing.assert_array_equal(found, wanted)
         first = class_nms(boxes.numpy(), scores.numpy(), labels.numpy(), iou_threshold=threshold, max_detections=7)
         np.testing.assert_array_equal(first, wanted[:7])
