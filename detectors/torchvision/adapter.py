@@ -1,4 +1,4 @@
-"""torchvision's detectors as a plug-in: the contract of `compress/detector.py`. Importing this file imports no torch."""
+"""torchvision's detectors as a plug-in: the contract of `compress/detector.py`. Importing it imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.detector import Batch, Forward, Scores
-from compress.errors import DetectorError
 from detectors.data.dota import DotaData, Truth, check_split, split_digest
 from detectors.torchvision import deploy
 from detectors.torchvision.anchors import fcos_anchors, level_boxes, retinanet_anchors, ssd_boxes

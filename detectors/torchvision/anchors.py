@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def ssd_boxes(smallest: float, largest: float, num_levels: int) -> dict[str, Any
     """
     scales = [smallest + (largest - smallest) * k / (num_levels - 1.0) for k in range(num_levels)] + [1.0]
     shares = []
-    for scale, following in zip(scales[:-1], scales[1:], strict=True):
+    for scale, following in pairwise(scales):
         between = math.sqrt(scale * following)
         pairs = [[scale, scale], [between, between]]
         for ratio in SSD_RATIOS:

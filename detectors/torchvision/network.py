@@ -89,10 +89,13 @@ class SsdLiteNetwork(nn.Module):
         self.head = SSDLiteHead(widths, boxes_per_level, num_classes + 1, norm)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return class scores before the softmax (N, A * (C + 1), h, w) of six levels, then box deltas (N, A * 4, h, w).
+        """Return the raw maps of all levels, class scores first.
 
         Args:
             images: (N, 3, H, W) float32, normalised.
+
+        Returns:
+            Six levels each: class scores before the softmax (N, A * (C + 1), h, w), box deltas (N, A * 4, h, w).
         """
         features = list(self.backbone(images).values())
         parts = (self.head.classification_head.module_list, self.head.regression_head.module_list)

@@ -1,9 +1,9 @@
 """Which plug-ins there are, and the small configurations on which the suite runs.
 
 Plug-ins are found as the engine finds them, so a new one is tested as soon as its folder is there. What to build
-stands in `cases/PLUGIN.yaml`, a list with a `name`, the recipe's `detector:` part without plugin and classes, if need be
-more of its `data:` part, `slow: true` for what takes longer than a minute, and `fitted_map50` where raw outputs fitted
-to the loss cannot be nearly perfect (say why).
+stands in `cases/PLUGIN.yaml`, a list with a `name`, the recipe's `detector:` part without plugin and classes, if need
+be more of its `data:` part, `slow: true` for what takes longer than a minute, and `fitted_map50` where raw
+outputs fitted to the loss cannot be nearly perfect (say why).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def test_there_are_small_configurations_and_one_of_them_is_quick(plugin):
 def test_the_class_keeps_the_contract(plugin):
     kind = find_plugin(plugin)
     assert contract_faults(kind) == []
-    assert kind.NAME == plugin
+    assert plugin == kind.NAME
     assert isinstance(kind.VERSION, str)
     assert kind.VERSION
     assert isinstance(kind.REQUIRES, tuple)
