@@ -135,7 +135,7 @@ def test_a_few_steps_of_training_lower_the_loss(detector, model, batch):
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 10)
         optimizer.step()
-        history.append(float(loss))
+        history.append(float(loss.detach()))
     assert min(history[-2:]) < history[0]
 
 

@@ -65,9 +65,8 @@ from compress.plugins import find_plugin
 kind = find_plugin({plugin!r})
 config = kind.CONFIG.model_validate({{"classes": {CLASSES!r}}} | {case.detector!r})
 data = kind.DATA.model_validate({{"image_size": ({SIZE}, {SIZE}), "ignore": ({IGNORED!r},)}} | {case.data!r})
-detector = kind(config, data)
-importlib.import_module(kind.DEPLOY).check_meta(detector.metadata())
-assert detector.output_names()
+kind(config, data)
+importlib.import_module(kind.DEPLOY)
 found = {HEAVY!r} & set(sys.modules)
 assert not found, found
 """
