@@ -22,8 +22,8 @@ lower case. What ROOT must look like:
   ROOT/Annotations/Oriented Bounding Boxes/00001.xml     (OBB and Oriented_Bounding_Boxes are found too)
   ROOT/ImageSets/Main/{train,val,test}.txt
 
-Wrong annotations and damaged images are listed. Kill the run at any moment and start it again; OUT/SPLIT appears when it
-is whole.
+Wrong annotations and damaged images are listed. Kill the run at any moment and start it again; OUT/SPLIT appears when
+it is whole.
 """
 EXAMPLES = """\
 example:

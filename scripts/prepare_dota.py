@@ -35,12 +35,12 @@ What ROOT must look like (the archives of https://captain-whu.github.io/DOTA/dat
   ROOT/train/labelTxt-v2.0/DOTA-v2.0_train/   for --version 2.0
   ROOT/val/...                                likewise
   ROOT/test/images, ROOT/test-dev/images      without labels
-A plain ROOT/train/labelTxt/*.txt is taken where the published folder is missing. DOTA-v2.0 adds images to those of v1.0:
-give both folders as ROOT. Horizontal boxes (..._reclabelTxt, ..._hbb) are not read.
+A plain ROOT/train/labelTxt/*.txt is taken where the published folder is missing. DOTA-v2.0 adds images to those of
+v1.0: give both folders as ROOT. Horizontal boxes (..._reclabelTxt, ..._hbb) are not read.
 
-All label files are checked first; wrong lines are listed and nothing is cut. An image that cannot be decoded is told at
-the end, the others are kept. Kill the run at any moment and start it again: finished images stay. OUT/SPLIT appears when
-it is whole; until then it is OUT/SPLIT.partial. Run it once more: nothing is done.
+All label files are checked first; wrong lines are listed and nothing is cut. An image that cannot be decoded is told
+at the end, the others are kept. Kill the run at any moment and start it again: finished images stay. OUT/SPLIT appears
+when it is whole; until then it is OUT/SPLIT.partial. Run it once more: nothing is done.
 """
 EXAMPLES = """\
 examples:
@@ -88,8 +88,6 @@ def _prepare(options: argparse.Namespace) -> None:
     for split in options.skip_empty:
         if split not in splits:
             raise DataError(f"--skip-empty: no split '{split}' in this run, expected some of {', '.join(splits)}.")
-    if options.trainval and len(set(PARTS) & set(options.skip_empty)) == 1:
-        raise DataError("--trainval: train and val must be made alike. Name both or none in --skip-empty.")
     sources = {split: find_sources(options.roots, split, options.version) for split in splits}
     for split in splits:
         empty = split in options.skip_empty

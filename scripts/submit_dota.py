@@ -30,8 +30,8 @@ Detections come from one of
   --detections FILE   detections.json of `krimp detect` on the patches' images, or an earlier detections.jsonl;
   --submission FILE   a zip file or folder of Task-1 files, by whatever program; only scored.
 
-With --patches it is an error if a patch was not looked at. Scores (OUT/scores.json) are DOTA's 11-point average precision
-at IoU 0.5 and the area under the curve; difficult objects are ignored. The server's own number is the one to quote.
+With --patches it is an error if a patch was not looked at. Scores (OUT/scores.json) are DOTA's 11-point average
+precision at IoU 0.5 and the area under the curve; difficult objects are ignored. The server's own number is the one to quote.
 """
 EXAMPLES = """\
 examples:
@@ -133,7 +133,7 @@ def resume_records(path: Path, header: dict[str, Any]) -> set[str]:
     for key, value in header.items():
         if before.get(key) != value:
             raise DataError(
-                f"{path}: made with {key} = {before.get(key)}, now it is {value}. Move it away, or choose another --out."
+                f"{path}: made with {key} = {before.get(key)}, now it is {value}. Move it away, or take another --out."
             )
     return names
 

@@ -1,8 +1,8 @@
 """DIOR-R as published, turned into folders in DOTA format. Imports no torch.
 
-    ROOT/JPEGImages-trainval/00001.jpg, ROOT/JPEGImages-test/11726.jpg
-    ROOT/Annotations/Oriented Bounding Boxes/00001.xml      objects with `name` and `robndbox`, four corners
-    ROOT/ImageSets/Main/{train,val,test}.txt                a name a line
+ROOT/JPEGImages-trainval/00001.jpg, ROOT/JPEGImages-test/11726.jpg
+ROOT/Annotations/Oriented Bounding Boxes/00001.xml      objects with `name` and `robndbox`, four corners
+ROOT/ImageSets/Main/{train,val,test}.txt                a name a line
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ CLASSES = (
 SPLITS = ("train", "val", "trainval", "test")
 _IMAGE_FOLDERS = ("JPEGImages-trainval", "JPEGImages-test")
 _LABEL_FOLDERS = ("Oriented Bounding Boxes", "Oriented_Bounding_Boxes", "OBB")
-_CORNERS = tuple(f"{axis}_{corner}" for corner in ("left_top", "right_top", "right_bottom", "left_bottom") for axis in "xy")
+_CORNERS = tuple(
+    f"{axis}_{corner}" for corner in ("left_top", "right_top", "right_bottom", "left_bottom") for axis in "xy"
+)
 
 
 def find_sources(root: Path, split: str) -> list[Source]:

@@ -84,7 +84,9 @@ def find_sources(roots: Sequence[Path], split: str, version: str) -> list[Source
         sources = [Source(name, path) for name, path in sorted(images.items())]
     else:
         sources = [Source(name, path, labels.get(name)) for name, path in sorted(images.items())]
-        problems += [f"{s.image}: no label file {s.name}.txt, expected one (may be empty)." for s in sources if not s.labels]
+        problems += [
+            f"{s.image}: no label file {s.name}.txt, expected one (may be empty)." for s in sources if not s.labels
+        ]
         problems += [f"{labels[name]}: no image of that name." for name in sorted(labels.keys() - images.keys())]
     raise_all(f"split '{split}'", problems)
     return sources

@@ -119,7 +119,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         version = manifest["header"]["format_version"]
         names = [source["name"] for source in manifest["sources"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: {error!r}, expected the manifest that the preparation wrote. Prepare again.") from None
+        raise DataError(
+            f"{path}: {error!r}, expected the manifest that the preparation wrote. Prepare again."
+        ) from None
     if version != FORMAT_VERSION or len(set(names)) != len(names):
         raise DataError(f"{path}: format_version {version}, this Krimp reads {FORMAT_VERSION}. Prepare again.")
     return manifest

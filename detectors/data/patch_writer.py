@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -62,11 +62,14 @@ def write_patches(
 def join_folders(folder: Path, parts: Sequence[Path]) -> tuple[dict[str, Any], bool]:
     """Make a folder with the files of several finished ones (train and val as trainval), as links where possible.
 
+    If one of the parts was made without patches of background only, so is the whole.
+
     Raises:
         DataError: a part is not finished, the parts were made differently, or share a name.
     """
     manifests = [read_manifest(part) for part in parts]
-    headers = [manifest["header"] for manifest in manifests]
+    skip_empty = any(manifest["header"]["skip_empty"] for manifest in manifests)
+    headers = [manifest["header"] | {"skip_empty": skip_empty} for manifest in manifests]
     if any(header != headers[0] for header in headers):
         names = ", ".join(part.name for part in parts)
         raise DataError(f"{folder}: {names} were made with different settings. Prepare them alike.")
@@ -77,16 +80,27 @@ def join_folders(folder: Path, parts: Sequence[Path]) -> tuple[dict[str, Any], b
                 raise DataError(f"{folder}: {record['name']} is in more than one of the parts.")
             records[record["name"]] = part, record
             sources.append(Source(record["name"], part / next(iter(record["files"]), "manifest.json")))
-    return build_folder(folder, sources, partial(_link_source, records=records), headers[0])
+    return build_folder(folder, sources, partial(_link_source, records=records, skip_empty=skip_empty), headers[0])
 
 
-def _link_source(source: Source, folder: Path, *, records: dict[str, tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+def _link_source(
+    source: Source, folder: Path, *, records: dict[str, tuple[Path, dict[str, Any]]], skip_empty: bool
+) -> dict[str, Any]:
     part, record = records[source.name]
+    names = record["files"]
+    if skip_empty:
+        empty = {Path(name).stem for name, size in names.items() if name.startswith(LABEL_FOLDER) and size == 0}
+        names = [name for name in names if Path(name).stem not in empty]
     files = {}
-    for name in record["files"]:
+    for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         files[name] = link_or_copy(part / name, folder / name)
-    return {key: value for key, value in record.items() if key not in ("name", "fingerprint")} | {"files": files}
+    facts = {key: value for key, value in record.items() if key not in ("name", "fingerprint")}
+    return facts | {"files": files, "patches": _count_images(files)}
+
+
+def _count_images(files: Iterable[str]) -> int:
+    return sum(name.startswith(f"{IMAGE_FOLDER}/") for name in files)
 
 
 def read_objects(source: Source, classes: Sequence[str]) -> tuple[list[LabelLine], list[str], list[str]]:
@@ -185,7 +199,7 @@ def cut_source(
         "height": height,
         "width": width,
         "files": files,
-        "patches": sum(name.startswith(IMAGE_FOLDER) for name in files),
+        "patches": _count_images(files),
         "source_objects": len(objects),
         "lost_objects": len(objects) - len(found),
         "degenerate": degenerate,

@@ -1,4 +1,4 @@
-"""Patches of large aerial images: their windows, their names, the objects in them. No file is touched; imports no torch.
+"""Patches of large aerial images: their windows, names and objects. No file is touched; imports no torch.
 
 The method is MMRotate's, so that a network trained on patches from either program saw the same data.
 """
@@ -50,7 +50,7 @@ class PatchSettings:
             raise DataError(f"scales: {list(self.scales)}, expected numbers above 0, e.g. 0.5 1.0 1.5.")
         if not 0 <= self.min_image_share < 1 or not 0 < self.min_object_share <= 1:
             raise DataError(
-                f"shares: image {self.min_image_share}, object {self.min_object_share}, expected 0 to 1 (image below 1)."
+                f"shares: image {self.min_image_share}, object {self.min_object_share}, expected 0 to 1 each."
             )
 
     def sides(self) -> list[tuple[int, int]]:
@@ -87,7 +87,9 @@ class Patch:
         """
         match = _NAME.fullmatch(name)
         if match is None:
-            raise DataError(f"{name}: no patch name, expected IMAGE__SIDE__X___Y as prepare_dota.py and MMRotate write.")
+            raise DataError(
+                f"{name}: no patch name, expected IMAGE__SIDE__X___Y as prepare_dota.py and MMRotate write."
+            )
         return cls(match["image"], int(match["side"]), int(match["x"]), int(match["y"]))
 
 
