@@ -31,7 +31,8 @@ Detections come from one of
   --submission FILE   a zip file or folder of Task-1 files, by whatever program; only scored.
 
 With --patches it is an error if a patch was not looked at. Scores (OUT/scores.json) are DOTA's 11-point average
-precision at IoU 0.5 and the area under the curve; difficult objects are ignored. The server's own number is the one to quote.
+precision at IoU 0.5 and the area under the curve; difficult objects are ignored. The server's own
+number is the one to quote.
 """
 EXAMPLES = """\
 examples:
