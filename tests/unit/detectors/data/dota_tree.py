@@ -28,11 +28,15 @@ def write_tree(root, version="1.0", splits=("train", "val", "test"), seed=0):
     number = 0
     for split in splits:
         images = root / split / "images"
-        labels = root / split / f"labelTxt-v{version}" / ("labelTxt" if version == "1.0" else f"DOTA-v{version}_{split}")
+        labels = (
+            root / split / f"labelTxt-v{version}" / ("labelTxt" if version == "1.0" else f"DOTA-v{version}_{split}")
+        )
         images.mkdir(parents=True)
         if not split.startswith("test"):
             labels.mkdir(parents=True)
-            horizontal = labels.parent / (f"{split}set_reclabelTxt" if version == "1.0" else f"DOTA-v{version}_{split}_hbb")
+            horizontal = labels.parent / (
+                f"{split}set_reclabelTxt" if version == "1.0" else f"DOTA-v{version}_{split}_hbb"
+            )
             horizontal.mkdir()
             (horizontal / "P0000.txt").write_text("not to be read\n")
         kinds = [(100, 180), (SIZE, SIZE), (150, 900), (500, 430), (700, 257)]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("shapely")
 
-from compress.errors import DataError  # noqa: E402
-from detectors.data.patches import (  # noqa: E402
+from compress.errors import DataError
+from detectors.data.patches import (
     Patch,
     PatchSettings,
     cut_patch,
