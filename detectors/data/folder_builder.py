@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,6 +49,12 @@ class Limits:
 
     processes: int = 1
     memory_bytes: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        if self.processes < 1 or self.memory_bytes < 1:
+            raise DataError(
+                f"limits: {self.processes} processes and {self.memory_bytes / 1e9:g} GB, expected at least 1 and some."
+            )
 
 
 ONE_PROCESS = Limits()
@@ -301,11 +308,12 @@ def _one(work: Work, source: Source, partial: Path) -> dict[str, Any] | DataErro
 
 
 def _leave_with(parent: int) -> None:
-    """Let a worker end when its parent is gone: after kill -9 nobody else would tell it."""
+    """Let a worker end when its parent is gone: after kill -9 nobody else would tell it. Ctrl-C is the parent's."""
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         os._exit(1)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, daemon=True).start()

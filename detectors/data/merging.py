@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compress.errors import DataError
+from compress.progress import track
 from detectors.data.dota import Truth, quads_to_boxes
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import read_manifest, write_file
@@ -69,7 +70,7 @@ def merge_patches(parts: Iterable[PatchDetections], *, iou_threshold: float = ME
     for part in parts:
         of_image[part.patch.image].append(part)
     merged = {}
-    for name in sorted(of_image):
+    for name in track(sorted(of_image), "merge"):
         # Equal scores keep their order in the suppression: the order of the patches must not come from the file system.
         ordered = sorted(of_image[name], key=lambda part: part.patch.name)
         together = Detections.concatenate([part.in_image() for part in ordered])

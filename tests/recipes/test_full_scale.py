@@ -138,7 +138,7 @@ def test_real_network_takes_a_step_is_pruned_and_runs_in_onnx_runtime(name, data
 
 
 def check_size(name, side, num_classes, facts):
-    """Compare with 36,340,338 parameters and 208.6 GMACs (18 classes, ResNet-50, 1024 px), and what follows from them."""
+    """Compare with 36.34 M parameters and 208.6 GMACs (18 classes, ResNet-50, 1024 px), and what follows from them."""
     deeper = 17 if "r101" in name else 0  # more blocks in the third stage: 1x1, 3x3, 1x1 and their norms
     block = 2 * 1024 * 256 + 9 * 256 * 256
     norms = 2 * (256 + 256 + 1024)
@@ -162,4 +162,5 @@ def check_step(recipe, trained):
         assert key in moved
     assert "head.cls_convs.3.weight" in moved
     (epoch,) = trained.facts["history"]
-    assert all(value > 0 for key, value in epoch.items() if key.startswith("loss"))
+    assert len(epoch["losses"]) >= 2
+    assert all(value > 0 for value in epoch["losses"].values())

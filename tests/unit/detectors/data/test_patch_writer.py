@@ -330,3 +330,8 @@ def test_large_images_wait_for_memory(tmp_path):
     options = [*CUT[:4], "--processes", "2", "--memory-gb", "0.0001"]
     assert prepare_dota.main([str(release), "--out", str(out), *options]) == 0
     assert len(folder_builder.read_manifest(out / "train")["sources"]) == 5
+
+
+def test_no_process_at_all_is_refused(release, tmp_path, capsys):
+    assert prepare_dota.main([str(release), "--out", str(tmp_path), "--processes", "0"]) == 3
+    assert "limits: 0 processes" in capsys.readouterr().err
