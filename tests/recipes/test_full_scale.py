@@ -4,6 +4,7 @@ One recipe runs in `make test`, all in `make test-full`. No pretrained weights a
 recipes say, but for one step, one batch and one image of each.
 """
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,6 +75,15 @@ def test_recipe_owns_up_to_what_it_does_not_know(name):
     assert "Not as published" in comment
 
 
+@pytest.fixture(autouse=True)
+def all_cores():
+    """Other tests leave one thread behind; these are large enough for all cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def data_of(tmp_path_factory):
     """Return a function from a side to a synthetic data set of that size, drawn once."""
@@ -117,7 +127,6 @@ def run_stage(recipe, index, folder, source=None):
 
 @pytest.mark.parametrize("name", ALL)
 def test_real_network_takes_a_step_is_pruned_and_runs_in_onnx_runtime(name, data_of, tmp_path):
-    torch.set_num_threads(torch.get_num_threads() if name != IN_MAKE_TEST else min(2, torch.get_num_threads()))
     side, num_classes = PUBLISHED[name][:2]
     recipe = recipe_of(name, data_of(side))
     trained = run_stage(recipe, 0, tmp_path)
