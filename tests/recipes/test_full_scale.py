@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("mmrotate")
 pytest.importorskip("torch_pruning")
 
+from compress.metrics.complexity import measure_complexity  # noqa: E402
 from compress.plugins import make_detector  # noqa: E402
 from compress.recipe import load_recipe  # noqa: E402
 from compress.stage import StageContext  # noqa: E402
@@ -123,6 +124,16 @@ def run_stage(recipe, index, folder, source=None):
         seed=0,
     )
     return SimpleNamespace(path=target, facts=stage.run(context))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_network_of_each_recipe_has_the_published_size(name):
+    side, num_classes = PUBLISHED[name][:2]
+    with torch.device("meta"):  # shapes without values: every layer runs, nothing is computed
+        complexity = measure_complexity(
+            make_detector(recipe_of(name, "/nowhere")).build(), torch.empty(1, 3, side, side)
+        )
+    check_size(name, side, num_classes, {"params": complexity.params, "macs": complexity.macs})
 
 
 @pytest.mark.parametrize("name", ALL)
