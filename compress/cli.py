@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from compress.codec.commands import app as codec_app
-from compress.errors import CompressError, DetectorError
+from compress.errors import CompressError
+from compress.import_weights import import_command
 from compress.runtime.detect import detect_command
 
 _INTERRUPTED = 130
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(codec_app)
 app.command("detect")(detect_command)
+app.command("import")(import_command)
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]
 SetOption = Annotated[
@@ -104,31 +106,6 @@ def schema(
         print(text, end="")
     else:
         out.write_text(text)
-
-
-@app.command("import")
-def import_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of another project.", show_default=False)],
-    detector: Annotated[str, typer.Option("--detector", metavar="NAME", help="Plug-in that knows the format.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Safetensors file to write.")],
-) -> None:
-    """Convert foreign weights to the format of a plug-in."""
-    from compress.plugins import check_frameworks, find_plugin
-
-    plugin = find_plugin(detector)
-    convert = getattr(plugin, "import_checkpoint", None)
-    if convert is None:
-        raise DetectorError(f"plug-in {detector!r} imports no foreign weights: it has no import_checkpoint.")
-    if not file.is_file():
-        raise DetectorError(f"{file}: there is no such file.")
-    check_frameworks(plugin)
-    from safetensors.torch import save_file
-
-    tensors = convert(file)
-    temporary = out.with_name(f".{out.name}.part")
-    save_file(tensors, temporary)
-    temporary.replace(out)
-    print(f"{out}: {len(tensors)} tensors")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -93,6 +93,17 @@ class Dcfl:
 
         load_whole(model, resolve_checkpoint(str(checkpoint)))
 
+    @staticmethod
+    def import_checkpoint(path: Path) -> dict[str, Tensor]:
+        """Return the weights of a checkpoint of the published code, or of a fork with its head, under our names.
+
+        Raises:
+            DetectorError: the file is not exactly the weights of a DCFL network, or holds Python objects.
+        """
+        from detectors.dcfl.published import import_published
+
+        return import_published(path)
+
     def checkpoint_path(self) -> Path | None:
         """Return the file of `detector.checkpoint`, or None."""
         return None if self.config.checkpoint is None else resolve_checkpoint(self.config.checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -128,7 +129,7 @@ def _equal_runs(priors: Tensor) -> list[tuple[int, int]]:
     """Return where runs of priors with equal width, height and angle begin and end."""
     changes = (priors[1:, 2:] != priors[:-1, 2:]).any(dim=1).nonzero().squeeze(1) + 1
     edges = [0, *changes.tolist(), len(priors)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def squared_mahalanobis(points: Tensor, centres: Tensor, boxes: Tensor) -> Tensor:

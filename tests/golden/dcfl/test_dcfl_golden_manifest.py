@@ -1,0 +1,49 @@
+"""The golden folder is whole, and each of its files and arrays is claimed by a test of this suite."""
+
+import hashlib
+import re
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden_cases import FILES, FOLDER, MANIFEST, needs_golden
+from golden_claims import CLAIMS, INFORMATION, INPUTS
+
+pytestmark = needs_golden
+LISTED = sorted(FILES) or [pytest.param("", marks=pytest.mark.skip(reason="no file is listed"))]
+
+
+def test_there_is_a_manifest_that_lists_files():
+    assert MANIFEST.is_file(), f"{FOLDER} has no manifest.json"
+    assert FILES
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_file_has_the_listed_bytes(name):
+    data = (FOLDER / name).read_bytes()
+    assert len(data) == FILES[name]["bytes"]
+    assert hashlib.sha256(data).hexdigest() == FILES[name]["sha256"]
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_file_and_arrays_are_claimed_by_a_test(name):
+    tables = [table for pattern, table in CLAIMS if fnmatch(name, pattern)]
+    assert len(tables) == 1, f"{name} is checked by no test of this suite; add it to golden_claims.py and check it"
+    with np.load(FOLDER / name, allow_pickle=False) as file:
+        found = set(file.files)
+    listed = set(FILES[name]["arrays"])
+    assert found == listed or "(state_dict)" in listed
+    unclaimed = [key for key in sorted(found) if not any(re.fullmatch(claim, key) for claim in tables[0])]
+    assert not unclaimed, f"{name}: no test checks {unclaimed}"
+
+
+def test_no_file_lies_beside_the_listed_ones():
+    beside = {path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.npz")} - set(FILES)
+    assert not beside, f"not in the manifest: {sorted(beside)}"
+
+
+def test_claims_name_modules_that_exist():
+    modules = {module for _, table in CLAIMS for module in table.values()} - {INPUTS, INFORMATION}
+    here = {path.stem.removeprefix("test_dcfl_golden_") for path in Path(__file__).parent.glob("test_dcfl_golden_*.py")}
+    assert modules <= here
