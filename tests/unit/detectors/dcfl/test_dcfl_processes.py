@@ -1,0 +1,96 @@
+"""Two processes under `accelerate launch` train like one process with the same images a step."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detectors.dcfl.losses import normaliser
+
+ROOT = Path(__file__).parents[4]
+RECIPE = """\
+format_version: 1
+name: two
+detector: {{plugin: dcfl, backbone: resnet18, base_channels: 8, channels: 16, classes: [car, ship], norm_eval: true}}
+data: {{format: dota, root: {root}, image_size: [64, 64]}}
+stages:
+  - {{stage: train, epochs: 4, batch_size: 4, lr: 0.1, warmup_steps: 2, evaluate_every: 0}}
+"""
+
+
+def write_data(root, num_images=7):
+    """Seven pictures with few boxes, one without any: uneven parts, and steps where one process has no positive."""
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for part in ("images", "labelTxt"):
+            (root / split / part).mkdir(parents=True)
+        for index in range(num_images):
+            picture = rng.integers(0, 60, (64, 64, 3), np.uint8)
+            lines = []
+            for _ in range(index % 4):
+                x, y = (int(value) for value in rng.integers(4, 40, 2))
+                picture[y : y + 8, x : x + 18] = (200, 220, 240)
+                lines.append(f"{x} {y} {x + 18} {y} {x + 18} {y + 8} {x} {y + 8} {('car', 'ship')[index % 2]} 0")
+            cv2.imwrite(str(root / split / "images" / f"{index}.png"), picture)
+            (root / split / "labelTxt" / f"{index}.txt").write_text("\n".join(lines))
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def train(recipe, out, processes):
+    launcher = [
+        *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())),
+    ]
+    command = [sys.executable, *(launcher if processes > 1 else []), "compress/run.py", str(recipe), "--out", str(out)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (manifest,) = (out / "two").glob("*train*/manifest.json")
+    return json.loads(manifest.read_text())["facts"]["history"]
+
+
+def test_two_processes_have_the_loss_curve_of_one(tmp_path):
+    write_data(tmp_path / "data")
+    recipe = tmp_path / "two.yaml"
+    recipe.write_text(RECIPE.format(root=tmp_path / "data"))
+    one, two = (train(recipe, tmp_path / f"out{count}", count) for count in (1, 2))
+    assert len(one) == len(two) == 4
+    assert one[-1]["losses"]["loss_cls"] < 0.99 * one[0]["losses"]["loss_cls"]  # it moves far more than the tolerance
+    for mine, theirs in zip(one, two, strict=True):
+        assert mine["losses"].keys() == theirs["losses"].keys() == {"loss_cls", "loss_bbox"}
+        for name, value in mine["losses"].items():
+            assert theirs["losses"][name] == pytest.approx(value, rel=1e-4), (mine["epoch"], name)
+
+
+def test_each_process_divides_by_its_share_of_all_positives(monkeypatch):
+    class TwoProcesses:
+        def is_available(self):
+            return True
+
+        is_initialized = is_available
+
+        def all_reduce(self, total):
+            total += 30
+
+        def get_world_size(self):
+            return 2
+
+    owner = torch.tensor([[1, 0, 2], [0, 0, -1]])
+    assert float(normaliser(owner, by_image=False)) == 2
+    assert float(normaliser(torch.zeros_like(owner), by_image=False)) == 1
+    assert float(normaliser(owner, by_image=True)) == 3  # published: the second image counts one
+    monkeypatch.setattr(torch, "distributed", TwoProcesses())
+    assert float(normaliser(owner, by_image=False)) == 16
+    assert float(normaliser(owner, by_image=True)) == 3
