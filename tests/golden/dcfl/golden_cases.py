@@ -1,7 +1,9 @@
 """The folder of golden numbers: which cases it lists, and how they are read.
 
 The folder is KRIMP_GOLDEN_DIR, by default ../shared/golden/dcfl; its manifest says what is in it. Cases, seeds
-and sizes are the folder's business: nothing here knows a scene by name.
+and sizes are the folder's business: nothing here knows a scene by name. A second, small folder of the same form
+is `vectors/`, made by `make_vectors.py` with float64 code that shares nothing with the plug-in; its cases have
+names that begin with 'own/', and the same tests check them.
 """
 
 import hashlib
@@ -21,7 +23,8 @@ from detectors.dcfl.network import DcflNetwork
 from detectors.dcfl.published import architecture_of
 
 FOLDER = Path(os.environ.get("KRIMP_GOLDEN_DIR") or Path(__file__).parents[4] / "shared" / "golden" / "dcfl")
-MANIFEST = FOLDER / "manifest.json"
+OWN = "own/"
+OWN_FOLDER = Path(__file__).parent / "vectors"
 ABSENT = f"no golden numbers in {FOLDER}; set KRIMP_GOLDEN_DIR"
 LEVELS = (3, 4, 5, 6, 7)
 STRIDES = (8, 16, 32, 64, 128)
@@ -29,22 +32,28 @@ STRIDES = (8, 16, 32, 64, 128)
 needs_golden = pytest.mark.skipif(not FOLDER.is_dir(), reason=ABSENT)
 
 
-def listed_files() -> dict:
+def listed_files(folder) -> dict:
     """Return file -> facts as the manifest lists them; {} where there is no manifest."""
-    return json.loads(MANIFEST.read_text())["files"] if MANIFEST.is_file() else {}
+    manifest = folder / "manifest.json"
+    return json.loads(manifest.read_text())["files"] if manifest.is_file() else {}
 
 
-FILES = listed_files()
+FILES = listed_files(FOLDER) | {f"{OWN}{name}": entry for name, entry in listed_files(OWN_FOLDER).items()}
+
+
+def path_of(name):
+    """Return where a listed file lies."""
+    return OWN_FOLDER / name.removeprefix(OWN) if name.startswith(OWN) else FOLDER / name
 
 
 def cases(pattern, condition=lambda name: True):
-    """Return the listed cases (paths without suffix) that fit pattern and condition, or one skipped case."""
-    names = (name.removesuffix(".npz") for name in FILES if name.endswith(".npz") and fnmatch(name, pattern))
-    found = sorted(name for name in names if condition(name))
-    if found:
+    """Return the listed cases (paths without suffix) that fit pattern and condition; a skipped one if the folder has none."""
+    names = [name for name in FILES if name.endswith(".npz") and fnmatch(name.removeprefix(OWN), pattern)]
+    found = sorted(name for name in (name.removesuffix(".npz") for name in names) if condition(name))
+    if any(not name.startswith(OWN) for name in found):
         return found
     reason = f"the manifest lists no {pattern}" if FOLDER.is_dir() else ABSENT
-    return [pytest.param("", marks=pytest.mark.skip(reason=reason))]
+    return [*found, pytest.param("", marks=pytest.mark.skip(reason=reason))]
 
 
 def keys_of(name):
@@ -60,16 +69,19 @@ def matching(pattern, expression):
         for key in keys_of(name)
         if (match := re.fullmatch(expression, key))
     ]
-    return found or [pytest.param("", None, marks=pytest.mark.skip(reason=f"no array {expression} in {pattern}"))]
+    if any(not param.values[0].startswith(OWN) for param in found):
+        return found
+    reason = f"no array {expression} in {pattern}" if FOLDER.is_dir() else ABSENT
+    return [*found, pytest.param("", None, marks=pytest.mark.skip(reason=reason))]
 
 
 def read(name):
-    with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
+    with np.load(path_of(f"{name}.npz"), allow_pickle=False) as file:
         return {key: torch.from_numpy(file[key]) for key in file.files}
 
 
 def facts(name):
-    return json.loads((FOLDER / f"{name}.json").read_text())
+    return json.loads(path_of(f"{name}.json").read_text())
 
 
 def scene(name):

@@ -12,7 +12,6 @@ from golden_cases import (
     cases,
     facts,
     matching,
-    needs_golden,
     read,
 )
 
@@ -20,7 +19,6 @@ from detectors.dcfl import deploy
 from detectors.dcfl.coder import decode
 from detectors.dcfl.prior import grid_priors
 
-pytestmark = needs_golden
 SETTINGS = [
     pytest.param(name, setting, id=f"{name}:{setting}")
     for name in cases("detector/*/forward_*.npz")

@@ -10,7 +10,6 @@ from golden_cases import (
     assert_near,
     cases,
     facts,
-    needs_golden,
     network_of,
     published_state,
     read,
@@ -22,7 +21,6 @@ from detectors.dcfl.names import from_published_names
 from detectors.dcfl.network import DcflNetwork
 from detectors.dcfl.published import architecture_of
 
-pytestmark = needs_golden
 FORWARDS = cases("detector/*/forward_*.npz")
 STORED = cases("detector/*/weights.npz")
 WITH_STORED_WEIGHTS = cases("detector/*/forward_*.npz", lambda name: f"{name.rsplit('/', 1)[0]}/weights.npz" in FILES)

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from golden_cases import angle_gap, assert_boxes_near, cases, facts, keys_of, matching, needs_golden, read
+from golden_cases import angle_gap, assert_boxes_near, cases, facts, keys_of, matching, read
 from golden_reference import best_ordered, box_of_quad, corners, flipped, wrapped
 
 from detectors.data.dota import Truth, longer_side_first, quads_to_boxes
@@ -16,7 +16,6 @@ from detectors.geometry.corners import box_corners
 from detectors.geometry.detections import Detections
 from detectors.geometry.nms import rotated_nms
 
-pytestmark = needs_golden
 POLYGONS = "parts/polygons.npz"
 
 

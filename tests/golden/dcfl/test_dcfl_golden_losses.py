@@ -4,14 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from golden_cases import LEVELS, assert_near, cases, facts, needs_golden, network_of, read
+from golden_cases import LEVELS, assert_near, cases, facts, network_of, read
 
 from detectors.dcfl.coder import decode
 from detectors.dcfl.losses import assign_batch, dcfl_loss, flatten_raw, focal_loss, iou_loss, normaliser
 from detectors.dcfl.names import from_published_names
 from detectors.dcfl.rules import published_rules
 
-pytestmark = needs_golden
 LOSSES = cases("detector/*/loss_*.npz")
 KINDS = ("cls_score", "bbox_pred", "offset")
 RULES = published_rules()  # K 16, Q 12, g 0.6

@@ -12,7 +12,6 @@ from golden_cases import (
     assert_near,
     facts,
     matching,
-    needs_golden,
     read,
 )
 from golden_reference import decoded, encoded
@@ -24,8 +23,6 @@ from detectors.dcfl.losses import focal_loss, iou_loss
 from detectors.dcfl.prior import grid_priors, level_shapes
 from detectors.dcfl.rotated_iou import rotated_iou
 from detectors.geometry.iou import pairwise_iou
-
-pytestmark = needs_golden
 
 
 @pytest.mark.parametrize(("name", "match"), matching("parts/gjsd.npz", r"(r\d+|check)_gjsd_f64"))

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 
-class Ambiguous(Exception):
+class AmbiguousError(Exception):
     """Two numbers that decide something differ by less than rounding, so either answer is right."""
 
 
@@ -100,10 +100,13 @@ def decoded(prior, delta, *, angle_unit, wrap):
     return x + w * dx * cos - h * dy * sin, y + w * dx * sin + h * dy * cos, width, height, turned
 
 
-def decide(first, second, *, margin=1e-9):
+MARGIN = 1e-9  # numbers nearer than this, but not equal, decide nothing
+
+
+def decide(first, second):
     """first >= second, unless they are equal within rounding but not equal."""
-    if first != second and abs(first - second) < margin:
-        raise Ambiguous
+    if first != second and abs(first - second) < MARGIN:
+        raise AmbiguousError
     return first >= second
 
 
@@ -152,7 +155,7 @@ def oracle(boxes, grid, moved, deltas, logits, rules):
     """Return owners, a list of ints; the arguments are nested lists.
 
     Raises:
-        Ambiguous: rounding decides.
+        AmbiguousError: rounding decides.
     """
     if not boxes:
         return [0] * len(grid)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from assigner_oracle import Ambiguous, divergence, dual_divergence, oracle
+from assigner_oracle import AmbiguousError, divergence, dual_divergence, oracle
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +61,7 @@ def make_scene(seed, *, kind="mixed", count=5, predictions="random", spread=3.0)
 def expected_of(scene, rules):
     try:
         return torch.tensor(oracle(*(part.tolist() for part in scene), rules))
-    except Ambiguous:
+    except AmbiguousError:
         return None
 
 

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from detectors.dcfl.rules import Rules, published_rules
 from detectors.dcfl.coder import decode, encode, wrap_angle
 from detectors.dcfl.losses import dcfl_loss, focal_loss, iou_loss
 from detectors.dcfl.prior import grid_priors, prior_shift
+from detectors.dcfl.rules import Rules
 
 
 @pytest.fixture(autouse=True)
