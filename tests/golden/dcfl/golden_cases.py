@@ -47,7 +47,7 @@ def path_of(name):
 
 
 def cases(pattern, condition=lambda name: True):
-    """Return the listed cases (paths without suffix) that fit pattern and condition; a skipped one if the folder has none."""
+    """Return the listed cases (paths without suffix) that fit both; a skipped one if the folder has none."""
     names = [name for name in FILES if name.endswith(".npz") and fnmatch(name.removeprefix(OWN), pattern)]
     found = sorted(name for name in (name.removesuffix(".npz") for name in names) if condition(name))
     if any(not name.startswith(OWN) for name in found):
