@@ -203,7 +203,7 @@ def main() -> int:
             "benchmark": "dcfl_quirks",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": describe_environment(),
-            "rows": rows,
+            "configurations": rows,
         }
         write_whole(options.record, json.dumps(record, indent=1, sort_keys=True) + "\n")
     return 0

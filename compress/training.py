@@ -309,7 +309,10 @@ class _Training:
             with autocast(self.accelerator.device, self.settings.precision):
                 self.distiller.teach(images)
             share = self._share_of_batch(len(images))
-            losses |= {name: share * v for name, v in self.distiller.losses(batch, raw).items()}
+            # A plug-in's own term is, like its loss, divided for all processes already; the others are means.
+            whole = {"distill_output"} if hasattr(self.detector, "distill_loss") else set()
+            taught = self.distiller.losses(batch, raw)
+            losses |= {name: v if name in whole else share * v for name, v in taught.items()}
         stacked = torch.stack([v.detach().float() for v in losses.values()])
         if self.several:  # what is logged, and stops the training, is the loss of the whole batch
             stacked = self.accelerator.reduce(stacked, reduction="mean")  # type: ignore[assignment]

@@ -108,25 +108,35 @@ def assign_batch(flat: Flat, batch: Any, rules: Rules) -> Tensor:
     return torch.stack(maps)
 
 
-def normaliser(owner: Tensor, *, by_image: bool) -> Tensor:
-    """Return the number that divides both losses of this process, a float scalar > 0.
+def share_of_all(total: Tensor) -> Tensor:
+    """Return what this process divides a sum by, so that the processes' average is the sum of all / total of all.
 
-    The gradients of several processes are averaged, so each divides by its share of the positives of all:
-    the average of sum / (positives / processes) is the sum of all images / positives, whatever the
-    number of processes and however images and boxes are spread over them.
+    The gradients of several processes are averaged: the average of sum / (total / processes) is the same whatever
+    the number of processes and however images are spread over them.
+
+    Args:
+        total: what this process counts, a float scalar.
+
+    Returns:
+        max(total of all processes, 1) / number of processes.
+    """
+    processes = 1
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        total = total.clone()
+        torch.distributed.all_reduce(total)
+        processes = torch.distributed.get_world_size()
+    return total.clamp(min=1) / processes
+
+
+def normaliser(owner: Tensor, *, by_image: bool) -> Tensor:
+    """Return the number of positives that divides both losses of this process, a float scalar > 0.
 
     Args:
         owner: (N, P) assignment maps.
         by_image: as published, images without positives count one each and processes stay apart.
     """
     positives = (owner > 0).sum(dim=1).float()
-    if by_image:
-        return positives.clamp(min=1).sum()
-    total, processes = positives.sum(), 1
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(total)
-        processes = torch.distributed.get_world_size()
-    return total.clamp(min=1) / processes
+    return positives.clamp(min=1).sum() if by_image else share_of_all(positives.sum())
 
 
 def dcfl_loss(raw: Any, batch: Any, rules: Rules) -> dict[str, Tensor]:

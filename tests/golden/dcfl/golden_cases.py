@@ -90,7 +90,7 @@ def scene(name):
 
 
 def weight_by_name(name, shape):
-    """Return the tensor that section 4 of the golden README defines for a parameter name."""
+    """Return the tensor that section 4 of the README of the golden numbers defines for a parameter name."""
     if name.endswith(".num_batches_tracked"):
         return torch.zeros((), dtype=torch.int64)
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")

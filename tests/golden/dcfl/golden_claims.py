@@ -3,7 +3,7 @@
 LEVEL = "p[3-7]"
 VARIANT = r"k\d+_q\d+_g\d\d(?:_headcoder(?:_grid)?)?"
 INPUTS = "inputs"
-INFORMATION = "information only, says the golden README"
+INFORMATION = "information only, says the README of the golden numbers"
 
 # (pattern of the file, {regular expression of arrays: the module that checks them})
 CLAIMS = (

@@ -1,6 +1,7 @@
 """The suite's own reference for what concerns the old pipeline only: angle versions, polygons, flips. Float64.
 
-Written from the conventions in the golden README, for checks of the stored numbers alone; the plug-in has no
+Written from the conventions in the README of the golden numbers, for checks of the stored numbers
+alone; the plug-in has no
 such code.
 """
 

@@ -22,7 +22,7 @@ MEDIUM = r"(s64|f32|h16)_medium_k(\d+)_q(\d+)"
 
 
 def allowed(prefix, num_priors):
-    """Return how many priors may differ (golden README, section 7)."""
+    """Return how many priors may differ (README of the golden numbers, section 7)."""
     return {"s64": 0, "f32": max(2, 0.0005 * num_priors), "h16": max(8, 0.001 * num_priors)}[prefix]
 
 

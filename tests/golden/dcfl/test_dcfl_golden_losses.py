@@ -14,7 +14,7 @@ from detectors.dcfl.rules import published_rules
 LOSSES = cases("detector/*/loss_*.npz")
 KINDS = ("cls_score", "bbox_pred", "offset")
 RULES = published_rules()  # K 16, Q 12, g 0.6
-# Relative L2 errors of gradients (golden README, section 7): a deep network carries 1e-4 of rounding in its features.
+# Relative L2 errors of gradients; a deep network carries 1e-4 of rounding in its features.
 STRICT = 1e-3
 ATTEMPTS = 16
 ROUNDING = 1e-6

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.dcfl.losses import normaliser
+from compress.errors import StageError
+from compress.sharding import RankBatches, shard
+from detectors.dcfl.losses import normaliser, share_of_all
 
 ROOT = Path(__file__).parents[4]
 RECIPE = """\
@@ -94,3 +96,23 @@ def test_each_process_divides_by_its_share_of_all_positives(monkeypatch):
     monkeypatch.setattr(torch, "distributed", TwoProcesses())
     assert float(normaliser(owner, by_image=False)) == 16
     assert float(normaliser(owner, by_image=True)) == 3
+    assert float(share_of_all(torch.tensor(4.0))) == 17
+
+
+@pytest.mark.parametrize(("images", "processes"), [(7, 2), (8, 2), (9, 2), (9, 4), (5, 3)])
+def test_every_image_is_taken_once_and_all_processes_take_as_many_steps(images, processes):
+    loader = torch.utils.data.DataLoader(list(range(images)), batch_size=4)
+    whole = [batch.tolist() for batch in loader]
+    parts = [[batch.tolist() for batch in shard(loader, rank=r, processes=processes)] for r in range(processes)]
+    kept = [batch for batch in whole if len(batch) >= processes]  # a rest too small to share is left out
+    assert {len(part) for part in parts} == {len(kept)}
+    for step, batch in enumerate(kept):
+        assert sorted(index for part in parts for index in part[step]) == batch
+    assert len(RankBatches(loader.batch_sampler, 0, processes)) == len(kept)
+
+
+def test_what_cannot_be_shared_is_refused():
+    with pytest.raises(StageError, match="batch_size is 1 for 2 processes"):
+        shard(torch.utils.data.DataLoader([0, 1], batch_size=1), rank=0, processes=2)
+    with pytest.raises(StageError, match="list: cannot be shared by 2 processes"):
+        shard([[0, 1]], rank=0, processes=2)
