@@ -11,11 +11,12 @@ CLAIMS = (
         "assigner/*.npz",
         {
             "image_size|level_counts|gt_boxes|gt_labels|grid_priors|priors|cls_logits|bbox_deltas": INPUTS,
-            rf"(?:s64|f32|h16)_(?:coarse_k\d+|medium_k\d+_q\d+|final_{VARIANT}|labels|max_similarity)": "assigner",
+            rf"(?:s64|f32|h16)_(?:coarse_k\d+|medium_k\d+_q\d+|final_{VARIANT}|labels)|s64_max_similarity": "assigner",
             rf"s64_(?:final_{VARIANT}|medium_k\d+_q\d+)_topq_position": "assigner",
             r"(?:s64|f32)_(?:candidate_(?:index|gt|quality|gate)|topq_(?:position|quality)|mixture_centre)": "assigner",
-            r"(?:s64|f32)_(?:top24_(?:similarity|index)|similarity_matrix)": "assigner",
-            r"h16_.*|f32_.*_topq_position": INFORMATION,  # the candidates they count are not stored
+            r"s64_(?:top24_(?:similarity|index)|similarity_matrix)": "assigner",
+            # What the published float32 and float16 arithmetic gives on the way to the maps.
+            r"(?:h16|f32)_(?:.*_topq_position|max_similarity|top24_\w+|similarity_matrix)|h16_.*": INFORMATION,
         },
     ),
     ("detector/*/weights.npz", {".*": "detector"}),

@@ -61,8 +61,6 @@ def test_similarities_are_the_published_ones(name):
     found = torch.cat([part.clone() for _, part in similarity_chunks(boxes, priors)])
     assert_near(found, similarity(boxes.double(), priors.double()).float(), absolute=1e-6)
     assert_near(found.amax(dim=0), case["s64_max_similarity"], absolute=1e-5)
-    if "f32_max_similarity" in case:
-        assert (found.amax(dim=0) - case["f32_max_similarity"]).abs().max() < 0.02
     best = found.topk(case["s64_top24_similarity"].shape[1], dim=1).values
     assert_near(best, case["s64_top24_similarity"], absolute=1e-5)
     assert_near(found.gather(1, case["s64_top24_index"].long()), case["s64_top24_similarity"], absolute=1e-5)
