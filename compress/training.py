@@ -186,6 +186,8 @@ class _Training:
             raise StageError(f"stage {label}: no parameter of the model is trainable. Unfreeze some layers.")
         self.optimizer = _make_optimizer(parameter_groups(model, settings.weight_decay), settings)
         self.several = self.accelerator.num_processes > 1
+        if self.several and self.accelerator.is_main_process:
+            say(f"{label}: {self.accelerator.num_processes} processes share every batch")
         if self.several and trains_batch_norm(model):
             warn(
                 f"{label}: BatchNorm sees the images of one process only, so the result depends on the number of "

@@ -51,14 +51,17 @@ def free_port():
 
 
 def train(recipe, out, processes):
+    # `accelerate launch --cpu` without MPI starts one process whatever it is told; --multi_gpu starts them on a
+    # machine without a GPU, too, where the training then takes the CPU and gloo.
     launcher = [
-        *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1"),
+        *("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"),
         *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())),
     ]
     command = [sys.executable, *(launcher if processes > 1 else []), "compress/run.py", str(recipe), "--out", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert ("2 processes share every batch" in done.stdout) == (processes == 2)
     (manifest,) = (out / "two").glob("*train*/manifest.json")
     return json.loads(manifest.read_text())["facts"]["history"]
 
