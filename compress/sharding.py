@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import nn
+from torch import distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Sampler
 
@@ -67,6 +68,27 @@ def shard(loader: Any, *, rank: int, processes: int) -> DataLoader:
         generator=loader.generator,
         pin_memory=loader.pin_memory,
     )
+
+
+def join_group(label: str, *, device: str) -> None:
+    """Let the processes of this training meet under a name of their own; nothing without a launcher.
+
+    Each training stage is a new group of new processes, but the launcher's store lives on: a group without a name
+    would find the addresses of the stage before there, and fail to connect.
+
+    Args:
+        label: of the stage, the same in all processes.
+        device: 'cpu' or 'cuda'; decides how they talk.
+    """
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    from_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if not several or not from_launcher or distributed.is_initialized():
+        return
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = distributed.PrefixStore(f"krimp/{label}", distributed.TCPStore(address, port, is_master=False))
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    backend = "gloo" if device == "cpu" else "nccl"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def trains_batch_norm(model: nn.Module) -> bool:

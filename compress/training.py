@@ -22,7 +22,7 @@ from compress.distillation import Distiller, as_tensors
 from compress.errors import StageError
 from compress.precision import autocast, dilated_layers_in_float32
 from compress.progress import say, warn
-from compress.sharding import shard, trains_batch_norm
+from compress.sharding import join_group, shard, trains_batch_norm
 from compress.training_progress import TrainingProgress
 from compress.training_settings import DistillFields, TrainingFields, learning_rate
 from compress.training_state import (
@@ -177,6 +177,7 @@ class _Training:
         self.score: Callable[[nn.Module], Scores] | None = None
         self.distiller: Distiller | None = None
         self.best_from_epoch = 0
+        join_group(label, device=_device_name(device))
         self.accelerator = Accelerator(cpu=_device_name(device) == "cpu")
         self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
         model.to(device=self.accelerator.device, memory_format=self.format)  # type: ignore[call-overload]

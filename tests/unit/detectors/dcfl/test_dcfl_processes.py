@@ -22,7 +22,8 @@ name: two
 detector: {{plugin: dcfl, backbone: resnet18, base_channels: 8, channels: 16, classes: [car, ship], norm_eval: true}}
 data: {{format: dota, root: {root}, image_size: [64, 64]}}
 stages:
-  - {{stage: train, epochs: 4, batch_size: 4, lr: 0.1, warmup_steps: 2, evaluate_every: 0}}
+  - {{stage: train, epochs: 3, batch_size: 4, lr: 0.1, warmup_steps: 2}}
+  - {{stage: finetune, epochs: 2, batch_size: 4, lr: 0.1, warmup_steps: 2, distill: {{teacher: float}}}}
 """
 
 
@@ -62,8 +63,8 @@ def train(recipe, out, processes):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ("2 processes share every batch" in done.stdout) == (processes == 2)
-    (manifest,) = (out / "two").glob("*train*/manifest.json")
-    return json.loads(manifest.read_text())["facts"]["history"]
+    manifests = ((out / "two").glob(f"*{stage}*/manifest.json") for stage in ("train", "finetune"))
+    return [row for (path,) in manifests for row in json.loads(path.read_text())["facts"]["history"]]
 
 
 def test_two_processes_have_the_loss_curve_of_one(tmp_path):
@@ -71,10 +72,11 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
     recipe = tmp_path / "two.yaml"
     recipe.write_text(RECIPE.format(root=tmp_path / "data"))
     one, two = (train(recipe, tmp_path / f"out{count}", count) for count in (1, 2))
-    assert len(one) == len(two) == 4
-    assert one[-1]["losses"]["loss_cls"] < 0.99 * one[0]["losses"]["loss_cls"]  # it moves far more than the tolerance
+    assert len(one) == len(two) == 5
+    assert one[2]["losses"]["loss_cls"] < 0.99 * one[0]["losses"]["loss_cls"]  # it moves far more than the tolerance
+    assert one[-1]["losses"]["distill_feature"] > 1e-3
     for mine, theirs in zip(one, two, strict=True):
-        assert mine["losses"].keys() == theirs["losses"].keys() == {"loss_cls", "loss_bbox"}
+        assert mine["losses"].keys() == theirs["losses"].keys() >= {"loss_cls", "loss_bbox"}
         for name, value in mine["losses"].items():
             assert theirs["losses"][name] == pytest.approx(value, rel=1e-4), (mine["epoch"], name)
 
