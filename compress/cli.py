@@ -12,7 +12,8 @@ import typer
 
 from compress.child import is_disk_full
 from compress.codec.commands import app as codec_app
-from compress.errors import CompressError, DetectorError, StageError
+from compress.errors import CompressError, StageError
+from compress.import_weights import import_command
 from compress.runtime.detect import detect_command
 
 _INTERRUPTED = 130
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(codec_app)
 app.command("detect")(detect_command)
+app.command("import")(import_command)
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]
 SetOption = Annotated[
@@ -145,37 +147,6 @@ def schema(
         print(text, end="")
     else:
         out.write_text(text)
-
-
-@app.command("import")
-def import_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of another project.", show_default=False)],
-    detector: Annotated[str, typer.Option("--detector", metavar="NAME", help="Plug-in that knows the format.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Safetensors file to write.")],
-) -> None:
-    """Convert foreign weights to those of a plug-in.
-
-    Reads tensors only, never Python objects. Name the result in a recipe as `detector.checkpoint`.
-
-    \b
-    krimp import --detector dcfl epoch_12.pth -o dcfl.safetensors
-    """  # noqa: D301 click ends no line after \b
-    from compress.plugins import check_frameworks, find_plugin
-
-    plugin = find_plugin(detector)
-    convert = getattr(plugin, "import_checkpoint", None)
-    if convert is None:
-        raise DetectorError(f"plug-in {detector!r} imports no foreign weights: it has no import_checkpoint.")
-    if not file.is_file():
-        raise DetectorError(f"{file}: there is no such file.")
-    check_frameworks(plugin)
-    from safetensors.torch import save_file
-
-    tensors = convert(file)
-    temporary = out.with_name(f".{out.name}.part")
-    save_file(tensors, temporary)
-    temporary.replace(out)
-    print(f"{out}: {len(tensors)} tensors")
 
 
 def main(arguments: list[str] | None = None) -> int:

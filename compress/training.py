@@ -22,6 +22,7 @@ from compress.distillation import Distiller, as_tensors
 from compress.errors import StageError
 from compress.precision import autocast, dilated_layers_in_float32
 from compress.progress import say, warn
+from compress.sharding import join_group, shard, trains_batch_norm
 from compress.training_progress import TrainingProgress
 from compress.training_settings import DistillFields, TrainingFields, learning_rate
 from compress.training_state import (
@@ -176,6 +177,7 @@ class _Training:
         self.score: Callable[[nn.Module], Scores] | None = None
         self.distiller: Distiller | None = None
         self.best_from_epoch = 0
+        join_group(label, device=_device_name(device))
         self.accelerator = Accelerator(cpu=_device_name(device) == "cpu")
         self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
         model.to(device=self.accelerator.device, memory_format=self.format)  # type: ignore[call-overload]
@@ -185,6 +187,13 @@ class _Training:
             raise StageError(f"stage {label}: no parameter of the model is trainable. Unfreeze some layers.")
         self.optimizer = _make_optimizer(parameter_groups(model, settings.weight_decay), settings)
         self.several = self.accelerator.num_processes > 1
+        if self.several and self.accelerator.is_main_process:
+            say(f"{label}: {self.accelerator.num_processes} processes share every batch")
+        if self.several and trains_batch_norm(model):
+            warn(
+                f"{label}: BatchNorm sees the images of one process only, so the result depends on the number of "
+                "processes. Freeze it (norm_eval), or give each process many images."
+            )
         self.forward: nn.Module = self.accelerator.prepare_model(model) if self.several else model
         self.average = MovingAverage(model, settings.ema_decay) if settings.ema_decay else None
         self.best: dict[str, Tensor] = {}
@@ -216,9 +225,7 @@ class _Training:
         if not self.several:
             return loader
         # Each process takes its part of every batch, so `batch_size` counts the images of all processes.
-        from accelerate.data_loader import prepare_data_loader
-
-        return prepare_data_loader(loader, put_on_device=False, split_batches=True)
+        return shard(loader, rank=self.accelerator.process_index, processes=self.accelerator.num_processes)
 
     def resume(self) -> None:
         """Continue from the checkpoint of this training, if there is a good one."""
@@ -304,8 +311,15 @@ class _Training:
         if self.distiller is not None:
             with autocast(self.accelerator.device, self.settings.precision):
                 self.distiller.teach(images)
-            losses |= self.distiller.losses(batch, raw)
-        values = dict(zip(losses, torch.stack([v.detach().float() for v in losses.values()]).tolist(), strict=True))
+            share = self._share_of_batch(len(images))
+            # A plug-in's own term is, like its loss, divided for all processes already; the others are means.
+            whole = {"distill_output"} if hasattr(self.detector, "distill_loss") else set()
+            taught = self.distiller.losses(batch, raw)
+            losses |= {name: v if name in whole else share * v for name, v in taught.items()}
+        stacked = torch.stack([v.detach().float() for v in losses.values()])
+        if self.several:  # what is logged, and stops the training, is the loss of the whole batch
+            stacked = self.accelerator.reduce(stacked, reduction="mean")  # type: ignore[assignment]
+        values = dict(zip(losses, stacked.tolist(), strict=True))
         self._refuse_non_finite(values)
 
         rate = learning_rate(settings, position.step, steps_per_epoch=self.steps_per_epoch)
@@ -331,6 +345,13 @@ class _Training:
         position.epoch_seconds += seconds
         position.train_seconds += seconds
         self.lines.step(position, values, rate, seconds / (len(images) * self.accelerator.num_processes))
+
+    def _share_of_batch(self, num_images: int) -> float:
+        """Return the weight with which means over this process's images average to the mean of the whole batch."""
+        if not self.several:
+            return 1.0
+        count = torch.tensor(float(num_images), device=self.accelerator.device)
+        return num_images / float(self.accelerator.reduce(count, reduction="mean"))  # type: ignore[arg-type]
 
     def _refuse_non_finite(self, values: Mapping[str, float], gradient: float = 0.0) -> None:
         if math.isfinite(gradient) and all(math.isfinite(v) for v in values.values()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.detector import Batch, Forward, Scores
 from compress.errors import DetectorError
@@ -92,6 +92,17 @@ class Dcfl:
         from detectors.dcfl.checkpoint import load_whole
 
         load_whole(model, resolve_checkpoint(str(checkpoint)))
+
+    @staticmethod
+    def import_checkpoint(path: Path) -> dict[str, Tensor]:
+        """Return the weights of a checkpoint of the published code, or of a fork with its head, under our names.
+
+        Raises:
+            DetectorError: the file is not exactly the weights of a DCFL network, or holds Python objects.
+        """
+        from detectors.dcfl.published import import_published
+
+        return import_published(path)
 
     def checkpoint_path(self) -> Path | None:
         """Return the file of `detector.checkpoint`, or None."""
@@ -186,13 +197,9 @@ class Dcfl:
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         """Return 'loss_cls' and 'loss_bbox' of a `DotaBatch`; the model itself is not asked."""
-        from detectors.dcfl.assigner import AssignerSettings
         from detectors.dcfl.losses import dcfl_loss
 
-        config = self.config
-        ranking: Literal["grid", "published"] = "published" if config.compat else "grid"
-        settings = AssignerSettings(config.topk, config.topq, config.gauss_threshold, config.compat, ranking)
-        return dcfl_loss(raw, batch, settings)
+        return dcfl_loss(raw, batch, self.config.rules)
 
     def distill_loss(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Return the distance of two sets of exported raw outputs, weighted towards the teacher's detections."""

@@ -2,7 +2,8 @@
 
 Coarse: the K priors most similar to a box (Gaussian similarity, all levels together). Medium:
 of these the Q whose predictions are best. Fine: those inside a mixture of two Gaussians around
-the box and its samples. Nothing here carries gradients.
+the box and its samples. Nothing here carries gradients, and nothing loops over boxes or candidates;
+pairs of boxes and priors are handled in parts of bounded size.
 
 Source:
     Xu et al. 2023, arXiv 2304.08876 (coarse-to-fine assigner); detectors/dcfl/README.md, section 4, and 7 for `compat`.
@@ -11,98 +12,61 @@ Source:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from detectors.dcfl.coder import decode
+from detectors.dcfl.gaussian import similarity_chunks, squared_mahalanobis
 from detectors.dcfl.rotated_iou import rotated_iou
+from detectors.dcfl.rules import Rules
 
 NEGATIVE = 0
 IGNORED = -1
 IGNORE_SIMILARITY = 0.8  # a prior this similar to a box, but not chosen, is no background
 MIXTURE_WEIGHTS = (0.7, 0.3)  # of the box centre, of the mean centre of its samples
 FOREIGN = -100.0  # published table entry of candidates that belong to another box
-CHUNK_ELEMENTS = 4_000_000  # box-prior pairs held at once
+CHUNK_PAIRS = 2**22  # box-candidate and box-point pairs held at once
+STRIDE_GROUPS = 16  # entries of a row that `largest` looks at through their maximum
 
 
-@dataclass(frozen=True)
-class AssignerSettings:
-    """Numbers and habits of the assignment.
+def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the largest entries of each row and their columns, (rows, count) each, in falling order.
 
-    Attributes:
-        topk: candidates of a box, K.
-        topq: candidates left after the ranking by prediction, Q.
-        gauss_threshold: g; a sample stays if its gate value is at least exp(-g).
-        compat: reproduce the published code: a tie at rank K lets more than K candidates in, boxes
-            with fewer than Q candidates are filled up with those of other boxes, and ignored priors
-            pass the gate of the first box.
-        ranking: what the ranking decodes on: 'grid' as the loss does, 'moved' priors, or 'published':
-            moved priors with the angle delta taken as radians.
-    """
-
-    topk: int = 16
-    topq: int = 12
-    gauss_threshold: float = 0.8
-    compat: bool = False
-    ranking: Literal["grid", "moved", "published"] = "grid"
-
-
-def gaussians(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the covariance entries (xx, xy, yy) of boxes (n, 5), each (n,) px^2.
-
-    Source:
-        R diag((w/2)^2, (h/2)^2) R': detectors/dcfl/README.md, section 4, step 1.
-    """
-    half = (boxes[:, 2:4].clamp(1e-7, 1e7) / 2) ** 2
-    cos, sin = torch.cos(boxes[:, 4]), torch.sin(boxes[:, 4])
-    xx = half[:, 0] * cos**2 + half[:, 1] * sin**2
-    yy = half[:, 0] * sin**2 + half[:, 1] * cos**2
-    return xx, (half[:, 0] - half[:, 1]) * cos * sin, yy
-
-
-def gaussian_distance(boxes: Tensor, priors: Tensor) -> Tensor:
-    """Return the Jensen-Shannon divergence of two Gaussians (alpha 1/2, dual form), all pairs.
-
-    That is the Bhattacharyya distance; computed on coordinate differences it keeps its digits in float32.
+    The same values as `scores.topk(count)`, several times faster on long rows: the largest `count` entries lie
+    in the `count` groups of largest maximum. Among equal entries at the end, any may be left out.
 
     Args:
-        boxes: (G, 5) cx, cy, w, h, angle_rad.
-        priors: (P, 5).
-
-    Returns:
-        (G, P), >= 0.
-
-    Source:
-        Nielsen 2019, arXiv 1904.04017; detectors/dcfl/README.md, section 4, step 2.
+        scores: (rows, columns), finite.
+        count: at most the number of columns.
     """
-    xx1, xy1, yy1 = (entry[:, None] for entry in gaussians(boxes))
-    xx2, xy2, yy2 = (entry[None] for entry in gaussians(priors))
-    xx, xy, yy = (xx1 + xx2) / 2, (xy1 + xy2) / 2, (yy1 + yy2) / 2
-    determinant = xx * yy - xy**2
-    dx = boxes[:, None, 0] - priors[None, :, 0]
-    dy = boxes[:, None, 1] - priors[None, :, 1]
-    quadratic = (yy * dx**2 - 2 * xy * dx * dy + xx * dy**2) / determinant
-    root1 = boxes[:, 2:4].clamp(1e-7, 1e7).prod(dim=1)[:, None] / 4  # sqrt(det), exact
-    root2 = priors[:, 2:4].clamp(1e-7, 1e7).prod(dim=1)[None] / 4
-    return quadratic / 8 + 0.5 * torch.log(determinant / (root1 * root2))
+    rows, columns = scores.shape
+    num_groups = columns // STRIDE_GROUPS
+    if num_groups < 2 * count:
+        return scores.topk(count, dim=1)
+    covered = num_groups * STRIDE_GROUPS  # group k holds the columns k, k + num_groups, k + 2 num_groups, ...
+    maxima = scores[:, :covered].view(rows, STRIDE_GROUPS, num_groups).amax(dim=1)
+    groups = maxima.topk(count, dim=1).indices
+    steps = torch.arange(0, covered, num_groups, device=scores.device)
+    candidates = (groups[:, :, None] + steps).view(rows, -1)
+    rest = torch.arange(covered, columns, device=scores.device).expand(rows, -1)
+    candidates = torch.cat((candidates, rest), dim=1)
+    values, position = scores.gather(1, candidates).topk(count, dim=1)
+    return values, candidates.gather(1, position)
 
 
-def similarity(boxes: Tensor, priors: Tensor) -> Tensor:
-    """Return 1 / (1 + distance), (G, P), 0..1; arguments as `gaussian_distance`."""
-    return 1 / (1 + gaussian_distance(boxes, priors))
-
-
-def coarse_candidates(boxes: Tensor, priors: Tensor, topk: int, *, ties: bool) -> tuple[Tensor, Tensor]:
+def coarse_candidates(
+    boxes: Tensor, priors: Tensor, topk: int, *, num_pairs: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Choose the K most similar priors of every box, over all levels together.
+
+    Every prior that equals the K-th similarity gets in, so the choice depends on no sorting order.
 
     Args:
         boxes: (G, 5), G >= 1.
         priors: (P, 5), moved.
         topk: K.
-        ties: let every prior in that equals the K-th similarity (as published).
+        num_pairs: box-prior pairs held at once; default: what suits the device.
 
     Returns:
         owner: (P,) int64: 0 negative, -1 ignored, k the box in row k - 1. A prior wanted by several
@@ -110,18 +74,20 @@ def coarse_candidates(boxes: Tensor, priors: Tensor, topk: int, *, ties: bool) -
         best: (P,) largest similarity over all boxes.
     """
     count = min(topk, len(priors))
+    looked_at = min(count + 1, len(priors))
     owner = torch.zeros(len(priors), dtype=torch.int64, device=priors.device)
     best = torch.zeros(len(priors), dtype=priors.dtype, device=priors.device)
-    rows = max(1, CHUNK_ELEMENTS // len(priors))
-    for start in range(0, len(boxes), rows):
-        scores = similarity(boxes[start : start + rows], priors)
+    for start, scores in similarity_chunks(boxes, priors, num_pairs=num_pairs):
         best = torch.maximum(best, scores.amax(dim=0))
-        values, index = scores.topk(count, dim=1)
+        values, index = largest(scores, looked_at)
         number = torch.arange(start + 1, start + 1 + len(scores), device=priors.device)[:, None]
-        if ties:
-            owner = torch.maximum(owner, ((scores >= values[:, -1:]) * number).amax(dim=0))
-        else:
-            owner = owner.scatter_reduce(0, index.flatten(), number.expand_as(index).flatten(), "amax")
+        chosen = index[:, :count]
+        owner.scatter_reduce_(0, chosen.flatten(), number.expand_as(chosen).flatten(), "amax")
+        limit = values[:, count - 1]
+        tied = (values[:, -1] == limit).nonzero().squeeze(1) if looked_at > count else number[:0, 0]
+        if len(tied):
+            tied_numbers = (scores[tied] >= limit[tied, None]) * number[tied]
+            owner = torch.maximum(owner, tied_numbers.amax(dim=0))
     ignored = (best >= IGNORE_SIMILARITY) & (owner == NEGATIVE)
     return owner.masked_fill(ignored, IGNORED), best
 
@@ -143,7 +109,7 @@ def candidate_quality(
 
 
 def best_of_each(owner: Tensor, quality: Tensor, topq: int) -> Tensor:
-    """Return which candidates are among the best Q of their own box, (n,) bool.
+    """Return which candidates are among the best Q of their own box, (n,) bool; of equal ones the earlier.
 
     Args:
         owner: (n,) box number of each candidate.
@@ -161,10 +127,19 @@ def best_of_each(owner: Tensor, quality: Tensor, topq: int) -> Tensor:
 
 
 def best_of_each_published(owner: Tensor, quality: Tensor, num_boxes: int, topq: int) -> Tensor:
-    """Return positions of the picks of every box, (G, min(Q, n)): short boxes take foreign candidates."""
-    table = torch.full((num_boxes, len(owner)), FOREIGN, dtype=quality.dtype, device=quality.device)
-    table[owner - 1, torch.arange(len(owner), device=owner.device)] = quality
-    return table.topk(min(topq, len(owner)), dim=1).indices
+    """Return positions of the picks of every box, (G, min(Q, n)): short boxes take foreign candidates.
+
+    Which of the foreign ones is up to the sort; `torch.topk` on the published table picks the published ones.
+    """
+    picks = []
+    rows = max(1, CHUNK_PAIRS // max(len(owner), 1))
+    for start in range(0, num_boxes, rows):
+        size = min(rows, num_boxes - start)
+        table = torch.full((size, len(owner)), FOREIGN, dtype=quality.dtype, device=quality.device)
+        position = ((owner > start) & (owner <= start + size)).nonzero().squeeze(1)
+        table[owner[position] - 1 - start, position] = quality[position]
+        picks.append(table.topk(min(topq, len(owner)), dim=1).indices)
+    return torch.cat(picks)
 
 
 def mixture_gate(points: Tensor, boxes: Tensor, sample_centres: Tensor) -> Tensor:
@@ -178,13 +153,9 @@ def mixture_gate(points: Tensor, boxes: Tensor, sample_centres: Tensor) -> Tenso
     Source:
         detectors/dcfl/README.md, section 4, step 5.
     """
-    xx, xy, yy = gaussians(boxes)
-    determinant = (boxes[:, 2:4].clamp(1e-7, 1e7).prod(dim=1) / 4) ** 2
     gate = torch.zeros(len(points), dtype=points.dtype, device=points.device)
     for weight, centre in zip(MIXTURE_WEIGHTS, (boxes[:, :2], sample_centres), strict=True):
-        dx, dy = (points - centre).unbind(dim=1)
-        squared = (yy * dx**2 - 2 * xy * dx * dy + xx * dy**2) / determinant
-        gate = gate + weight * torch.exp(-squared / 2)
+        gate = gate + weight * torch.exp(-squared_mahalanobis(points, centre, boxes) / 2)
     return gate
 
 
@@ -196,9 +167,7 @@ def _mean_centres(centres: Tensor, row: Tensor, num_boxes: int) -> Tensor:
 
 
 @torch.no_grad()
-def assign(
-    boxes: Tensor, grid: Tensor, moved: Tensor, deltas: Tensor, logits: Tensor, settings: AssignerSettings
-) -> Tensor:
+def assign(boxes: Tensor, grid: Tensor, moved: Tensor, deltas: Tensor, logits: Tensor, rules: Rules) -> Tensor:
     """Assign the priors of one image.
 
     Args:
@@ -207,35 +176,34 @@ def assign(
         moved: (P, 5) the same, moved by the learned offsets.
         deltas: (P, 5) predicted box deltas.
         logits: (P, C) class scores before the sigmoid.
-        settings: see `AssignerSettings`.
+        rules: see `Rules`.
 
     Returns:
         (P,) int64: 0 negative, -1 ignored, k > 0 positive for the box in row k - 1.
     """
     if len(boxes) == 0:
         return torch.zeros(len(grid), dtype=torch.int64, device=grid.device)
-    compat = settings.compat
-    owner, _ = coarse_candidates(boxes, moved, settings.topk, ties=compat)
+    owner, _ = coarse_candidates(boxes, moved, rules.topk)
     chosen = (owner > 0).nonzero().squeeze(1)
     number = owner[chosen]
     own = boxes[number - 1]
-    base = grid if settings.ranking == "grid" else moved
+    base = grid if rules.ranking == "grid" else moved
     quality = candidate_quality(
-        own, base[chosen], deltas[chosen], logits[chosen], published_angle=settings.ranking == "published"
+        own, base[chosen], deltas[chosen], logits[chosen], published_angle=rules.ranking == "published"
     )
     centres = moved[chosen, :2]
-    if compat:
-        picks = best_of_each_published(number, quality, len(boxes), settings.topq)
+    if rules.fill_short_boxes:
+        picks = best_of_each_published(number, quality, len(boxes), rules.topq)
         kept = torch.zeros_like(number, dtype=torch.bool)
         kept[picks.flatten()] = True
         sample_centres = centres[picks].mean(dim=1)
     else:
-        kept = best_of_each(number, quality, settings.topq)
+        kept = best_of_each(number, quality, rules.topq)
         sample_centres = _mean_centres(centres[kept], number[kept] - 1, len(boxes))
-    level = math.exp(-settings.gauss_threshold)
+    level = math.exp(-rules.gauss_threshold)
     kept &= mixture_gate(centres, own, sample_centres[number - 1]) >= level
     owner[chosen] = torch.where(kept, number, torch.zeros_like(number))
-    if compat:
+    if rules.gate_ignored:
         ignored = (owner == IGNORED).nonzero().squeeze(1)
         first = boxes[:1].expand(len(ignored), -1)
         inside = mixture_gate(moved[ignored, :2], first, sample_centres[:1].expand(len(ignored), -1)) >= level
@@ -251,9 +219,13 @@ def inside_any(points: Tensor, boxes: Tensor, *, min_half_px: float = 0.0) -> Te
         boxes: (m, 5).
         min_half_px: boxes are widened to at least this half width and half height.
     """
-    dx = points[:, None, 0] - boxes[None, :, 0]
-    dy = points[:, None, 1] - boxes[None, :, 1]
-    cos, sin = torch.cos(boxes[:, 4]), torch.sin(boxes[:, 4])
-    half = (boxes[:, 2:4] / 2).clamp(min=min_half_px)
-    inside = ((dx * cos + dy * sin).abs() <= half[:, 0]) & ((dy * cos - dx * sin).abs() <= half[:, 1])
-    return inside.any(dim=1)
+    inside = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    rows = max(1, CHUNK_PAIRS // max(len(points), 1))
+    for part in boxes.split(rows):
+        dx = points[:, None, 0] - part[None, :, 0]
+        dy = points[:, None, 1] - part[None, :, 1]
+        cos, sin = torch.cos(part[:, 4]), torch.sin(part[:, 4])
+        half = (part[:, 2:4] / 2).clamp(min=min_half_px)
+        along = (dx * cos + dy * sin).abs() <= half[:, 0]
+        inside |= (along & ((dy * cos - dx * sin).abs() <= half[:, 1])).any(dim=1)
+    return inside

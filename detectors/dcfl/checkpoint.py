@@ -14,21 +14,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from compress.errors import DetectorError
+from detectors.dcfl.names import State, from_published_names, is_published, mobilenet_names
 
-State = dict[str, Tensor]
 MAX_LISTED = 8
 COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it and inference never reads it
 # Tensors of a torchvision classifier that a detector has no place for.
 UNUSED_IN_CLASSIFIER = {"mobilenet_v2": ("classifier.", "features.18."), "resnet": ("fc.",)}
-MOBILENET_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # inverted residuals of mmdet's layer1..layer7
-MOBILENET_STEPS = ("expand_conv", "depthwise_conv", "linear_conv")
-PUBLISHED_HEAD = "bbox_head."
+FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in the message with which torch refuses an object
 
 
 def read_tensors(path: Path) -> State:
-    """Read the tensors of a safetensors or torch file.
+    """Read the tensors of a safetensors or torch file; errors as in `read_file`."""
+    return read_file(path)[0]
+
+
+def read_file(path: Path) -> tuple[State, Mapping[str, Any]]:
+    """Read the tensors of a safetensors or torch file, and what the file says about itself.
 
     Torch files are read with weights_only=True; a dict under 'state_dict' or 'model' is unwrapped.
+
+    Returns:
+        Name -> tensor, and the table 'meta' that mmcv stores beside them ({} without).
 
     Raises:
         DetectorError: missing, damaged, or holding anything but tensors.
@@ -40,27 +46,21 @@ def read_tensors(path: Path) -> State:
             found: Any = load_file(path)
         else:
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
         # The library's own text is left out: it advises to switch the protection off.
+        refused = FORBIDDEN.search(str(error))
+        what = f"it wants to run {refused[1]}, which is not loaded" if refused else f"damaged ({type(error).__name__})"
         raise DetectorError(
-            f"{path}: no readable weights: damaged, or holding Python objects ({type(error).__name__}). "
-            "Expected a file of tensors only; copy it again, or save its state dict alone."
+            f"{path}: no readable weights: {what}. Expected a file of tensors only; copy it again, or save its "
+            "state dict alone."
         ) from error
+    meta = found.get("meta") if isinstance(found, Mapping) else None
     for key in ("state_dict", "model"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         raise DetectorError(f"{path}: holds no plain table of tensors. Expected name -> tensor.")
-    return dict(found)
-
-
-def from_published_names(state: Mapping[str, Tensor]) -> State:
-    """Rename the parameters of the published DCFL code to ours; other names stay."""
-    renamed = {}
-    for name, value in state.items():
-        ours = name.replace(PUBLISHED_HEAD, "head.", 1) if name.startswith(PUBLISHED_HEAD) else name
-        renamed[ours.replace("head.reg_convs.3.conv_offset.", "head.conv_offset.")] = value
-    return renamed
+    return dict(found), meta if isinstance(meta, Mapping) else {}
 
 
 def load_whole(model: nn.Module, path: Path) -> None:
@@ -70,7 +70,7 @@ def load_whole(model: nn.Module, path: Path) -> None:
         DetectorError: the file cannot be read, or a tensor is missing, unexpected or of another shape.
     """
     state = read_tensors(path)
-    if any(name.startswith(PUBLISHED_HEAD) for name in state):
+    if is_published(state):
         state = from_published_names(state)
     _load_strictly(model, state, str(path))
 
@@ -92,29 +92,6 @@ def load_backbone(backbone: nn.Module, name: str, source: str) -> None:
     if family == "mobilenet_v2":
         kept = mobilenet_names(kept)
     _load_strictly(backbone, kept, f"backbone weights {source}")
-
-
-def mobilenet_names(state: Mapping[str, Tensor]) -> State:
-    """Rename torchvision's MobileNetV2 parameters to mmdet's.
-
-    `features.0` is the stem, `features.1` .. `features.17` are the inverted residuals in order. A
-    block is a chain of (convolution, norm, activation) triples and a last bare convolution and norm.
-    """
-    place = [f"layer{layer}.{i}" for layer, count in enumerate(MOBILENET_BLOCKS, 1) for i in range(count)]
-    parts = ("conv", "bn")
-    renamed = {}
-    for name, value in state.items():
-        new = name
-        if match := re.fullmatch(r"features\.0\.([01])\.(\w+)", name):
-            new = f"conv1.{parts[int(match[1])]}.{match[2]}"
-        elif match := re.fullmatch(r"features\.(\d+)\.conv\.(.+)\.(\w+)", name):
-            # The first block does not expand; the positions are conv.0.0, conv.0.1, ..., conv.N, conv.N+1.
-            steps = ("depthwise_conv", "linear_conv") if match[1] == "1" else MOBILENET_STEPS
-            step, _, part = match[2].partition(".")
-            number, kind = (int(step), int(part)) if part else (len(steps) - 1, int(step) - len(steps) + 1)
-            new = f"{place[int(match[1]) - 1]}.{steps[number]}.{parts[kind]}.{match[3]}"
-        renamed[new] = value
-    return renamed
 
 
 def _download(name: str) -> State:

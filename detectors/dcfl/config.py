@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from compress.errors import DetectorError
+from detectors.dcfl.rules import Rules, published_rules
 
 PLUGIN_FOLDER = Path(__file__).parent
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -105,6 +106,12 @@ class DcflConfig(BaseModel):
     def keeps_norm_statistics(self) -> bool:
         """Return whether BatchNorm runs in evaluation mode during training."""
         return self.pretrained if self.norm_eval is None else self.norm_eval
+
+    @property
+    def rules(self) -> Rules:
+        """Return how labels are assigned and losses divided."""
+        make = published_rules if self.compat else Rules
+        return make(self.topk, self.topq, self.gauss_threshold)
 
 
 def resolve_checkpoint(name: str) -> Path:

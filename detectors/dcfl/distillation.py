@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from detectors.dcfl.losses import share_of_all
+
 CONFIDENT = 0.05  # class score above which a cell of the teacher counts; the deployed threshold
 BOX_SCALE = 0.1  # delta at which smooth L1 turns from quadratic to linear, in sides of a prior
 
@@ -15,7 +17,8 @@ def distill_loss(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Te
 
     Almost all cells are background, so a plain mean over cells teaches little else. Class scores are compared
     by the quality focal loss, which weighs each by the squared error itself, boxes by smooth L1 weighted
-    with the teacher's best score; both are divided by the sum of the teacher's confident scores.
+    with the teacher's best score; both are divided by the sum of the teacher's confident scores, over all
+    processes of a distributed run.
 
     Args:
         student: raw outputs cls_score_p3..p7 (N, C, h, w) before the sigmoid, then bbox_pred_p3..p7 (N, 5, h, w).
@@ -41,7 +44,7 @@ def distill_loss(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Te
     best = scores.amax(dim=2)
     weight = torch.where(best > CONFIDENT, best, torch.zeros_like(best))
     box_error = F.smooth_l1_loss(deltas, wanted_deltas, beta=BOX_SCALE, reduction="none").sum(dim=2)
-    return (class_loss + (weight * box_error).sum()) / weight.sum().clamp_min(1.0)
+    return (class_loss + (weight * box_error).sum()) / share_of_all(weight.sum())
 
 
 def _rows(levels: tuple[Tensor, ...]) -> Tensor:

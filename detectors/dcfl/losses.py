@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detectors.dcfl.assigner import IGNORED, NEGATIVE, AssignerSettings, assign, inside_any
+from detectors.dcfl.assigner import IGNORED, NEGATIVE, assign, inside_any
 from detectors.dcfl.coder import decode
 from detectors.dcfl.network import STRIDES, split_raw
 from detectors.dcfl.prior import grid_priors, move_priors, prior_shift
 from detectors.dcfl.rotated_iou import rotated_iou
+from detectors.dcfl.rules import Rules
 
 FOCAL_GAMMA = 2.0
 FOCAL_ALPHA = 0.25
@@ -67,17 +68,18 @@ def iou_loss(predicted: Tensor, truth: Tensor) -> Tensor:
     return -rotated_iou(predicted, truth).clamp(min=MIN_IOU).log()
 
 
-def flatten_raw(raw: Any, *, compat: bool = False) -> Flat:
+def flatten_raw(raw: Any, *, shift_by_height: bool = False) -> Flat:
     """Put the levels of the fifteen raw outputs one after the other.
 
     Args:
         raw: outputs of `DcflNetwork`.
-        compat: move priors by the published factor image height / 256 * 2^level, not stride / 2.
+        shift_by_height: move priors by the published factor height of the network's input / 256 * 2^level,
+            not by stride / 2.
     """
     scores, deltas, offsets = split_raw(raw)
     shapes = [(int(level.shape[2]), int(level.shape[3])) for level in scores]
     grid = grid_priors(shapes, STRIDES, scores[0].device)
-    shift = prior_shift(offsets, STRIDES, shapes[0][0] * STRIDES[0] if compat else None)
+    shift = prior_shift(offsets, STRIDES, shapes[0][0] * STRIDES[0] if shift_by_height else None)
     return Flat(
         logits=torch.cat([level.flatten(2) for level in scores], dim=2).transpose(1, 2),
         deltas=torch.cat([level.flatten(2) for level in deltas], dim=2).transpose(1, 2),
@@ -86,7 +88,7 @@ def flatten_raw(raw: Any, *, compat: bool = False) -> Flat:
     )
 
 
-def assign_batch(flat: Flat, batch: Any, settings: AssignerSettings) -> Tensor:
+def assign_batch(flat: Flat, batch: Any, rules: Rules) -> Tensor:
     """Return the assignment map of every image, (N, P) int64 (see `assigner.assign`).
 
     Negative priors whose centre lies in an ignored box become ignored; such a box is taken at
@@ -96,7 +98,7 @@ def assign_batch(flat: Flat, batch: Any, settings: AssignerSettings) -> Tensor:
     with torch.no_grad():
         for index, boxes in enumerate(batch.boxes):
             owner = assign(
-                boxes.to(flat.grid), flat.grid, flat.moved[index], flat.deltas[index], flat.logits[index], settings
+                boxes.to(flat.grid), flat.grid, flat.moved[index], flat.deltas[index], flat.logits[index], rules
             )
             if len(batch.ignored[index]):
                 ignored = batch.ignored[index].to(flat.grid)
@@ -106,42 +108,51 @@ def assign_batch(flat: Flat, batch: Any, settings: AssignerSettings) -> Tensor:
     return torch.stack(maps)
 
 
-def _across_processes(total: Tensor) -> Tensor:
-    """Return the mean over the processes of a distributed run, so that each sample weighs the same."""
+def share_of_all(total: Tensor) -> Tensor:
+    """Return what this process divides a sum by, so that the processes' average is the sum of all / total of all.
+
+    The gradients of several processes are averaged: the average of sum / (total / processes) is the same whatever
+    the number of processes and however images are spread over them.
+
+    Args:
+        total: what this process counts, a float scalar.
+
+    Returns:
+        max(total of all processes, 1) / number of processes.
+    """
+    processes = 1
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         total = total.clone()
         torch.distributed.all_reduce(total)
-        total = total / torch.distributed.get_world_size()
-    return total
+        processes = torch.distributed.get_world_size()
+    return total.clamp(min=1) / processes
 
 
-def normaliser(owner: Tensor, *, compat: bool) -> Tensor:
-    """Return the number of positives that divides both losses, a float scalar >= 1.
+def normaliser(owner: Tensor, *, by_image: bool) -> Tensor:
+    """Return the number of positives that divides both losses of this process, a float scalar > 0.
 
     Args:
         owner: (N, P) assignment maps.
-        compat: as published, images without positives count one each and processes stay apart.
+        by_image: as published, images without positives count one each and processes stay apart.
     """
     positives = (owner > 0).sum(dim=1).float()
-    if compat:
-        return positives.clamp(min=1).sum()
-    return _across_processes(positives.sum()).clamp(min=1)
+    return positives.clamp(min=1).sum() if by_image else share_of_all(positives.sum())
 
 
-def dcfl_loss(raw: Any, batch: Any, settings: AssignerSettings) -> dict[str, Tensor]:
+def dcfl_loss(raw: Any, batch: Any, rules: Rules) -> dict[str, Tensor]:
     """Return the two losses of a batch.
 
     Args:
         raw: fifteen raw outputs of the network.
         batch: `boxes` [(n, 5)], `labels` [(n,) int64] and `ignored` [(m, 5)] of each image.
-        settings: of the assignment.
+        rules: of assignment and division.
 
     Returns:
         'loss_cls' and 'loss_bbox', scalars; both are summed over priors and divided by `normaliser`.
     """
-    flat = flatten_raw(raw, compat=settings.compat)
-    owner = assign_batch(flat, batch, settings)
-    total = normaliser(owner, compat=settings.compat)
+    flat = flatten_raw(raw, shift_by_height=rules.shift_by_height)
+    owner = assign_batch(flat, batch, rules)
+    total = normaliser(owner, by_image=rules.divisor_by_image)
     num_classes = flat.logits.shape[2]
     labels = torch.where(owner == IGNORED, IGNORED, num_classes)
     truth = []

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from detectors.dcfl.assigner import AssignerSettings
 from detectors.dcfl.coder import decode, encode, wrap_angle
 from detectors.dcfl.losses import dcfl_loss, focal_loss, iou_loss
 from detectors.dcfl.prior import grid_priors, prior_shift
+from detectors.dcfl.rules import Rules
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_boxes_apart_cost_the_limit_and_pull_nothing():
 
 def test_images_without_boxes_have_a_loss_with_finite_gradients():
     raw = tuple(value.requires_grad_() for value in raw_outputs())
-    losses = dcfl_loss(raw, batch_of([], []), AssignerSettings())
+    losses = dcfl_loss(raw, batch_of([], []), Rules())
     assert float(losses["loss_bbox"]) == 0
     sum(losses.values()).backward()
     assert all(value.grad.isfinite().all() for value in raw[:10])
@@ -68,11 +68,11 @@ def test_ignored_boxes_give_no_negatives():
     raw = raw_outputs()
     everything = [[32.0, 32, 500, 500, 0]]
     truth = [[30.0, 30, 16, 12, 0.3]], [1]
-    free = dcfl_loss(raw, batch_of(*truth), AssignerSettings())
-    hidden = dcfl_loss(raw, batch_of(*truth, everything), AssignerSettings())
+    free = dcfl_loss(raw, batch_of(*truth), Rules())
+    hidden = dcfl_loss(raw, batch_of(*truth, everything), Rules())
     assert float(hidden["loss_cls"]) < 0.5 * float(free["loss_cls"])
     assert float(hidden["loss_bbox"]) == float(free["loss_bbox"])
-    assert float(dcfl_loss(raw, batch_of([], [], everything), AssignerSettings())["loss_cls"]) == 0
+    assert float(dcfl_loss(raw, batch_of([], [], everything), Rules())["loss_cls"]) == 0
 
 
 def test_a_perfect_prediction_costs_nearly_nothing():
@@ -85,7 +85,7 @@ def test_a_perfect_prediction_costs_nearly_nothing():
         count = value[0, 0].numel()
         raw[5 + level].copy_(deltas[:, start : start + count].reshape(value.shape))
         start += count
-    loss = dcfl_loss(raw, batch_of(boxes.tolist(), [0]), AssignerSettings())["loss_bbox"]
+    loss = dcfl_loss(raw, batch_of(boxes.tolist(), [0]), Rules())["loss_bbox"]
     assert float(loss) < 1e-4
 
 

@@ -34,8 +34,22 @@ def test_values_and_gradients_equal_torchvision(spread, size):
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-9, rtol=1e-9)
 
 
-def test_gradients_agree_with_finite_differences():
-    assert torch.autograd.gradcheck(deform_sampled, inputs(0.37, 3, 4), eps=1e-7, atol=1e-5)
+@pytest.mark.parametrize("form", [deform_sampled, deform_native])
+def test_gradients_agree_with_finite_differences(form):
+    assert torch.autograd.gradcheck(form, inputs(0.37, 3, 4), eps=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [deform_sampled, deform_native])
+def test_samples_outside_the_map_count_zero_and_fade_at_its_border(form):
+    image = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    weight = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    weight[..., 1, 1] = 1  # the middle tap alone
+    mask = torch.ones(1, 9, 4, 4, dtype=torch.float64)
+    for shift, expected in ((0.0, 1.0), (-0.25, 0.75), (-1.0, 0.0), (-50.0, 0.0), (3.25, 0.75), (4.5, 0.0)):
+        offset = torch.zeros(1, 18, 4, 4, dtype=torch.float64)
+        offset[:, 8] = shift  # dy of the middle tap
+        found = form(image, offset, mask, weight)[0, 0, 0, 0]
+        assert float(found) == pytest.approx(expected, abs=1e-12)
 
 
 def test_zero_offsets_and_open_masks_are_a_plain_convolution():

@@ -3,7 +3,8 @@ import torch
 from torchvision.models import mobilenet_v2
 
 from compress.errors import DetectorError
-from detectors.dcfl.checkpoint import load_backbone, load_whole, mobilenet_names
+from detectors.dcfl.checkpoint import load_backbone, load_whole
+from detectors.dcfl.names import mobilenet_names
 from detectors.dcfl.network import DcflNetwork
 
 
