@@ -12,7 +12,7 @@ Targets
   safetensors  the same for safetensors.
 
 Start from the golden files and small models; the corpus grows in build/fuzz/corpus and is used again by the next run.
-An input may take 20 s and the process 2 GiB. A finding is kept in build/fuzz/findings with its traceback; exit code 1 if any.
+An input may take 20 s and the process 2 GiB. A finding is kept in build/fuzz/findings; exit code 1 if there is any.
 """
 
 from __future__ import annotations
