@@ -66,7 +66,7 @@ from compress.report.environment import describe_environment
 RIVALS = ("zstandard", "zipnn", "nncodec", "constriction", "dahuffman")
 PARTS = ("speeds", "loading", "sizes", "files")
 _BIG, _SMALL = 1 << 20, 1 << 16
-_SLOW_COUNT = 1 << 19  # weights that slow coders are timed with
+_SLOW_COUNT = 1 << 18  # weights that slow coders are timed with
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _grid(quick: bool) -> Iterator[Weights]:
 def _timed(quick: bool) -> Iterator[Weights]:
     cases = ((8, 0.0), (8, 0.8)) if quick else ((8, 0.0), (8, 0.5), (8, 0.8), (8, 0.9), (4, 0.0), (4, 0.8))
     for bit_width, share in cases:
-        yield synthetic(bit_width, share, (1 << 20) if quick else (1 << 24))
+        yield synthetic(bit_width, share, (1 << 20) if quick else (1 << 23))
 
 
 def _files(pth: Path | None, coders: Sequence[Coder], quick: bool, known: dict[str, Row]) -> Iterator[Row]:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from compress import codec
-from compress.codec.layout import KINDS
-from compress.codec.plane_coder import Tables
+from compress.codec.source import open_source
+from compress.codec.tables import Tables
 from compress.codec.writer import _encode
 
 Tensors = Sequence[np.ndarray]
@@ -38,7 +38,8 @@ class Coder:
         slow: fewer rounds and symbols in timings.
         compared_in_sizes: False for pure Python, whose output is decoded and compared in the timings alone.
         missing: '' or why it cannot be used here.
-        encode_only: the part of `encode` that is coding, where it does more (writing, hashing, comparing).
+        encode_only: the part of `encode` that is coding, where that does more (writing, hashing, comparing); it gets
+            what `encode` gave and is timed instead.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Coder:
     slow: bool = False
     compared_in_sizes: bool = True
     missing: str = ""
-    encode_only: Callable[[Tensors], Any] | None = None
+    encode_only: Callable[[Any], Any] | None = None
 
 
 def all_coders() -> list[Coder]:
@@ -75,7 +76,7 @@ def krimp(backend: str) -> Coder:
         lambda tensors: _PackedTensors(tensors, backend),
         lambda packed: packed.num_bytes,
         _unpack_krimp,
-        encode_only=lambda tensors: _code_only(tensors, backend),
+        encode_only=_code_only,
     )
 
 
@@ -84,19 +85,18 @@ class _PackedTensors:
 
     def __init__(self, tensors: Tensors, backend: str) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        source = Path(self._folder.name) / "weights.safetensors"
-        source.write_bytes(safetensors_bytes({f"w{i}": tensor for i, tensor in enumerate(tensors)}))
-        self.path = source.with_suffix(".krimp")
+        self.source = Path(self._folder.name) / "weights.safetensors"
+        self.source.write_bytes(safetensors_bytes({f"w{i}": tensor for i, tensor in enumerate(tensors)}))
+        self.path = self.source.with_suffix(".krimp")
         self.backend = backend
-        self.facts = codec.pack_file(source, self.path, backend=backend)
-        self.num_bytes = self.facts.packed_bytes - self.facts.skeleton_packed_bytes
+        facts = codec.pack_file(self.source, self.path, backend=backend)
+        self.num_bytes = facts.packed_bytes - facts.skeleton_packed_bytes
 
 
-def _code_only(tensors: Tensors, backend: str) -> int:
-    """Code tensors as `codec.pack_file` does, checksums included, and drop the result."""
-    tables = Tables()
-    kind = next(number for number, kind in KINDS.items() if kind.name == "int8")
-    return sum(len(_encode(tensor.reshape(-1).view(np.uint8), kind, 0, tables, backend)[1]) for tensor in tensors)
+def _code_only(packed: _PackedTensors) -> int:
+    """Code the tensors as `codec.pack_file` does, choices and checksums included, and drop the result."""
+    source, tables = open_source(packed.source), Tables()
+    return sum(len(_encode(source, span, 0, tables, packed.backend)[1]) for span in source.spans)
 
 
 def _unpack_krimp(packed: _PackedTensors, tensors: Tensors) -> list[np.ndarray]:

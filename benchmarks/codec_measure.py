@@ -87,7 +87,7 @@ def speeds(weights: Weights, coders: Sequence[Coder], rounds: int, slow_count: i
                 continue
             tensors = given[coder.name]
             calls: dict[str, Callable[[], Any]] = {
-                "encode": lambda c=coder, t=tensors: (c.encode_only or c.encode)(t),
+                "encode": lambda c=coder, t=tensors: c.encode_only(coded[c.name]) if c.encode_only else c.encode(t),
                 "decode": lambda c=coder, t=tensors: c.decode(coded[c.name], t),
             }
             for what, call in calls.items():
