@@ -35,7 +35,8 @@ class Coder:
         num_bytes: what `encode` gave -> its bytes.
         decode: what `encode` gave, tensors for their shapes -> int8 arrays or bytes; this is timed.
         tables_counted: whether num_bytes holds all that a decoder needs besides the shapes.
-        slow: fewer rounds and symbols in timings.
+        slow: a third of the rounds in timings.
+        few_weights: fewer weights in timings.
         compared_in_sizes: False for pure Python, whose output is decoded and compared in the timings alone.
         missing: '' or why it cannot be used here.
         encode_only: the part of `encode` that is coding, where that does more (writing, hashing, comparing); it gets
@@ -48,6 +49,7 @@ class Coder:
     decode: Callable[[Any, Tensors], Any]
     tables_counted: bool = True
     slow: bool = False
+    few_weights: bool = False
     compared_in_sizes: bool = True
     missing: str = ""
     encode_only: Callable[[Any], Any] | None = None
@@ -76,6 +78,7 @@ def krimp(backend: str) -> Coder:
         lambda tensors: _PackedTensors(tensors, backend),
         lambda packed: packed.num_bytes,
         _unpack_krimp,
+        slow=backend == "numpy",
         encode_only=_code_only,
     )
 
@@ -171,6 +174,7 @@ def _zstd(level: int) -> Coder:
         len,
         lambda data, _: decompressor.decompress(data),
         slow=level > 3,
+        few_weights=level > 3,
     )
 
 
@@ -181,6 +185,7 @@ def _xz() -> Coder:
         len,
         lambda data, _: lzma.decompress(data),
         slow=True,
+        few_weights=True,
     )
 
 
@@ -239,7 +244,7 @@ def _nncodec(*, optimise: bool) -> Coder:
         return found
 
     name = "NNCodec optimised" if optimise else "NNCodec"
-    return Coder(name, encode, lambda streams: sum(map(len, streams)), decode, slow=True)
+    return Coder(name, encode, lambda streams: sum(map(len, streams)), decode, slow=True, few_weights=True)
 
 
 def _constriction() -> Coder:
@@ -294,4 +299,13 @@ def _dahuffman() -> Coder:
     def num_bytes(coded: list[tuple[Any, bytes]]) -> int:
         return sum(len(data) for _, data in coded)
 
-    return Coder("dahuffman", encode, num_bytes, decode, tables_counted=False, slow=True, compared_in_sizes=False)
+    return Coder(
+        "dahuffman",
+        encode,
+        num_bytes,
+        decode,
+        tables_counted=False,
+        slow=True,
+        few_weights=True,
+        compared_in_sizes=False,
+    )

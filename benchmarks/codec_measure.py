@@ -60,19 +60,19 @@ def _size(coder: Coder, tensors: Sequence[np.ndarray], row: Row, known: dict[str
     return coder.num_bytes(coded)
 
 
-def speeds(weights: Weights, coders: Sequence[Coder], rounds: int, slow_count: int) -> Row:
+def speeds(weights: Weights, coders: Sequence[Coder], rounds: int, few_count: int) -> Row:
     """Time every coder in turns on the same weights, in symbols a second of processor time.
 
     Args:
         weights: one tensor.
-        coders: the coders; slow ones get the first `slow_count` weights and a third of the rounds.
+        coders: the coders; slow ones get the first `few_count` weights or a third of the rounds.
         rounds: counted rounds; one before that is compared with the input and warms up.
-        slow_count: weights for slow coders.
+        few_count: weights for the slowest coders.
     """
     (tensor,) = weights.tensors
-    few = tensor[: max(1, len(tensor) * slow_count // tensor.size)]
+    few = tensor[: max(1, len(tensor) * few_count // tensor.size)]
     usable = [coder for coder in coders if not coder.missing]
-    given = {coder.name: [few] if coder.slow else [tensor] for coder in usable}
+    given = {coder.name: [few] if coder.few_weights else [tensor] for coder in usable}
     coded = {coder.name: coder.encode(given[coder.name]) for coder in usable}
     for coder in usable:
         if not same_values(coder.decode(coded[coder.name], given[coder.name]), given[coder.name]):
