@@ -24,6 +24,7 @@ import json
 import os
 import random
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -80,24 +81,41 @@ def check_packed(data: bytes, folder: Path, slow: ModuleType | None = None) -> b
     """
     from compress import codec
 
-    path, out = folder / "input.krimp", folder / "output"
+    path, target = folder / "input.krimp", folder / "unpacked" / "original.unpacked"
     path.write_bytes(data)
-    out.unlink(missing_ok=True)
-    found = _or_refusal(lambda: codec.unpack_bytes(path, backend="numpy"), path)
-    for name, door in (
-        ("verify_file", lambda: codec.verify_file(path)),
-        ("unpack_file", lambda: codec.unpack_file(path, out)),
-    ):
-        if isinstance(_or_refusal(door, path), str) != isinstance(found, str):
-            raise FindingError(f"{name} and unpack_bytes disagree: {found!r:.200}")
-    if not isinstance(found, str) and out.read_bytes() != found:
-        raise FindingError("unpack_file and unpack_bytes give different bytes")
-    if isinstance(found, str) and out.exists():
+    shutil.rmtree(target.parent, ignore_errors=True)
+    target.parent.mkdir()
+    refusal = _or_refusal(lambda: codec.verify_file(path), path)
+    found, sides = (b"", []) if refusal else _whole(path)
+    unpacked = _or_refusal(lambda: codec.unpack_file(path, target), path)
+    if isinstance(unpacked, str) != isinstance(refusal, str):
+        raise FindingError(f"unpack_file and verify_file disagree: {unpacked!r:.200} / {refusal!r:.200}")
+    written = {other for other in target.parent.rglob("*") if other.is_file()}
+    if refusal and written:
         raise FindingError("a refused file left an output")
-    _or_refusal(lambda: codec.inspect_file(path), path)  # may refuse more: it reads names from the original
+    if not refusal and _joined(target, sides, written) != found:
+        raise FindingError("unpack_file gives other bytes, or other files, than were verified")
+    loaded = _or_refusal(lambda: codec.unpack_bytes(path, backend="numpy"), path)
+    if not sides and loaded != (refusal or found):
+        raise FindingError(f"unpack_bytes and verify_file disagree: {loaded!r:.200} / {refusal!r:.200}")
+    _or_refusal(lambda: codec.inspect_file(path), path)  # it hashes nothing, and may refuse more: it reads names
     if slow is not None and _declared(data) <= _SLOW_BYTES:
-        _compare(found, data, slow)
-    return None if isinstance(found, str) else found
+        _compare(refusal or found, data, slow)
+    return None if refusal else found
+
+
+def _whole(path: Path) -> tuple[bytes, list[str]]:
+    """Return all bytes in a .krimp file, and the names of the files after the first."""
+    from compress import codec
+
+    with codec.PackedFile(path, backend="numpy") as packed:
+        return b"".join(map(bytes, packed.pieces())), [file.name for file in packed.side_files]
+
+
+def _joined(target: Path, sides: Sequence[str], written: set[Path]) -> bytes | None:
+    """Return the bytes of the unpacked files in order, or None if other files than those are there."""
+    paths = [target, *(target.parent / name for name in sides)]
+    return b"".join(path.read_bytes() for path in paths) if set(paths) == written else None
 
 
 def check_original(data: bytes, suffix: str, folder: Path) -> bool:
