@@ -266,6 +266,7 @@ def seeds(target: str) -> Iterator[tuple[str, bytes]]:
     if target in ("packed", "checked"):
         for path in sorted(GOLDEN.glob("*/*.krimp")):
             yield path.stem, path.read_bytes()
+        yield from small_packed()
     elif target == "safetensors":
         for path in sorted(GOLDEN.glob("good/*.safetensors")):
             yield path.stem, path.read_bytes()
@@ -273,6 +274,33 @@ def seeds(target: str) -> Iterator[tuple[str, bytes]]:
         yield "metadata", struct.pack("<Q", len(header)) + header.encode() + bytes(4)
     else:
         yield from _onnx_seeds()
+
+
+def small_packed() -> Iterator[tuple[str, bytes]]:
+    """Yield .krimp files, one tensor each, that are small enough for the slow decoder."""
+    import numpy as np
+
+    from compress import codec
+
+    rng = np.random.default_rng(0)
+    sparse = np.where(rng.random(4000) < 0.9, 0, rng.integers(-60, 60, 4000)).astype(np.int8)
+    tensors = {
+        "sparse": ("I8", sparse),
+        "dense": ("I8", np.round(rng.laplace(0, 9, 3000)).clip(-127, 127).astype(np.int8)),
+        "ternary": ("U8", rng.choice(3, 4000, p=[0.1, 0.8, 0.1]).astype(np.uint8)),
+        "constant": ("U8", np.full(500, 7, dtype=np.uint8)),
+        "channels": ("I8", np.round(rng.laplace(0, np.repeat([1, 30, 3, 9], 1000))).clip(-127, 127).astype(np.int8)),
+        "halves": ("F16", rng.standard_normal(700).astype(np.float16)),
+        "biases": ("I32", rng.integers(-3000, 3000, 300).astype(np.int32)),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        source, packed = Path(folder) / "w.safetensors", Path(folder) / "w.krimp"
+        for name, (data_type, array) in tensors.items():
+            shape = [4, array.size // 4]
+            header = json.dumps({"w": {"dtype": data_type, "shape": shape, "data_offsets": [0, array.nbytes]}}).encode()
+            source.write_bytes(struct.pack("<Q", len(header)) + header + array.tobytes())
+            codec.pack_file(source, packed)
+            yield name, packed.read_bytes()
 
 
 def _onnx_seeds() -> Iterator[tuple[str, bytes]]:

@@ -20,6 +20,7 @@ from scripts import fuzz_codec
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = {path.stem: path.read_bytes() for path in sorted((fuzz_codec.GOLDEN / "good").glob("*.krimp"))}
+GOLDEN |= dict(fuzz_codec.small_packed())
 HEADER_BYTES = 108
 slow = fuzz_codec.slow_decoder()
 
