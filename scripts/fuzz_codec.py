@@ -12,7 +12,8 @@ Targets
   safetensors  the same for safetensors.
 
 Start from the golden files and small models; the corpus grows in build/fuzz/corpus and is used again by the next run.
-An input may take 10 s of processor time, and the process 2 GiB. A finding is kept in build/fuzz/findings; exit code 1 if there is any.
+An input may take 10 s of processor time, and the process 2 GiB. Findings are kept in build/fuzz/findings; exit code 1 if there
+are any.
 """
 
 from __future__ import annotations
