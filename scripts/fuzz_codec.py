@@ -12,8 +12,8 @@ Targets
   safetensors  the same for safetensors.
 
 Start from the golden files and small models; the corpus grows in build/fuzz/corpus and is used again by the next run.
-An input may take 10 s of processor time, and the process 2 GiB. Findings are kept in build/fuzz/findings; exit code 1 if there
-are any.
+An input may take 10 s of processor time, and the process 2 GiB. Findings are kept in build/fuzz/findings, and the exit
+code is 1 if there are any.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def check_packed(data: bytes, folder: Path, slow: ModuleType | None = None) -> b
     if not refusal and _joined(target, sides, written) != found:
         raise FindingError("unpack_file gives other bytes, or other files, than were verified")
     loaded = _or_refusal(lambda: codec.unpack_bytes(path, backend="numpy"), path)
-    if not sides and loaded != (refusal or found):
+    if isinstance(loaded, str) != bool(refusal or sides) or (loaded != found and not isinstance(loaded, str)):
         raise FindingError(f"unpack_bytes and verify_file disagree: {loaded!r:.200} / {refusal!r:.200}")
     _or_refusal(lambda: codec.inspect_file(path), path)  # it hashes nothing, and may refuse more: it reads names
     if slow is not None and _declared(data) <= _SLOW_BYTES:
