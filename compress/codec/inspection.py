@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.codec.layout import KINDS, RAW, Plane, Table
+from compress.codec.layout import CONSTANT, COUNTS, KINDS, RAW, Plane, Stream, Table
 from compress.codec.reader import PackedFile, Placed, Progress
-from compress.codec.spans import Span, find_spans
+from compress.codec.contents import named_spans
+from compress.codec.spans import Span
 from compress.codec.values import to_planes
 from compress.codec.writer import entropy_bits
 
@@ -52,20 +53,13 @@ def inspect_file(path: Path | str, progress: Progress | None = None) -> list[Ten
     """
     facts = []
     with PackedFile(path) as packed:
-        names = {span.start: span for span in _named_spans(packed)}
+        names = {span.start: span for span in named_spans(packed)}
         for number, tensor in enumerate(packed.tensors):
             span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, tensor.record.kind))
             facts.append(_facts(packed, tensor, span))
             if progress:
                 progress(number + 1, len(packed.tensors))
     return facts
-
-
-def _named_spans(packed: PackedFile) -> list[Span]:
-    # Names lie in the skeleton; zeros in place of the tensors keep all offsets.
-    whole = np.zeros(packed.header.original_bytes, dtype=np.uint8)
-    packed.fill(whole, with_tensors=False)
-    return find_spans(whole.data, packed.header.container, packed.name)
 
 
 def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
@@ -116,11 +110,19 @@ def _coder(planes: tuple[Plane, ...], tables: list[Table]) -> str:
 def _plane_words(plane: Plane, tables: list[Table]) -> str:
     if plane.method == RAW or plane.main is None:
         return "raw"
-    table = tables[plane.main.table]
-    if table.constant is not None and plane.escape is None:
+    table = tables[plane.main.tables[0]]
+    if table.form == CONSTANT and plane.escape is None:
         return "constant"
+    words = _stream_words(plane.main, tables)
     if plane.escape is None:
-        return "huffman" if table.group == 1 else f"huffman of {table.group} joined"
-    if table.radix == 2:
-        return f"mask of {table.group} + values"
-    return f"{table.group} joined of {table.radix - 1} values + escapes"
+        return words
+    kept = "zero mask" if table.radix == 2 else f"{table.radix - 1} values"
+    return f"{kept} by {words} + others by {_stream_words(plane.escape, tables)}"
+
+
+def _stream_words(stream: Stream, tables: list[Table]) -> str:
+    table = tables[stream.tables[0]]
+    words = {CONSTANT: "constant", COUNTS: "ans"}.get(table.form, "huffman")
+    if table.group > 1:
+        words += f" of {table.group} joined"
+    return words + (f" in {len(stream.tables)} classes" if len(stream.tables) > 1 else "")

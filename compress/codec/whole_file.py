@@ -1,0 +1,40 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from compress.errors import CodecError
+
+
+@contextmanager
+def whole_file(dst: Path | str) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `dst` that replaces it when the block ends without error.
+
+    Yields:
+        The file; its `name` is its path.
+
+    Raises:
+        CodecError: the folder is missing or the disk is full.
+    """
+    dst = Path(dst)
+    temporary = dst.with_name(f".{dst.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("w+b") as file:
+            yield file  # type: ignore[misc]
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(dst)
+        folder = os.open(dst.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise CodecError(f"{dst}: cannot be written: {error.strerror}. Expected a folder with room.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
