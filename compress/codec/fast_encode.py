@@ -124,22 +124,28 @@ def encode_states(symbols, states, offsets, thresholds, log, classes, chunk, seg
         first = lane * chunk
         length = min(len(symbols), (lane + 1) * chunk) - first
         state = size
-        for i in range(length - 1, -1, -1):
-            number = classes[(first + i) // segment]
-            symbol = symbols[first + i]
-            threshold = uint64(thresholds[number, symbol])
-            bits = (threshold >> _U16) + (uint64(1) if state >= threshold & uint64(0xFFFF) else uint64(0))
-            fields[i] = (state & ((uint64(1) << bits) - uint64(1))) << _U8 | bits
-            state = size + uint64(states[number, offsets[number, symbol] + np.int64(state >> bits)])
+        for part in range((first + length - 1) // segment, first // segment - 1, -1):
+            my_states, my_offsets, my_thresholds = states[classes[part]], offsets[classes[part]], thresholds[classes[part]]
+            for i in range(min(first + length, (part + 1) * segment) - 1, part * segment - 1, -1):
+                symbol = symbols[i]
+                threshold = uint64(my_thresholds[symbol])
+                bits = (threshold >> _U16) + uint64(state >= threshold & uint64(0xFFFF))
+                fields[i - first] = (state & ((uint64(1) << bits) - uint64(1))) << _U8 | bits
+                state = size + uint64(my_states[my_offsets[symbol] + np.int64(state >> bits)])
         pending |= (state - size) << filled
         filled += uint64(log)
+        _store64(out, at, pending)
+        at += filled >> _U3
+        pending >>= filled & uint64(0x38)
+        filled &= _U7
         for i in range(length):
-            _store64(out, at, pending)
-            at += filled >> _U3
-            pending >>= filled & uint64(0x38)
-            filled &= _U7
             pending |= uint64(fields[i] >> _U8) << filled
             filled += uint64(fields[i]) & uint64(0xFF)
+            if i & 3 == 3:
+                _store64(out, at, pending)
+                at += filled >> _U3
+                pending >>= filled & uint64(0x38)
+                filled &= _U7
         _store64(out, at, pending)
         at += filled >> _U3
         pending >>= filled & uint64(0x38)
