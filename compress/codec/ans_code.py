@@ -58,13 +58,12 @@ def normalise(counts: np.ndarray, log: int) -> np.ndarray:
     """Return counts scaled to the sum 2 ** log, at least 1 wherever a symbol occurs.
 
     Args:
-        counts: (symbols,), int64, at least two and at most 2 ** log of them positive.
+        counts: (symbols,), int64, below 2 ** 50; at least two and at most 2 ** log of them positive.
         log: see above.
     """
     total = int(counts.sum())
     size = 1 << log
-    # Python's integers: counts may be large.
-    scaled = np.array([max(int(count) * size // total, 1) if count else 0 for count in counts.tolist()], dtype=np.int64)
+    scaled = np.where(counts > 0, np.maximum(counts * size // total, 1), 0)
     rest = size - int(scaled.sum())
     while rest > 0:  # to those who gain most bits from one more
         gains = _gains(counts, scaled, 1)

@@ -6,6 +6,7 @@ exact, in whatever order a machine adds.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ _SCALE = 12  # bits of a probability
 _UNIT = 10  # 2 ** -6 bits: precision of the costs
 _TABLE_BITS = 400  # about what a table costs
 _WORTH = 200  # at least one 200th must be saved
+_SAMPLE = 512  # segments that are looked at first
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,9 @@ def segment_values(count: int, channel: int, group: int) -> int:
         channel: values of a channel, 0 if unknown.
         group: values of a symbol.
     """
-    unit = channel or 256
-    while unit % group:
-        unit += channel or 256
-    least = max(128, 16 * group, count >> 16)
+    unit = channel or max(256, count >> 12)
+    unit *= group // math.gcd(unit, group)
+    least = max(128, 16 * group, count >> 14)
     return unit * -(-least // unit)
 
 
@@ -63,33 +64,52 @@ def find_classes(values: np.ndarray, counts: np.ndarray, segment: int, backend: 
         None if that would save too little.
     """
     segments = -(-len(values) // segment)
-    if segments < 8:
+    if segments < 16:
         return None
     bins = _bins(int(np.argmax(counts)))
-    found = _histograms(values, bins, segment, segments, backend)
-    total = found.sum(axis=0, keepdims=True)
-    single = _costs(found, total)[:, 0]
-    whole = int(single.sum())
+    sample = segments // _SAMPLE
+    if sample > 1:  # is there anything to be gained?
+        whole = values[: len(values) // (sample * segment) * sample * segment]
+        some = np.ascontiguousarray(whole.reshape(-1, sample, segment)[:, 0]).reshape(-1)
+        if _sort(_histograms(some, bins, segment, len(some) // segment, backend)) is None:
+            return None
+    labels = _sort(_histograms(values, bins, segment, segments, backend))
+    if labels is None:
+        return None
+    used, labels = np.unique(labels, return_inverse=True)
+    return Classes(segment, labels.astype(np.uint8), len(used)) if len(used) > 1 else None
+
+
+def _sort(found: np.ndarray) -> np.ndarray | None:
+    """Return a label for each segment, int64; None if that would save too little.
+
+    Args:
+        found: (segments, bins), int64: how often each bin occurs in each segment.
+    """
+    segments = len(found)
+    whole = int(_costs(found, found.sum(axis=0, keepdims=True)).sum()) >> 6
     order = np.argsort((found @ np.arange(_BINS) << 12) // found.sum(axis=1), kind="stable")
-    best: tuple[int, np.ndarray, int] | None = None
-    for number in (2, 4, 8):
-        if segments < 4 * number:
-            break
+    best: tuple[int, np.ndarray] | None = None
+    for number in (4, 8, 2):
         labels = np.empty(segments, dtype=np.int64)
         labels[order] = np.arange(segments) * number // segments
         for _ in range(3):
-            sums = np.zeros((number, _BINS), dtype=np.int64)
-            np.add.at(sums, labels, found)
-            costs = _costs(found, sums)
+            costs = _costs(found, _sums(found, labels, number))
             labels = np.argmin(costs, axis=1)
-        bits = int(costs[np.arange(segments), labels].sum()) >> 6
+            bits = int(costs[np.arange(segments), labels].sum()) >> 6
+            if number == 4 and bits > whole - whole // (2 * _WORTH):
+                return None
         bits += segments * (number - 1).bit_length() + number * _TABLE_BITS
         if best is None or bits < best[0]:
-            best = bits, labels, number
-    if best is None or best[0] > (whole >> 6) - (whole >> 6) // _WORTH:
-        return None
-    used, labels = np.unique(best[1], return_inverse=True)
-    return Classes(segment, labels.astype(np.uint8), len(used)) if len(used) > 1 else None
+            best = bits, labels
+    return best[1] if best is not None and best[0] <= whole - whole // _WORTH else None
+
+
+def _sums(found: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
+    """Return the rows of each label added up, (number, bins), int64."""
+    members = (np.arange(number)[:, None] == labels[None, :]).astype(np.float64)
+    exact: np.ndarray = members @ found.astype(np.float64)
+    return exact.astype(np.int64)
 
 
 def _bins(centre: int) -> np.ndarray:

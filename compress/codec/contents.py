@@ -12,6 +12,7 @@ from compress.codec.reader import PackedFile, Placed, map_in_threads
 from compress.codec.source import normal_name, side_spans
 from compress.codec.spans import ExternalTensor, Span, find_tensors
 from compress.codec.values import to_planes
+from compress.codec.whole_file import memory_for
 from compress.errors import CodecError
 
 _DTYPES = {
@@ -61,7 +62,7 @@ def load_tensors(
     Raises:
         CodecError: the file is damaged, or has no such tensor.
     """
-    with PackedFile(path, backend=backend) as packed:
+    with memory_for(path), PackedFile(path, backend=backend) as packed:
         spans = {span.name: span for span in named_spans(packed) if span.name}
         wanted = list(spans) if names is None else list(names)
         missing = [name for name in wanted if name not in spans]

@@ -12,7 +12,10 @@ from compress.codec.reader import PackedFile, Placed, Progress
 from compress.codec.contents import named_spans
 from compress.codec.spans import Span
 from compress.codec.values import to_planes
+from compress.codec.whole_file import memory_for
 from compress.codec.writer import entropy_bits
+
+_BLOCK = 1 << 18  # elements counted at a time: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def inspect_file(path: Path | str, progress: Progress | None = None) -> list[Ten
         CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version.
     """
     facts = []
-    with PackedFile(path) as packed:
+    with memory_for(path), PackedFile(path) as packed:
         names = {span.start: span for span in named_spans(packed)}
         for number, tensor in enumerate(packed.tensors):
             span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, tensor.record.kind))
@@ -65,15 +68,19 @@ def inspect_file(path: Path | str, progress: Progress | None = None) -> list[Ten
 def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
     record, kind = tensor.record, KINDS[tensor.record.kind]
     data = packed.decode(tensor)
-    planes = to_planes(data, kind)
-    entropy = sum(entropy_bits(np.bincount(plane, minlength=256)) for plane in planes)
+    counts, zeros = np.zeros((kind.planes, 256), dtype=np.int64), 0
+    step = _BLOCK * kind.planes
+    for start in range(0, len(data), step):
+        part = data[start : start + step]
+        for number, plane in enumerate(to_planes(part, kind)):
+            counts[number] += np.bincount(plane, minlength=256)
+        if kind.planes > 1:
+            zeros += int(np.count_nonzero(~part.reshape(-1, kind.planes).any(axis=1)))
+    bit_width = 8 * kind.planes
     if kind.planes == 1:
-        zero = 1 << kind.value_bits - 1 if kind.is_signed else 0
-        zeros = int(np.count_nonzero(planes[0] == zero))
-        bit_width = _bit_width(planes[0], kind.value_bits, kind.is_signed)
-    else:
-        zeros = int(np.count_nonzero(~data.reshape(-1, kind.planes).any(axis=1)))
-        bit_width = 8 * kind.planes
+        zeros = int(counts[0, 1 << kind.value_bits - 1 if kind.is_signed else 0])
+        bit_width = _bit_width(np.flatnonzero(counts[0]), kind.value_bits, kind.is_signed)
+    entropy = sum(entropy_bits(row) for row in counts)
     return TensorFacts(
         name=span.name,
         dims=span.dims,

@@ -15,9 +15,12 @@ VERSION = 1
 HEADER_BYTES = 108
 MAX_ORIGINAL_BYTES = 1 << 36
 MAX_RATIO = 1 << 20  # original bytes for each byte of the file
-MAX_INDEX_BYTES = 1 << 28
+MAX_INDEX_BYTES = 1 << 26
+MAX_INDEX_RATIO = 64  # index bytes for each of its packed bytes
 MAX_COUNT = 1 << 17  # tensors, tables
-MAX_SYMBOLS = 1 << 24  # alphabets of all tables together
+MIN_TABLE_BYTES = 5  # the shortest table and the shortest tensor record: their number cannot be larger than
+MIN_RECORD_BYTES = 8  # the index has room for
+MAX_SYMBOLS = 1 << 22  # alphabets of all tables together
 MAX_GROUP = 8  # digits of a symbol: their values fit into one 64-bit word
 MAX_CHUNK = 1 << 20  # symbols
 MAX_CLASSES = 16  # tables of a stream
@@ -271,7 +274,9 @@ def _check_sizes(header: Header, file_bytes: int, name: str) -> None:
             f"{name}: byte 64: skeleton of {header.skeleton_bytes} bytes in a file of {header.original_bytes};"
             " expected not more than the file."
         )
-    if header.index_bytes > MAX_INDEX_BYTES:
-        raise CodecError(f"{name}: byte 80: index of {header.index_bytes} bytes; expected at most {MAX_INDEX_BYTES}.")
-    if header.num_tensors > MAX_COUNT:
-        raise CodecError(f"{name}: byte 12: {header.num_tensors} tensors; expected at most {MAX_COUNT}.")
+    limit = min(MAX_INDEX_BYTES, header.index_packed_bytes * MAX_INDEX_RATIO)
+    if header.index_bytes > limit:
+        raise CodecError(f"{name}: byte 80: index of {header.index_bytes} bytes; expected at most {limit}.")
+    limit = min(MAX_COUNT, header.index_bytes // MIN_RECORD_BYTES)
+    if header.num_tensors > limit:
+        raise CodecError(f"{name}: byte 12: {header.num_tensors} tensors; expected at most {limit}.")

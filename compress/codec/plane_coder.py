@@ -39,6 +39,7 @@ _FLAT = 1 << 16  # values below which a flat distribution is coded plainly
 _MODEL_BITS = 20  # fixed point of the probabilities used for ranking
 _TRIED = 3  # ways whose size is computed exactly
 _CLASSES_FROM = 4096  # values
+_SAMPLE, _SAMPLE_BLOCK = 1 << 18, 1 << 12  # values of a large plane on which the ways are compared
 
 
 @dataclass(frozen=True)
@@ -94,22 +95,41 @@ class _Plan:
 class _Planner:
     """Tries ways to code one plane."""
 
-    def __init__(self, values: np.ndarray, value_bits: int, tables: Tables, backend: str) -> None:
+    def __init__(
+        self, values: np.ndarray, value_bits: int, tables: Tables, backend: str, share: int = 0
+    ) -> None:
+        self._share = share  # the values are 1 / 2 ** share of a plane
+        self.is_sample = share > 0
         self._values, self._value_bits, self._tables = values, value_bits, tables
-        self._backend = choose_backend(backend, len(values))
-        self.counts = histogram(values, self._backend)
+        self.backend = choose_backend(backend, len(values))
+        self.counts = histogram(values, self.backend)
+        self._classes: dict[int, Classes | None] = {}
         self._joined: dict[Digits, tuple[np.ndarray, np.ndarray]] = {}
         self._escapes: dict[tuple[Digits, int], tuple[Digits, _Coding]] = {}
+
+    def of_sample(self) -> _Planner:
+        """Return a planner for blocks from all over the plane, `_SAMPLE` values in all."""
+        blocks = self._values[: len(self._values) // _SAMPLE_BLOCK * _SAMPLE_BLOCK].reshape(-1, _SAMPLE_BLOCK)
+        number = _SAMPLE // _SAMPLE_BLOCK
+        chosen = blocks[np.arange(number) * len(blocks) // number].reshape(-1)
+        share = (len(self._values) // _SAMPLE).bit_length() - 1
+        return _Planner(chosen, self._value_bits, self._tables, self.backend, share)
+
+    def classes(self, segment: int) -> Classes | None:
+        """Return the classes of segments of so many values, None if they are of no use."""
+        if segment not in self._classes:
+            self._classes[segment] = find_classes(self._values, self.counts, segment, self.backend)
+        return self._classes[segment]
 
     def plan(self, digits: Digits, form: int, classes: Classes | None = None) -> _Plan:
         """Return the plan for some digits with codes of a form; for each class with a code of its own."""
         shape = Shape(digits.radix, digits.group, _centre(digits, self.counts))
         symbols, joint = self._join(digits, shape.centre)
         if classes is None:
-            main = _one_code(self._tables.best(joint, shape, form), len(symbols))
+            main = _one_code(self._tables.best(joint, shape, form, self._share), len(symbols))
         else:
             segment = classes.segment // digits.group
-            counted = _count_classes(symbols, classes, segment, shape.alphabet, self._backend)
+            counted = _count_classes(symbols, classes, segment, shape.alphabet, self.backend)
             choices = self._tables.best_of_classes(counted, shape, form)
             main = _class_codes(choices, len(symbols), classes, segment)
         if not digits.has_escape:
@@ -119,13 +139,13 @@ class _Planner:
 
     def _join(self, digits: Digits, centre: int) -> tuple[np.ndarray, np.ndarray]:
         if digits not in self._joined:
-            symbols = join(self._values, digits, centre, self._backend)
+            symbols = join(self._values, digits, centre, self.backend)
             if digits.group == 1 and not digits.has_escape:
                 joint = self.counts[digits.low : digits.low + digits.radix].copy()
                 joint = np.append(joint, np.zeros(digits.radix - len(joint), dtype=np.int64))
             else:
                 only = Classes(len(symbols), np.zeros(1, dtype=np.uint8), 1)
-                joint = _count_classes(symbols, only, len(symbols), digits.radix**digits.group, self._backend)[0]
+                joint = _count_classes(symbols, only, len(symbols), digits.radix**digits.group, self.backend)[0]
             self._joined[digits] = symbols, joint
         return self._joined[digits]
 
@@ -137,7 +157,7 @@ class _Planner:
             shape = Shape(alphabet.radix, 1, _centre(alphabet, rest))
             cut = rest[alphabet.low : alphabet.low + alphabet.radix]
             number = int(rest.sum())
-            codings = [_one_code(self._tables.best(cut, shape, each), number) for each in {LENGTHS, form}]
+            codings = [_one_code(self._tables.best(cut, shape, each, self._share), number) for each in {LENGTHS, form}]
             found = min(codings, key=lambda coding: (coding.bits, coding.choices[0].table.form))
             self._escapes[digits, form] = alphabet, found
         return self._escapes[digits, form]
@@ -169,36 +189,44 @@ def encode_plane(
     if plan.escape is None or plan.escape_digits is None:
         return Plane(CODED, plan.digits.low, main), payload
     low, number = plan.escape_digits.low, int(_outside(planner.counts, plan.digits).sum())
-    outside = _select(values, plan.digits, low, number, planner._backend)
+    outside = _select(values, plan.digits, low, number, planner.backend)
     escape, escape_payload = _encode_stream(outside, plan.escape, tables, backend)
     plane = Plane(CODED_WITH_ESCAPES, plan.digits.low, main, low, number, escape)
     return plane, np.concatenate([payload, escape_payload])
 
 
 def _choose(planner: _Planner, values: np.ndarray, value_bits: int, channel: int) -> _Plan:
+    tried = planner if len(values) < 2 * _SAMPLE else planner.of_sample()
+    best, prefix = _choose_way(tried, value_bits)
+    form, way = best.main.choices[0].table.form, best.digits
+    plan = best if tried is planner else planner.plan(way, LENGTHS if form == CONSTANT else form)
+    if form == CONSTANT or plan.bits >= len(values) * value_bits or len(values) < _CLASSES_FROM:
+        return plan
+    plain = ans_ways(planner.counts, value_bits)[0]
+    single = plan
+    for form, way in dict.fromkeys([(form, way), (COUNTS, plain), (LENGTHS, prefix)]):
+        classes = planner.classes(segment_values(len(values), channel, way.group))
+        if classes is None:
+            break
+        plan = _smaller(plan, planner.plan(way, form, classes), 998 if plan is single else 997)
+    return plan
+
+
+def _choose_way(planner: _Planner, value_bits: int) -> tuple[_Plan, Digits]:
+    """Return the best plan without classes, and the digits of the best one with prefix codes."""
     counts = planner.counts
     ways = shortlist(counts, value_bits)
-    plans = [planner.plan(ways[0], LENGTHS)]
+    plan = planner.plan(ways[0], LENGTHS)
     for way in ways[1:]:
-        plans.append(_smaller(plans[-1], planner.plan(way, LENGTHS), 998))  # simpler ways come first, decode faster
-    plan = plans[-1]
-    if plan.main.choices[0].table.form == CONSTANT or plan.bits >= len(values) * value_bits:
-        return plan
-    entropy = about_entropy(counts)
-    others = ans_ways(counts, value_bits)
-    if len(values) >= _SMALL and plan.bits * 1000 > entropy * 1005:
-        for way in others:
+        plan = _smaller(plan, planner.plan(way, LENGTHS), 998)  # simpler ways come first, decode faster
+    prefix = plan.digits
+    total = int(counts.sum())
+    if plan.main.choices[0].table.form == CONSTANT or total < _SMALL or plan.bits >= total * value_bits:
+        return plan, prefix
+    if planner.is_sample or plan.bits * 1000 > about_entropy(counts) * 1005:
+        for way in ans_ways(counts, value_bits):
             plan = _smaller(plan, planner.plan(way, COUNTS), 997)
-    if len(values) >= _CLASSES_FROM:
-        single = plan
-        for form, way in dict.fromkeys(
-            [(LENGTHS, plans[-1].digits), (plan.main.choices[0].table.form, plan.digits), (COUNTS, others[0])]
-        ):
-            classes = find_classes(values, counts, segment_values(len(values), channel, way.group), planner._backend)
-            if classes is None:
-                break
-            plan = _smaller(plan, planner.plan(way, form, classes), 998 if plan is single else 997)
-    return plan
+    return plan, prefix
 
 
 def _smaller(plan: _Plan, other: _Plan, share: int) -> _Plan:
@@ -364,14 +392,16 @@ def _outside(counts: np.ndarray, digits: Digits) -> np.ndarray:
 
 def about_entropy(counts: np.ndarray) -> int:
     """Return about the order-0 entropy of all values together, bits; whole numbers only."""
-    total = int(counts.sum())
-    logs = log2_table()
+    used = counts[counts > 0]
+    total = np.array([int(counts.sum())])
+    # Python's integers: the sum may be large.
+    return sum(map(int.__mul__, used.tolist(), (_log2(total) - _log2(used)).tolist())) >> 16
 
-    def log(number: int) -> int:  # of the twelve leading bits
-        shift = max(number.bit_length() - 12, 0)
-        return (shift << 16) + int(logs[number >> shift])
 
-    return sum(count * (log(total) - log(count)) for count in counts.tolist() if count) >> 16
+def _log2(numbers: np.ndarray) -> np.ndarray:
+    """Return log2 * 2 ** 16 of the leading twelve bits of positive numbers, int64."""
+    shift = np.maximum(np.frexp(numbers.astype(np.float64))[1].astype(np.int64) - 12, 0)
+    return (shift << 16) + log2_table()[numbers >> shift]
 
 
 def _modelled_bits(counts: np.ndarray, digits: Digits) -> int:

@@ -13,13 +13,14 @@ from compress.errors import CodecError
 
 MAX_LENGTH = 14  # four codes fit into one 57-bit window
 MAX_ALPHABET = 4096
+_MANY = 512
 
 
 def code_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
     """Return the code length of every symbol.
 
-    The lengths come from the package `huffman`; where its longest code exceeds the limit they
-    are replaced by the optimal lengths under that limit.
+    The lengths come from the package `huffman`; where its longest code exceeds the limit, or so many symbols
+    occur that it would be slow, they are replaced by the optimal lengths under that limit.
 
     Args:
         counts: (symbols,), int64, >= 0; at least two of them positive.
@@ -38,6 +39,8 @@ def code_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
     used = np.flatnonzero(counts)
     if not 2 <= len(used) <= 1 << limit:
         raise ValueError(f"{len(used)} symbols occur; a code of at most {limit} bits needs 2 to {1 << limit}")
+    if len(used) > _MANY:
+        return quick_lengths(counts, limit)
     try:
         import huffman
     except ImportError as error:

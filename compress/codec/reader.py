@@ -21,6 +21,7 @@ from compress.codec.plane_decoder import PlaneJob, plane_job, with_tail
 from compress.codec.sections import expand
 from compress.codec.stream_decoder import StreamError, decode_streams
 from compress.codec.values import put_plane, undo_transform
+from compress.codec.whole_file import memory_for
 from compress.errors import CodecError
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
@@ -348,7 +349,7 @@ def unpack_bytes(
         CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version; or it holds
             several files.
     """
-    with PackedFile(path, backend=backend) as packed:
+    with memory_for(path), PackedFile(path, backend=backend) as packed:
         if packed.side_files:
             names = ", ".join(file.name for file in packed.side_files[:3])
             raise CodecError(f"{path}: byte 0: holds files beside the model ({names}). Unpack it into a folder.")

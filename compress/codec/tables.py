@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 
 from compress.codec.ans_code import coded_bits, normalise
-from compress.codec.index import digit_distance, write_table
+from compress.codec.index import digit_distance, table_bytes
 from compress.codec.layout import CONSTANT, COUNTS, LENGTHS, MAX_COUNT, MAX_SYMBOLS, Table
 from compress.codec.prefix_code import MAX_ALPHABET, MAX_LENGTH, code_lengths, quick_lengths
 
@@ -57,19 +57,20 @@ class Tables:
         """Return True if the tables of another tensor could pass a limit of the format."""
         return self._symbols + 64 * MAX_ALPHABET > MAX_SYMBOLS or len(self.tables) + 64 > MAX_COUNT
 
-    def best(self, counts: np.ndarray, shape: Shape, form: int) -> Choice:
+    def best(self, counts: np.ndarray, shape: Shape, form: int, share: int = 0) -> Choice:
         """Return the table of a form that codes these counts in the fewest bits.
 
         Args:
             counts: (alphabet,), int64, at least one positive.
             shape: of the table.
             form: LENGTHS or COUNTS; a constant table is returned where one symbol is alone.
+            share: the counts are of 1 / 2 ** share of what is coded with the table, which costs as much less.
         """
         used = np.flatnonzero(counts)
         if len(used) == 1:
             table = _table(shape, CONSTANT, np.empty(0, dtype=np.int64), int(used[0]))
-            return Choice(0 if self._find(table) is not None else 8 * len(write_table(table)), table)
-        return min(self._candidates(counts, shape, form), key=lambda choice: choice.bits)
+            return Choice(0 if self._find(table) is not None else 8 * table_bytes(table), table)
+        return min(self._candidates(counts, shape, form, share), key=lambda choice: choice.bits)
 
     def best_of_classes(self, counts: np.ndarray, shape: Shape, form: int) -> list[Choice]:
         """Return a table for each row of counts, (classes, alphabet), all of the same form."""
@@ -78,16 +79,13 @@ class Tables:
         for row in padded:
             if np.count_nonzero(row) < 2:
                 row[np.argsort(-counts.sum(axis=0), kind="stable")[:2]] += 1
-        return [
-            min(self._candidates(row, shape, form), key=lambda choice: choice.bits) for row in padded
-        ]
+        return [min(self._candidates(row, shape, form, 0), key=lambda choice: choice.bits) for row in padded]
 
     def settle(self, choice: Choice) -> int:
         """Return the number of the chosen table; a new one gets its final code lengths here."""
         table = choice.table
         if choice.weights is not None:
-            lengths = code_lengths(choice.weights, _longest(table.alphabet))
-            table = replace(table, entries=lengths)
+            table = replace(table, entries=code_lengths(choice.weights, _longest(table.alphabet)))
         number = self._find(table)
         if number is None:
             number = len(self.tables)
@@ -96,7 +94,7 @@ class Tables:
             self._known.setdefault((Shape(table.radix, table.group, table.centre), table.form), []).append(number)
         return number
 
-    def _candidates(self, counts: np.ndarray, shape: Shape, form: int) -> list[Choice]:
+    def _candidates(self, counts: np.ndarray, shape: Shape, form: int, share: int) -> list[Choice]:
         found = []
         for weights in _smoothings(counts, shape):
             if form == LENGTHS:
@@ -106,7 +104,9 @@ class Tables:
             else:
                 table = _table(shape, COUNTS, normalise(weights, 12 if shape.alphabet > 32 else 11))
                 bits = coded_bits(counts, table.entries)
-            found.append(Choice(bits + 8 * len(write_table(table)), table, weights if form == LENGTHS else None))
+            if share:  # a code fits the counts that it is made from better than those of the whole
+                bits += 2 * int(np.count_nonzero(counts))
+            found.append(Choice(bits + (8 * table_bytes(table) >> share), table, weights if form == LENGTHS else None))
         for number in self._known.get((shape, form), [])[-_SHARED:]:
             known = self.tables[number]
             if not counts[known.entries == 0].any():
@@ -140,7 +140,7 @@ def _smoothings(counts: np.ndarray, shape: Shape) -> list[np.ndarray]:
     return [counts, _averaged(counts, distance), _averaged(counts, _coarse(distance))]
 
 
-@cache
+@lru_cache(maxsize=256)
 def _distance(shape: Shape) -> np.ndarray:
     return digit_distance(shape.radix, shape.group, shape.centre)
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from compress.codec.reader import PackedFile, Progress
-from compress.codec.whole_file import whole_file
+from compress.codec.whole_file import memory_for, whole_file
 from compress.errors import CodecError
 
 _Write = Callable[[bytes | memoryview], object]
@@ -32,7 +32,7 @@ def unpack_file(src: Path | str, dst: Path | str, progress: Progress | None = No
         CodecError: src is not a .krimp file, damaged, truncated, or of a newer version; a file is in the way.
     """
     dst = Path(dst)
-    with PackedFile(src) as packed, ExitStack() as stack:
+    with memory_for(src), PackedFile(src) as packed, ExitStack() as stack:
         total = packed.header.original_bytes
         sides = [dst.parent / file.name for file in packed.side_files]
         for side in sides:
@@ -78,7 +78,7 @@ def verify_file(path: Path | str, progress: Progress | None = None) -> None:
     Raises:
         CodecError: it is not a .krimp file, damaged, truncated, or of a newer version.
     """
-    with PackedFile(path) as packed:
+    with memory_for(path), PackedFile(path) as packed:
         write_original(packed, len, progress)
 
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all; memory that is not there."""
 
 from __future__ import annotations
 
@@ -38,3 +38,17 @@ def whole_file(dst: Path | str) -> Iterator[BinaryIO]:
         raise CodecError(f"{dst}: cannot be written: {error.strerror}. Expected a folder with room.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def memory_for(path: Path | str) -> Iterator[None]:
+    """Turn a lack of memory into an error that names the file.
+
+    Raises:
+        CodecError: there is not enough memory.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        raise CodecError(f"{path}: byte 0: there is not enough memory for it{reason}. Expected some more.") from error

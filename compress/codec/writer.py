@@ -6,14 +6,14 @@ import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from zlib import crc32
 
 import numpy as np
 
 from compress.codec.bitstream import choose_backend
 from compress.codec.index import write_record, write_side_files, write_table, write_varint
-from compress.codec.layout import HEADER_BYTES, KINDS, MAX_COUNT, MAX_RATIO, RAW, Header, TensorRecord
+from compress.codec.layout import HEADER_BYTES, KINDS, MAX_COUNT, MAX_INDEX_RATIO, MAX_RATIO, RAW, Header, TensorRecord
 from compress.codec.plane_coder import encode_plane, histogram
 from compress.codec.reader import PackedFile, Progress
 from compress.codec.sections import shrink
@@ -21,7 +21,7 @@ from compress.codec.source import Source, channel_values, open_source
 from compress.codec.spans import Span
 from compress.codec.tables import Tables
 from compress.codec.values import to_planes
-from compress.codec.whole_file import whole_file
+from compress.codec.whole_file import memory_for, whole_file
 from compress.errors import CodecError
 
 _SMALLEST_BYTES = 128  # smaller tensors stay in the skeleton, which lzma packs
@@ -40,7 +40,9 @@ class PackFacts:
         weights: elements of at most 8 bits in the coded tensors.
         bits_per_weight: coded bits of those, tables not counted.
         entropy_bits_per_weight: their order-0 entropy, each tensor by itself.
-        seconds: time it took, verification included.
+        encode_seconds: time that coding the tensors took, choices included.
+        verify_seconds: time that unpacking and comparing took.
+        seconds: time all of it took.
     """
 
     original_bytes: int
@@ -55,6 +57,8 @@ class PackFacts:
     weights: int
     bits_per_weight: float
     entropy_bits_per_weight: float
+    encode_seconds: float
+    verify_seconds: float
     seconds: float
 
     @property
@@ -80,6 +84,11 @@ def pack_file(
         CodecError: src is missing, truncated or not such a file, or a file that it names is missing, truncated
             or outside its folder.
     """
+    with memory_for(src):
+        return _pack(src, dst, progress, backend)
+
+
+def _pack(src: Path | str, dst: Path | str, progress: Progress | None, backend: str) -> PackFacts:
     started = time.monotonic()
     source = open_source(src)
     backend = choose_backend(backend, source.num_bytes)
@@ -90,20 +99,26 @@ def pack_file(
     with whole_file(dst) as file:
         facts = _write(source, spans, file, progress, backend)
         file.flush()
+        written = time.monotonic()
         _verify(Path(file.name), source, backend)
-    return PackFacts(**facts, seconds=time.monotonic() - started)
+        verified = time.monotonic()
+    return PackFacts(**facts, verify_seconds=verified - written, seconds=time.monotonic() - started)
 
 
-def _write(source: Source, spans: list[Span], file: BinaryIO, progress: Progress | None, backend: str) -> dict:
+def _write(
+    source: Source, spans: list[Span], file: BinaryIO, progress: Progress | None, backend: str
+) -> dict[str, Any]:
     tables, records, skeleton = Tables(), bytearray(), bytearray()
     at = payload_bytes = weights = weight_bits = 0
-    entropy_bits = 0.0
+    entropy_bits = encode_seconds = 0.0
     file.write(bytes(HEADER_BYTES))
     for span in spans:
         gap = source.copy(at, span.start)
         skeleton += gap
         at = span.start + span.num_bytes
+        started = time.perf_counter()
         record, payload, entropy = _encode(source, span, len(gap), tables, backend)
+        encode_seconds += time.perf_counter() - started
         records += write_record(record)
         file.write(payload.data)
         payload_bytes += len(payload)
@@ -120,6 +135,8 @@ def _write(source: Source, spans: list[Span], file: BinaryIO, progress: Progress
     index += b"".join(write_table(table) for table in tables.tables) + records
     skeleton_packed, skeleton_lzma = shrink(bytes(skeleton))
     index_packed, index_lzma = shrink(bytes(index))
+    if len(index) > len(index_packed) * MAX_INDEX_RATIO:
+        index_packed, index_lzma = bytes(index), False
     header = Header(
         source.container, skeleton_lzma, index_lzma, len(spans), source.num_bytes, source.sha256(), payload_bytes,
         len(skeleton), len(skeleton_packed), len(index), len(index_packed), crc32(skeleton_packed), crc32(index_packed),
@@ -145,6 +162,7 @@ def _write(source: Source, spans: list[Span], file: BinaryIO, progress: Progress
         "weights": weights,
         "bits_per_weight": weight_bits / weights if weights else 0.0,
         "entropy_bits_per_weight": entropy_bits / weights if weights else 0.0,
+        "encode_seconds": encode_seconds,
     }
 
 
