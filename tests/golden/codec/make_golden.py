@@ -92,7 +92,9 @@ def classed():
     ternary = np.where(rng.random((64, 144)) < 0.02 * spread, rng.integers(1, 3, (64, 144)), 0).astype(np.uint8)
     packed = (ternary.reshape(-1, 2)[:, 0] | ternary.reshape(-1, 2)[:, 1] << 4).reshape(64, 72)
     few = np.where(rng.random((64, 512)) < 0.02 * spread, rng.choice([-1, 1], (64, 512)), 0).astype(np.int8)
-    return safetensors({"dense": ("I8", dense), "ternary": ("U8", ternary), "pairs": ("U8", packed), "few": ("I8", few)})
+    return safetensors(
+        {"dense": ("I8", dense), "ternary": ("U8", ternary), "pairs": ("U8", packed), "few": ("I8", few)}
+    )
 
 
 def rare():
@@ -254,12 +256,12 @@ def refused_ans(ans):
         return rebuild(ans, skeleton_bytes=skeleton_bytes, **new)
 
     return {
-        "ans_log_4": again( index=first + b"\x04" + second),
-        "ans_log_13": again( index=first + b"\x0d" + second),
-        "ans_sum": again( index=first + bytes([body[6] - 1]) + second),
-        "ans_too_many_counts": again( index=body[:7] + b"\1\xff\x1f" + second),
-        "ans_one_count": again( index=body[:2] + bytes([2, 1, 0, 2, 5, 64, 0]) + body[body.index(varint(20000)) - 1 :]),
-        "ans_last_state": again( payload=payload[:-1] + bytes([payload[-1] ^ 1 << (total_bits - 1 & 7)])),
+        "ans_log_4": again(index=first + b"\x04" + second),
+        "ans_log_13": again(index=first + b"\x0d" + second),
+        "ans_sum": again(index=first + bytes([body[6] - 1]) + second),
+        "ans_too_many_counts": again(index=body[:7] + b"\1\xff\x1f" + second),
+        "ans_one_count": again(index=body[:2] + bytes([2, 1, 0, 2, 5, 64, 0]) + body[body.index(varint(20000)) - 1 :]),
+        "ans_last_state": again(payload=payload[:-1] + bytes([payload[-1] ^ 1 << (total_bits - 1 & 7)])),
         "ans_ends_elsewhere": again(
             index=body.replace(varint(total_bits), varint(total_bits - 1)),
             payload=payload[:-1] + bytes([payload[-1] & ~(1 << (total_bits - 1 & 7))]),
@@ -275,8 +277,10 @@ def refused_names(split):
     entry = b"\x0dweights/w.bin\xac\x02"
     assert body[:17] == b"\1" + entry
     names = {
-        "absolute": b"/weights/w.bin", "parent": b"../ghts/w.bin", "dot": b"./weights/w.b", "double_slash": b"weights//w.bin",
-        "backslash": b"weights\\w.bin", "drive": b"c:weights.bin", "control": b"weights/w\nbin", "not_utf8": b"weights/w\xff", "empty": b"",
+        "absolute": b"/weights/w.bin", "parent": b"../ghts/w.bin", "dot": b"./weights/w.b",
+        "double_slash": b"weights//w.bin",
+        "backslash": b"weights\\w.bin", "drive": b"c:weights.bin", "control": b"weights/w\nbin",
+        "not_utf8": b"weights/w\xff", "empty": b"",
     }  # fmt: skip
 
     def named(name):

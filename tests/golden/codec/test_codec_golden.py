@@ -50,7 +50,18 @@ def test_the_decoder_written_from_the_text_agrees(path):
 
 def test_golden_files_use_every_way_of_coding():
     coders = " ".join(fact.coder for path in GOOD for fact in codec.inspect_file(path))
-    for word in ("huffman", "ans", "raw", "constant", "huffman of", "ans of", "huffman in", "ans of 4 joined in", "zero mask", "others"):
+    for word in (
+        "huffman",
+        "ans",
+        "raw",
+        "constant",
+        "huffman of",
+        "ans of",
+        "huffman in",
+        "ans of 4 joined in",
+        "zero mask",
+        "others",
+    ):
         assert word in coders
 
 

@@ -38,7 +38,7 @@ def job(symbols, tables, chunk, segment, backend="numpy", values=None):
     coded = encode_symbols(symbols, tables, classes, chunk=chunk, segment=segment, backend=backend)
     stream = Stream(tuple(range(len(tables))), chunk, segment, coded.total_bits, coded.min_bits, coded.width)
     group, alphabet = tables[0].group, np.arange(tables[0].alphabet)
-    expand = np.stack([alphabet // tables[0].radix**i % tables[0].radix % 256 for i in range(group)], axis=1)
+    expand = np.stack([alphabet // tables[0].radix ** i % tables[0].radix % 256 for i in range(group)], axis=1)
     out = np.zeros(len(symbols) * group if values is None else values, dtype=np.uint8)
     size = len(coded.payload)
     return coded, StreamJob(
@@ -55,9 +55,7 @@ def geometric(rng, count, alphabet):
     st.integers(1, 6000), SHAPES, FORMS, st.integers(16, 400), st.integers(1, 7), st.integers(1, 4),
     st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_numpy_and_numba_write_the_same_bytes_and_read_them_back(
-    count, shape, form, segment, per_chunk, classes, seed
-):
+def test_numpy_and_numba_write_the_same_bytes_and_read_them_back(count, shape, form, segment, per_chunk, classes, seed):
     rng = np.random.default_rng(seed)
     radix, group = shape
     symbols = geometric(rng, count, radix**group)
