@@ -44,6 +44,8 @@ def make_record(run: Path, *, split: str, recipe: Path | None, note: str) -> dic
     artifacts = in_order({artifact.label: artifact for artifact in map(open_artifact, folders)})
     start = float_artifact(artifacts)
     report = _report(artifacts)
+    baseline = report.get("baseline_label")
+    rows = collect_rows(artifacts, split, [baseline] if baseline else [])
     return {
         "format_version": FORMAT_VERSION,
         "name": run.name,
@@ -57,7 +59,8 @@ def make_record(run: Path, *, split: str, recipe: Path | None, note: str) -> dic
         # Of the run where its report says so; else of this moment, which may be another commit.
         "environment": report.get("environment") or describe_environment(),
         "environment_is_of": "run" if report else "record",
-        "rows": [row.model_dump() for row in collect_rows(artifacts, split)],
+        "baseline": baseline,
+        "rows": [row.model_dump() for row in rows],
         "latency": [artifact.facts for artifact in artifacts if artifact.kind is Kind.LATENCY],
         "stages": [record.model_dump() for record in stage_records(artifacts)],
     }

@@ -12,6 +12,7 @@ import argparse
 import json
 import lzma
 import platform
+import re
 import sys
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import onnx
 import zstandard
+from google.protobuf.message import DecodeError
 
 from compress import codec
 from compress.errors import CodecError
@@ -32,6 +34,7 @@ PARTS = {
     "head": ("head", "cls", "reg", "tower"),
 }
 GRAPH = "graph, tables, tensors < 128 bytes"
+REPEATED_BIAS = re.compile(r"\.bias_\d+$")  # of a layer that runs on several levels: one float bias, several int32 ones
 _CODED_FROM_BYTES = 128  # smaller tensors stay in the graph's share
 
 
@@ -118,7 +121,10 @@ def measure(path: Path) -> Size:
             codec.pack_file(path, packed)
         coded = {fact.name: fact for fact in codec.inspect_file(packed)}
         packed_bytes = packed.stat().st_size
-    model = onnx.load_model_from_string(data)
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise CodecError(f"{path}: holds no ONNX network ({error}). Parts are counted in ONNX files only.") from error
     part_by_name, quantisers = parts_by_initializer(model)
     parts = {name: Part() for name in (*PARTS, "other", GRAPH)}
     for tensor in model.graph.initializer:
@@ -126,7 +132,7 @@ def measure(path: Path) -> Size:
         for size in tensor.dims:
             elements *= size
         part = parts[part_by_name[tensor.name]]
-        if tensor.name not in quantisers:
+        if tensor.name not in quantisers and not REPEATED_BIAS.search(tensor.name):
             part.elements += elements
             part.float32_bytes += 4 * elements
         fact = coded.get(tensor.name)

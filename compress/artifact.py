@@ -258,8 +258,9 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[int]:
                 ) from None
             print(f"{root}: waiting for {holder}", flush=True)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a courtesy to others, for which a full disk must not end the run
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield descriptor
     finally:
         os.close(descriptor)

@@ -103,7 +103,7 @@ def disk_errors_named(label: str, folder: Path) -> Iterator[None]:
 def _disk_text(label: str, folder: Path) -> str:
     free = shutil.disk_usage(folder).free // 2**20
     return (
-        f"stage {label}: the disk of {folder} is full ({free} MiB free). "
+        f"stage {label}: the disk of {folder} is full or a quota is used up ({free} MiB free on the disk). "
         "Free some space and run the same command again; finished stages are kept."
     )
 
@@ -113,9 +113,9 @@ def is_disk_full(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
-        if "No space left on device" in str(error) or "os error 28" in str(error):
+        if any(text in str(error) for text in ("No space left on device", "os error 28", "os error 27")):
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -145,13 +145,15 @@ def _live(
             reason = f"{type(error).__name__}: {error}".strip().removesuffix(".")
             text = f"stage {label}: {reason}. This is a fault of Krimp or of the plug-in; the traceback is above."
             text = to_json({"error": {"type": "StageError", "text": text, "code": errors.StageError.exit_code}})
-        code = _DISK_FULL
         result.write_text(text)
         code = 0
     except KeyboardInterrupt:
         code = _INTERRUPTED
-    except BaseException:  # noqa: BLE001 nothing may unwind into the parent's frames
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 nothing may unwind into the parent's frames
+        if is_disk_full(error):
+            code = _DISK_FULL  # the parent says so in words
+        else:
+            traceback.print_exc()
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()

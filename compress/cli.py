@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from compress.child import is_disk_full
 from compress.codec.commands import app as codec_app
-from compress.errors import CompressError, DetectorError
+from compress.errors import CompressError, DetectorError, StageError
 from compress.runtime.detect import detect_command
 
 _INTERRUPTED = 130
@@ -20,8 +21,13 @@ _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 
 app = typer.Typer(
     name="krimp",
-    help="Make a trained detector smaller and faster, and prove it. Exit codes: 2 recipe, 3 detector or data, "
-    "4 stage, 5 packed file, 1 else. Add --debug to any command to see the traceback of an error.",
+    help="Make a trained detector smaller and faster, and prove it.\n\n"
+    "\b\nkrimp plan recipes/demo.yaml                  what would run, and why\n"
+    "krimp run recipes/demo.yaml                   run it\n"
+    "krimp detect model.krimp photo.jpg --out found\n"
+    "krimp pack model.onnx                         any ONNX file\n\n"
+    "Exit codes: 2 recipe or command line, 3 detector or data, 4 stage, 5 packed or ONNX file, 1 a missed requirement "
+    "or anything else. Add --debug to any command to see the traceback of an error.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,7 +39,12 @@ app.command("detect")(detect_command)
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Override one field, e.g. data.root=/data; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Override one field; repeatable. A stage is named by its name or number: stages.qat.epochs=1, "
+        "stages[2].steps=4. The value is YAML: 0.5, null, [512, 640], {macs: 0.6}.",
+    ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of the artifacts; each recipe has its own below it.")]
 FromOption = Annotated[
@@ -51,12 +62,21 @@ def run(
     start: FromOption = None,
     until: UntilOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in the same folder.")] = False,
-) -> None:
-    """Run a recipe: from the cache where nothing changed, resumed where it was killed."""
+) -> int:
+    """Run a recipe, resuming what was stopped.
+
+    What did not change comes from the cache; a stage that was killed goes on where it was. Each stage leaves a folder
+    below OUT/NAME-OF-THE-RECIPE. Exit code 1 if the report's `require:` names a limit that was missed.
+
+    \b
+    krimp run recipes/demo.yaml
+    krimp run recipe.yaml --set data.root=/data/hit-uav --set stages.qat.weight_bit_width=4
+    krimp run recipe.yaml --from qat --until pack
+    """  # noqa: D301 click ends no line after \b
     from compress import pipeline
     from compress.ranks import follow, rank
     from compress.recipe import load_recipe
-    from compress.summary import plan_text, print_results
+    from compress.summary import missed_limits, plan_text, print_results
 
     loaded = load_recipe(recipe, overrides or ())
     if dry_run:
@@ -64,7 +84,12 @@ def run(
     elif rank() > 0:
         follow(loaded, out, start=start, until=until)
     else:
-        print_results(pipeline.run(loaded, out, start=start, until=until, wait=wait))
+        results = pipeline.run(loaded, out, start=start, until=until, wait=wait)
+        print_results(results)
+        missed = missed_limits([result.artifact for result in results])
+        print("".join(f"missed: {line}\n" for line in missed), end="", file=sys.stderr)
+        return 1 if missed else 0
+    return 0
 
 
 @app.command()
@@ -75,13 +100,22 @@ def plan(
     start: FromOption = None,
     until: UntilOption = None,
 ) -> None:
-    """Say which stages would run and why; the same as run --dry-run."""
+    """Say which stages would run and why.
+
+    The same as `krimp run --dry-run`: checks the whole recipe, reads the data once for its digest, runs nothing.
+
+    \b
+    krimp plan recipe.yaml --set data.root=/data/hit-uav
+    """  # noqa: D301 click ends no line after \b
     run(recipe, overrides, out, dry_run=True, start=start, until=until)
 
 
 @app.command()
 def stages() -> None:
-    """Print what each stage needs, makes and may not follow."""
+    """Print what each stage needs, makes and may not follow.
+
+    A stage takes the latest artifact of a kind that it needs, or the one that its `from:` names.
+    """
     from compress.plan import stage_table
 
     print(stage_table())
@@ -96,7 +130,14 @@ def schema(
         list[str] | None, typer.Option("--plugin", help="Plug-in to describe; default: all that are found.")
     ] = None,
 ) -> None:
-    """Print the JSON Schema of recipes, for completion and checks in an editor."""
+    """Print the JSON Schema of recipes, for editors.
+
+    In VS Code with the YAML extension, a first line of a recipe such as
+    `# yaml-language-server: $schema=recipe.schema.json` gives completion and checks.
+
+    \b
+    krimp schema -o recipes/recipe.schema.json
+    """  # noqa: D301 click ends no line after \b
     from compress.recipe import json_schema
 
     text = json.dumps(json_schema(plugin), indent=1) + "\n"
@@ -112,7 +153,13 @@ def import_command(
     detector: Annotated[str, typer.Option("--detector", metavar="NAME", help="Plug-in that knows the format.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Safetensors file to write.")],
 ) -> None:
-    """Convert foreign weights to the format of a plug-in."""
+    """Convert foreign weights to those of a plug-in.
+
+    Reads tensors only, never Python objects. Name the result in a recipe as `detector.checkpoint`.
+
+    \b
+    krimp import --detector dcfl epoch_12.pth -o dcfl.safetensors
+    """  # noqa: D301 click ends no line after \b
     from compress.plugins import check_frameworks, find_plugin
 
     plugin = find_plugin(detector)
@@ -140,7 +187,10 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:
-        return app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="krimp") or 0
+        code = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="krimp") or 0
+        if code == _INTERRUPTED:  # typer caught the Ctrl-C
+            raise KeyboardInterrupt
+        return code
     except CompressError as error:
         if debug:
             raise
@@ -156,7 +206,14 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
-        if debug or error.filename is None:
+        if debug:
+            raise
+        if is_disk_full(error):
+            place = f" at {error.filename}" if error.filename else ""
+            what = f"the disk is full or a quota is used up{place}"
+            print(f"error: {what}. Free some space and try again.", file=sys.stderr)
+            return StageError.exit_code
+        if error.filename is None:
             raise
         what = f"{error.filename}: {error.strerror}"
         print(f"error: {what}. Check the path, its permissions and the free space.", file=sys.stderr)

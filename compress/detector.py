@@ -46,6 +46,9 @@ class Scores:
         num_detections: above the deployed score threshold, whole split.
         num_images: images scored.
         map50_interval: 95 % bootstrap interval over images, or None.
+        map50_resampled: (samples,) float64, map50 on resampled images, or None. Entry i of two models scored on
+            the same split belongs to the same draw of images (draws depend on nothing but the images), so the
+            differences of two of these are a paired bootstrap. The engine reads nothing else into them.
         extra: further numbers by name, e.g. 'map50_voc07' (reach the report as they are).
     """
 
@@ -59,6 +62,7 @@ class Scores:
     num_detections: int
     num_images: int
     map50_interval: tuple[float, float] | None = None
+    map50_resampled: np.ndarray | None = field(default=None, compare=False)
     extra: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -121,6 +121,7 @@ class Distiller:
         self.points: list[str] = list(detector.distill_points(teacher)) if settings.feature_weight else []
         self._student_taps = _Taps(student, self.points)
         self._teacher_taps = _Taps(teacher, self.points)
+        self._taught: tuple[Tensor, ...] = ()
 
     def __enter__(self) -> Distiller:
         return self
@@ -131,21 +132,22 @@ class Distiller:
         self._student_taps.close()
         self._teacher_taps.close()
 
-    def losses(self, images: Tensor, batch: Any, raw: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Return the weighted losses of the batch that the student has just seen.
+    def teach(self, images: Tensor) -> None:
+        """Let the teacher look at what the student got, (N, 3, H, W) float32, normalised."""
+        with torch.no_grad():
+            self._taught = tuple(tensor.float() for tensor in as_tensors(self.teacher(images)))
+
+    def losses(self, batch: Any, raw: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Return the weighted losses of the batch that teacher and student have just seen.
 
         Args:
-            images: (N, 3, H, W) float32, normalised; what the student got.
             batch: handed to the plug-in's own `distill_loss`.
             raw: the student's outputs.
 
         Returns:
             'distill_feature' and 'distill_output', scalars, as far as their weights are not 0.
         """
-        student_maps = self._student_taps.take()
-        with torch.no_grad():
-            taught = tuple(as_tensors(self.teacher(images)))
-        teacher_maps = self._teacher_taps.take()
+        student_maps, teacher_maps = self._student_taps.take(), self._teacher_taps.take()
         losses = {}
         if self.points:
             self._drop_missing(student_maps, teacher_maps)
@@ -156,7 +158,7 @@ class Distiller:
         if self.settings.output_weight:
             exported = len(self.detector.output_names())
             own = getattr(self.detector, "distill_loss", None)
-            pair = raw[:exported], taught[:exported]
+            pair = raw[:exported], self._taught[:exported]
             value = own(*pair, batch) if callable(own) else output_loss(*pair)
             losses["distill_output"] = self.settings.output_weight * value
         return losses

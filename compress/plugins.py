@@ -69,10 +69,10 @@ def check_frameworks(plugin: type[Detector]) -> None:
     if "openmmlab" in extras:
         extras = ["compress", "openmmlab"]
     others = [name for name in missing if name not in _EXTRAS]
-    commands = [f'pip install "krimp[{",".join(extras)}]"'] if extras else []
+    commands = [f'make setup (in Krimp\'s folder), or pip install ".[{",".join(extras)}]" there'] if extras else []
     commands += [f"pip install {' '.join(others)}"] if others else []
     raise DetectorError(
-        f"plug-in {plugin.NAME!r} needs {', '.join(missing)}, which is not installed. Run: {' && '.join(commands)}"
+        f"plug-in {plugin.NAME!r} needs {', '.join(missing)}, which is not installed. Run: {' and '.join(commands)}."
     )
 
 

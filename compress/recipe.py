@@ -323,6 +323,8 @@ def _expected(error: Any) -> str:
         return f"{text}.{near}" if "Did you mean" in near else text
     if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == NAME_PATTERN:
         return _NO_FOLDER_NAME
+    if error["type"] == "string_type" and isinstance(error["input"], bool | int | float):
+        return f'expected text. Put it in quotes: "{error["input"]}".'
     message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return f"expected {message.removeprefix('Input should be ')}" if message.startswith("Input should be") else message
 

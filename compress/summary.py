@@ -60,6 +60,21 @@ def report_path(artifacts: Sequence[Artifact]) -> Path | None:
     return markdown if markdown.exists() else reports[-1].path
 
 
+def missed_limits(artifacts: Sequence[Artifact]) -> list[str]:
+    """Return a line for each requirement of a report that was not met."""
+    return [
+        f"{artifact.label}: {entry['name']} is {_limit_text(entry['value'])}, limit {entry['limit']:g} ({entry['how']})"
+        for artifact in artifacts
+        if artifact.kind is Kind.REPORT
+        for entry in artifact.facts.get("requirements", ())
+        if not entry["ok"]
+    ]
+
+
+def _limit_text(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
+
+
 def key_facts(facts: Mapping[str, Any]) -> str:
     """Return the few numbers of a stage that people look for first."""
     scores = facts.get("scores")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from compress.detector import Batch, Detector, Scores
 from compress.distillation import Distiller, as_tensors
 from compress.errors import StageError
+from compress.precision import autocast, dilated_layers_in_float32
 from compress.progress import say, warn
 from compress.training_progress import TrainingProgress
 from compress.training_settings import DistillFields, TrainingFields, learning_rate
@@ -105,6 +106,8 @@ def fit(
     training.after_step, training.best_from_epoch = after_step, best_from_epoch
     training.score = score if settings.evaluate_every else None
     with ExitStack() as stack:
+        if settings.precision != "float32":
+            stack.enter_context(dilated_layers_in_float32(model, training.accelerator.device))
         if teacher is not None and distill is not None:
             training.prepare_teacher(teacher)
             training.distiller = stack.enter_context(Distiller(model, teacher, detector, distill))
@@ -294,10 +297,14 @@ class _Training:
         position, settings = self.position, self.settings
         batch = batch.to(self.accelerator.device)
         images = batch.images.contiguous(memory_format=self.format)
-        raw = tuple(as_tensors(self.forward(images)))
+        with autocast(self.accelerator.device, self.settings.precision):
+            raw = tuple(as_tensors(self.forward(images)))
+        raw = tuple(tensor.float() for tensor in raw)
         losses = dict(self.detector.loss(self.model, raw, batch))
         if self.distiller is not None:
-            losses |= self.distiller.losses(images, batch, raw)
+            with autocast(self.accelerator.device, self.settings.precision):
+                self.distiller.teach(images)
+            losses |= self.distiller.losses(batch, raw)
         values = dict(zip(losses, torch.stack([v.detach().float() for v in losses.values()]).tolist(), strict=True))
         self._refuse_non_finite(values)
 

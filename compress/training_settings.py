@@ -56,6 +56,11 @@ class TrainingFields(BaseModel):
     evaluate_limit: int | None = Field(None, ge=1, description="Score only so many images of 'val'.")
     patience: int | None = Field(None, ge=1, description="Stop after so many epochs without a better map50.")
     checkpoint_minutes: float = Field(5.0, ge=0, description="Between checkpoints; each epoch ends with one too.")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Arithmetic of layers in training; weights, losses and sums stay float32. bfloat16 takes a quarter "
+        "less time on CPUs with AVX-512 BF16, and more without.",
+    )
     channels_last: bool = Field(True, description="Memory format of images and weights; faster on CPUs.")
 
     @model_validator(mode="after")

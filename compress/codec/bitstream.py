@@ -105,7 +105,9 @@ def _ans_tables(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _encode_numpy(
     symbols: np.ndarray, tables: Sequence[Table], classes: np.ndarray, chunk: int, segment: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    chunk_bits, parts, carried = [], [np.empty(0, dtype=np.uint8)], 0
+    chunk_bits: list[np.ndarray] = []
+    parts: list[np.ndarray] = [np.empty(0, dtype=np.uint8)]
+    carried = 0
     fields_of = _ans_fields if tables[0].form == COUNTS else _prefix_fields
     for fields, sizes, per_chunk in fields_of(symbols, tables, classes, chunk, segment):
         bounds = np.cumsum(per_chunk)
@@ -150,7 +152,9 @@ def _chunk_counts(count: int, chunk: int) -> np.ndarray:
 def _ans_fields(symbols: np.ndarray, tables: Sequence[Table], classes: np.ndarray, chunk: int, segment: int) -> _Fields:
     log = tables[0].log
     size = 1 << log
-    states, offsets, thresholds = (np.stack(part).astype(np.int64) for part in zip(*map(_ans_tables, tables), strict=True))
+    states, offsets, thresholds = (
+        np.stack(part).astype(np.int64) for part in zip(*map(_ans_tables, tables), strict=True)
+    )
     for start, stop in _blocks(len(symbols), chunk):
         counts = _chunk_counts(stop - start, chunk)
         lanes, steps = len(counts), int(counts[0])

@@ -19,11 +19,10 @@ _U1, _U2, _U3, _U4, _U7, _U8, _U16 = (np.uint64(i) for i in (1, 2, 3, 4, 7, 8, 1
 _LENGTH, _BITS, _STATE = np.uint64(0xFF), np.uint64(15), np.uint64(0xFFF)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _load64(typing_context: Any, data: Any, at: Any) -> Any:  # noqa: ANN401, ARG001
+def _make_load(typing_context: Any, data: Any, at: Any) -> Any:
     """Return the eight bytes from `at` on as one number."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ANN401
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         place = builder.bitcast(cgutils.gep(builder, array.data, arguments[1]), ir.IntType(64).as_pointer())
         return builder.load(place, align=1)
@@ -31,17 +30,22 @@ def _load64(typing_context: Any, data: Any, at: Any) -> Any:  # noqa: ANN401, AR
     return types.uint64(data, types.uint64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _store64(typing_context: Any, data: Any, at: Any, value: Any) -> Any:  # noqa: ANN401, ARG001
+_load64: Any = intrinsic(_make_load)
+
+
+def _make_store(typing_context: Any, data: Any, at: Any, value: Any) -> Any:
     """Write a number into the eight bytes from `at` on."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ANN401
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         place = builder.bitcast(cgutils.gep(builder, array.data, arguments[1]), ir.IntType(64).as_pointer())
         builder.store(arguments[2], place, align=1)
         return context.get_dummy_value()
 
     return types.void(data, types.uint64, types.uint64), generate
+
+
+_store64: Any = intrinsic(_make_store)
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -125,7 +125,11 @@ def encode_states(symbols, states, offsets, thresholds, log, classes, chunk, seg
         length = min(len(symbols), (lane + 1) * chunk) - first
         state = size
         for part in range((first + length - 1) // segment, first // segment - 1, -1):
-            my_states, my_offsets, my_thresholds = states[classes[part]], offsets[classes[part]], thresholds[classes[part]]
+            my_states, my_offsets, my_thresholds = (
+                states[classes[part]],
+                offsets[classes[part]],
+                thresholds[classes[part]],
+            )
             for i in range(min(first + length, (part + 1) * segment) - 1, part * segment - 1, -1):
                 symbol = symbols[i]
                 threshold = uint64(my_thresholds[symbol])

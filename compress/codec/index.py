@@ -57,7 +57,9 @@ def stream_bytes(stream: Stream, symbols: int) -> int:
     chunks = -(-symbols // stream.chunk)
     segments = -(-symbols // stream.segment)
     return (
-        (segments * stream.selector_bits + 7) // 8 + ((chunks - 1) * stream.width + 7) // 8 + (stream.total_bits + 7) // 8
+        (segments * stream.selector_bits + 7) // 8
+        + ((chunks - 1) * stream.width + 7) // 8
+        + (stream.total_bits + 7) // 8
     )
 
 
@@ -218,6 +220,9 @@ class IndexReader:
 
     def varint(self, limit: int = MAX_ORIGINAL_BYTES * 16) -> int:
         """Return the next number, at most `limit`."""
+        if self._at < len(self._data) and (value := self._data[self._at]) < 0x80 and value <= limit:  # nearly always
+            self._at += 1
+            return value
         value = shift = 0
         while True:
             byte = self.byte()
@@ -350,8 +355,8 @@ class IndexReader:
         segment = self.varint(MAX_CHUNK) if classes > 1 else chunk
         if segment < MIN_CHUNK or chunk == 0 or chunk % segment:
             raise self.fail(
-                f"chunks of {chunk} symbols, segments of {segment}; expected segments of {MIN_CHUNK} or more, whole ones"
-                " in a chunk"
+                f"chunks of {chunk} symbols, segments of {segment}; expected segments of {MIN_CHUNK} or more,"
+                " whole ones in a chunk"
             )
         total_bits, min_bits, width = self.varint(), self.varint(), self.byte()
         if total_bits == 0 or width > MAX_WIDTH:

@@ -34,10 +34,12 @@ from compress.codec.tables import Choice, Shape, Tables
 _JOINED = ((2, 8), (4, 4), (4, 6), (8, 3), (8, 4), (16, 2), (16, 3), (32, 2), (64, 2))
 _JOINED_ANS = ((2, 4), (2, 6), (4, 2), (4, 3), (8, 2))
 _ANS_ALPHABET = 128  # symbols of joined digits that a table of 4096 states tells apart well
+_TINY = 512  # values below which another way saves less than its tables cost
 _SMALL = 2048  # values below which only the cheap ways are tried
 _FLAT = 1 << 16  # values below which a flat distribution is coded plainly
 _MODEL_BITS = 20  # fixed point of the probabilities used for ranking
 _TRIED = 3  # ways whose size is computed exactly
+_FAR = 1006  # thousandths of the order-0 entropy from which table ANS is tried
 _CLASSES_FROM = 4096  # values
 _SAMPLE, _SAMPLE_BLOCK = 1 << 18, 1 << 12  # values of a large plane on which the ways are compared
 
@@ -95,11 +97,8 @@ class _Plan:
 class _Planner:
     """Tries ways to code one plane."""
 
-    def __init__(
-        self, values: np.ndarray, value_bits: int, tables: Tables, backend: str, share: int = 0
-    ) -> None:
+    def __init__(self, values: np.ndarray, value_bits: int, tables: Tables, backend: str, share: int = 0) -> None:
         self._share = share  # the values are 1 / 2 ** share of a plane
-        self.is_sample = share > 0
         self._values, self._value_bits, self._tables = values, value_bits, tables
         self.backend = choose_backend(backend, len(values))
         self.counts = histogram(values, self.backend)
@@ -204,11 +203,11 @@ def _choose(planner: _Planner, values: np.ndarray, value_bits: int, channel: int
         return plan
     plain = ans_ways(planner.counts, value_bits)[0]
     single = plan
-    for form, way in dict.fromkeys([(form, way), (COUNTS, plain), (LENGTHS, prefix)]):
-        classes = planner.classes(segment_values(len(values), channel, way.group))
+    for code, digits in dict.fromkeys([(form, way), (COUNTS, plain), (LENGTHS, prefix)]):
+        classes = planner.classes(segment_values(len(values), channel, digits.group))
         if classes is None:
             break
-        plan = _smaller(plan, planner.plan(way, form, classes), 998 if plan is single else 997)
+        plan = _smaller(plan, planner.plan(digits, code, classes), 998 if plan is single else 997)
     return plan
 
 
@@ -223,9 +222,9 @@ def _choose_way(planner: _Planner, value_bits: int) -> tuple[_Plan, Digits]:
     total = int(counts.sum())
     if plan.main.choices[0].table.form == CONSTANT or total < _SMALL or plan.bits >= total * value_bits:
         return plan, prefix
-    if planner.is_sample or plan.bits * 1000 > about_entropy(counts) * 1005:
+    if plan.bits * 1000 > about_entropy(counts) * _FAR:  # prefix codes are decoded faster
         for way in ans_ways(counts, value_bits):
-            plan = _smaller(plan, planner.plan(way, COUNTS), 997)
+            plan = _smaller(plan, planner.plan(way, COUNTS), 999)
     return plan, prefix
 
 
@@ -279,7 +278,7 @@ def shortlist(counts: np.ndarray, value_bits: int) -> list[Digits]:
     ways = [Digits(span, group, first, False) for group in range(2, 9) if span**group <= MAX_ALPHABET][-2:]
     mode = int(np.argmax(counts))
     floor = _modelled_bits(counts, plain)
-    if floor * 1000 >= total * value_bits * 995 or (total < _FLAT and int(counts[mode]) * 16 < total):
+    if total < _TINY or floor * 1000 >= total * value_bits * 995 or (total < _FLAT and int(counts[mode]) * 16 < total):
         return [plain]  # noise, or too flat for another way to save more than its tables cost
     if floor * 1000 <= about_entropy(counts) * 1005:
         return [plain]  # no way saves more
@@ -428,8 +427,6 @@ def _encode_stream(symbols: np.ndarray, coding: _Coding, tables: Tables, backend
     if not coding.chunk:
         return Stream(numbers), np.empty(0, dtype=np.uint8)
     chosen = [tables.tables[number] for number in numbers]
-    coded = encode_symbols(
-        symbols, chosen, coding.labels, chunk=coding.chunk, segment=coding.segment, backend=backend
-    )
+    coded = encode_symbols(symbols, chosen, coding.labels, chunk=coding.chunk, segment=coding.segment, backend=backend)
     stream = Stream(numbers, coding.chunk, coding.segment, coded.total_bits, coded.min_bits, coded.width)
     return stream, coded.payload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -72,20 +73,17 @@ def plane_job(
     assert plane.method != RAW
     assert plane.main is not None
     main_table = tables[plane.main.tables[0]]
-    values = np.arange(plane.low, plane.low + main_table.radix) & 0xFF
-    marker = int(values[-1]) ^ flip
+    marker = (plane.low + main_table.radix - 1 & 0xFF) ^ flip
     escaped = None
-    targets = [(out, values)]
+    targets = [(out, plane.low)]
     if plane.escape is not None:
-        first = plane.escape_low
         escaped = np.empty(plane.escapes, dtype=np.uint8)
-        targets.append((escaped, np.arange(first, first + tables[plane.escape.tables[0]].radix)))
+        targets.append((escaped, plane.escape_low))
     jobs, at = [], 0
-    for (stream, symbols), (target, bytes_of_digits) in zip(
-        stream_symbols(plane, count, tables), targets, strict=True
-    ):
+    for (stream, symbols), (target, low) in zip(stream_symbols(plane, count, tables), targets, strict=True):
         size = stream_bytes(stream, symbols)
-        expand = _expansion(tables[stream.tables[0]], (bytes_of_digits ^ flip).astype(np.uint8))
+        table = tables[stream.tables[0]]
+        expand = expansion(table.radix, table.group, low, flip)
         if stream.chunk:
             chosen = tuple(tables[number] for number in stream.tables)
             jobs.append(StreamJob(payload[at:], size, symbols, stream, chosen, expand, target))
@@ -105,11 +103,30 @@ def _fill(target: np.ndarray, group: np.ndarray) -> None:
     target[whole:] = group[: len(target) - whole]
 
 
-def _expansion(table: Table, byte_of_digit: np.ndarray) -> np.ndarray:
-    """Return the bytes of each symbol, (alphabet, group), uint8."""
-    symbols = np.arange(table.alphabet)
-    digits = np.stack([symbols // table.radix**i % table.radix for i in range(table.group)], axis=1)
-    return byte_of_digit[digits]
+@lru_cache(maxsize=64)
+def expansion(radix: int, group: int, low: int, flip: int) -> np.ndarray:
+    """Return the bytes of each symbol, (radix ** group, group), uint8, read-only.
+
+    Args:
+        radix: of the digits.
+        group: digits of a symbol.
+        low: value of digit 0; values go on at 0 after 255.
+        flip: bits to invert in each value.
+    """
+    symbols = np.arange(radix**group)
+    digits = np.stack([symbols // radix**i % radix for i in range(group)], axis=1)
+    expanded = ((digits + low & 0xFF) ^ flip).astype(np.uint8)
+    expanded.flags.writeable = False
+    return expanded
+
+
+def constant_value(plane: Plane, tables: list[Table]) -> int | None:
+    """Return the only value of a plane of which that is clear without decoding, else None."""
+    if plane.main is None or plane.escape is not None or plane.main.chunk:
+        return None
+    table = tables[plane.main.tables[0]]
+    digits = {table.constant // table.radix**i % table.radix for i in range(table.group)}
+    return plane.low + digits.pop() if len(digits) == 1 else None
 
 
 def with_tail(data: np.ndarray, start: int, size: int) -> np.ndarray:

@@ -158,8 +158,8 @@ def _canonical_order(lengths: np.ndarray) -> np.ndarray:
 @cache
 def _reversed_bits(width: int) -> np.ndarray:
     """Return the numbers of `width` bits, each with its bits in the opposite order; read-only."""
-    rest = np.arange(1 << width)
-    reversed_ = np.zeros_like(rest)
+    rest: np.ndarray = np.arange(1 << width)
+    reversed_: np.ndarray = np.zeros_like(rest)
     for _ in range(width):
         reversed_ = reversed_ << 1 | rest & 1
         rest = rest >> 1

@@ -17,7 +17,7 @@ import numpy as np
 from compress.codec.bitstream import choose_backend
 from compress.codec.index import IndexReader, payload_bytes, plane_bytes
 from compress.codec.layout import HEADER_BYTES, KINDS, RAW, SideFile, Table, TensorRecord, parse_header
-from compress.codec.plane_decoder import PlaneJob, plane_job, with_tail
+from compress.codec.plane_decoder import PlaneJob, constant_value, plane_job, with_tail
 from compress.codec.sections import expand
 from compress.codec.stream_decoder import StreamError, decode_streams
 from compress.codec.values import put_plane, undo_transform
@@ -26,7 +26,8 @@ from compress.errors import CodecError
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
-_Item, _Result = TypeVar("_Item"), TypeVar("_Result")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
 
@@ -117,12 +118,13 @@ class PackedFile:
         self.decode_many([tensor], [out])
         return out
 
-    def decode_many(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray]) -> None:
+    def decode_many(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray], *, check: bool = True) -> None:
         """Decode tensors together, which is much faster for small ones.
 
         Args:
             tensors: some of `self.tensors`.
             outs: (num_bytes,), uint8, contiguous, for each, to write into.
+            check: compare their checksums first; only without if the hash of the whole is compared afterwards.
 
         Raises:
             CodecError: a checksum is wrong or a tensor cannot be decoded.
@@ -130,7 +132,8 @@ class PackedFile:
         parts: list[_Part] = []
         waiting = 0
         for tensor, out in zip(tensors, outs, strict=True):
-            self._check_payload(tensor)
+            if check:
+                self._check_payload(tensor)
             for part in self._parts(tensor, out):
                 parts.append(part)
                 waiting += len(part.job.out)
@@ -148,8 +151,11 @@ class PackedFile:
         at = tensor.offset
         for number, plane in enumerate(record.planes):
             size = plane_bytes(plane, record, self.tables)
+            constant = constant_value(plane, self.tables)
             if plane.method == RAW:
                 out[number :: kind.planes] = self._data[at : at + size]
+            elif constant is not None and kind.planes > 1:
+                out[number :: kind.planes] = constant
             else:
                 whole = kind.planes == 1 and kind.value_bits == 8
                 values = out if whole else np.empty(record.count, dtype=np.uint8)
@@ -211,7 +217,13 @@ class PackedFile:
         yield self.skeleton[at:]
 
     def fill(
-        self, out: np.ndarray, *, with_tensors: bool = True, progress: Progress | None = None, threads: int = 1
+        self,
+        out: np.ndarray,
+        *,
+        with_tensors: bool = True,
+        progress: Progress | None = None,
+        threads: int = 1,
+        check: bool = True,
     ) -> None:
         """Write the original file, and what follows it, into `out`.
 
@@ -220,6 +232,7 @@ class PackedFile:
             with_tensors: False leaves the tensors' bytes as they are.
             progress: called with (bytes done, bytes in all).
             threads: how many decode at once.
+            check: compare the tensors' checksums; only without if the hash of the whole is compared afterwards.
 
         Raises:
             CodecError: a tensor is damaged.
@@ -236,7 +249,7 @@ class PackedFile:
             return
 
         def decode(batch: list[Placed]) -> int:
-            self.decode_many(batch, [out[t.start : t.start + t.record.num_bytes] for t in batch])
+            self.decode_many(batch, [out[t.start : t.start + t.record.num_bytes] for t in batch], check=check)
             return batch[-1].start + batch[-1].record.num_bytes
 
         for done in map_in_threads(decode, list(self.batches()), threads):
@@ -263,10 +276,20 @@ class PackedFile:
             CodecError: they differ.
         """
         if digest != self.header.sha256:
+            self.check_payloads()  # names the place
             raise CodecError(
                 f"{self.name}: byte 24: sha256 of the unpacked bytes is {digest.hex()};"
                 f" expected {self.header.sha256.hex()}."
             )
+
+    def check_payloads(self) -> None:
+        """Compare the checksums of all tensors.
+
+        Raises:
+            CodecError: one of them is wrong.
+        """
+        for tensor in self.tensors:
+            self._check_payload(tensor)
 
     def _section(self, offset: int, packed: int, size: int, is_lzma: bool, checksum: int, what: str) -> bytes:
         data = self._data[offset : offset + packed].tobytes()
@@ -317,9 +340,7 @@ class PackedFile:
         return side_files, tables, tensors
 
 
-def map_in_threads(
-    function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int
-) -> Iterator[_Result]:
+def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int) -> Iterator[_Result]:
     """Yield function(item) of each item in order; with more than one thread several run at once."""
     if threads <= 1 or len(items) < 2:
         yield from map(function, items)
@@ -360,7 +381,14 @@ def unpack_bytes(
             buffer.seek(total - 1)
             buffer.write(b"\0")
             with buffer.getbuffer() as view:
-                packed.fill(np.frombuffer(view, dtype=np.uint8), progress=progress, threads=threads)
+                whole = np.frombuffer(view, dtype=np.uint8)
+                try:  # the hash covers what the checksums do; they only know the place better
+                    packed.fill(whole, progress=progress, threads=threads, check=not check_hash)
+                except CodecError:
+                    packed.check_payloads()
+                    raise
+                finally:
+                    del whole
         data = buffer.getvalue()
         if check_hash:
             packed.check_hash(hashlib.sha256(data).digest())

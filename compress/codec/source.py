@@ -9,10 +9,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from compress.codec.index import unsafe_name
-from compress.codec.layout import KINDS, MAX_FILES, MAX_ORIGINAL_BYTES, SideFile
+from compress.codec.layout import KINDS, MAGIC, MAX_FILES, MAX_ORIGINAL_BYTES, SideFile
 from compress.codec.reader import open_map
 from compress.codec.spans import ExternalTensor, Span, find_tensors, in_order
 from compress.errors import CodecError
+
+_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ def open_source(path: Path | str) -> Source:
     path = Path(path)
     container = 1 if path.suffix == ".safetensors" else 0
     data = open_map(path)
+    start = bytes(data[: len(_LFS_POINTER)])
+    if start[: len(MAGIC)] == MAGIC:
+        raise CodecError(f"{path}: byte 0: is a .krimp file already. Unpack it, or name an ONNX file.")
+    if start == _LFS_POINTER:
+        raise CodecError(f"{path}: byte 0: is a pointer of Git LFS, not the file itself. Run `git lfs pull` first.")
     spans, external = find_tensors(data, container, str(path))
     files, side_files = [data], []
     for name, tensors in sorted(_by_file(path, external).items()):

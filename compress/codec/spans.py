@@ -15,6 +15,7 @@ from compress.codec.layout import KINDS
 from compress.errors import CodecError
 
 _MAX_DEPTH = 64
+_MAX_JSON_BYTES = 100_000_000
 
 # onnx.TensorProto.DataType -> (name, kind)
 _ONNX_TYPES = {
@@ -138,6 +139,8 @@ def _whole_elements(span: Span) -> Span:
 
 def _safetensors_spans(data: memoryview, name: str) -> list[Span]:
     length = int.from_bytes(data[:8], "little")
+    if len(data) >= 8 and length > _MAX_JSON_BYTES:
+        raise CodecError(f"{name}: byte 0: header of {length} bytes; safetensors allows {_MAX_JSON_BYTES}.")
     if len(data) < 8 or length > len(data) - 8:
         raise CodecError(f"{name}: byte {len(data)}: header of {length} bytes does not fit; the file is truncated.")
     try:
@@ -154,7 +157,7 @@ def _safetensors_spans(data: memoryview, name: str) -> list[Span]:
                 )
             data_type, kind = _SAFETENSORS_TYPES.get(entry["dtype"], (str(entry["dtype"]).lower(), 0))
             found.append(Span(start, end - start, kind, key, tuple(entry["shape"]), data_type))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CodecError(
             f"{name}: byte 8: header is not that of a safetensors file ({error}); expected JSON."
         ) from error
@@ -171,6 +174,8 @@ class _OnnxWalker:
 
     def model(self) -> None:
         """Visit ModelProto; refuse what cannot be one."""
+        if not len(self._data):
+            raise self._fail(0, "the file is empty, perhaps truncated; expected an ONNX model")
         ir_version, seen = 0, set()
         for number, wire, start, end in self._fields(0, len(self._data)):
             seen.add((number, wire))

@@ -219,11 +219,11 @@ def _decode_block(
         is_ans,
     )
     lane = 0
-    for (number, first, stop), begin in zip(pieces, starts, strict=True):
+    for (number, first, stop), firsts in zip(pieces, starts, strict=True):
         job, split = jobs[number], splits[number]
         mine = place[lane : lane + stop - first]
         lane += stop - first
-        moved = int(begin[0] - split.starts[first])
+        moved = int(firsts[0] - split.starts[first])
         _check_ends(number, stops[mine] - moved, split.ends[first:stop], states[mine] if is_ans else None, first)
         chunk = job.stream.chunk
         size = min(job.count, stop * chunk) - first * chunk
@@ -302,9 +302,11 @@ def _advance(
     # windows[i] = the eight bytes from byte i on: one gather serves four symbols.
     overlapping = np.lib.stride_tricks.as_strided(data, shape=(len(data) - 8, 8), strides=(1, 1))
     windows: np.ndarray = np.ascontiguousarray(overlapping).view("<u8")[:, 0]
-    position, base, window = starts.astype(np.uint64), bases.astype(np.uint64), np.empty(len(starts), dtype=np.uint64)
+    position: np.ndarray = starts.astype(np.uint64)
+    base: np.ndarray = bases.astype(np.uint64)
+    window: np.ndarray = np.empty(len(starts), dtype=np.uint64)
     mask = (np.uint64(1) << logs.astype(np.uint64)) - np.uint64(1)
-    state = np.zeros(len(starts), dtype=np.uint64)
+    state: np.ndarray = np.zeros(len(starts), dtype=np.uint64)
     if is_ans:
         state = np.take(windows, (position >> 3).view(np.int64), mode="clip") >> (position & 7) & mask
         position += logs.astype(np.uint64)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from compress.codec.layout import SideFile
 from compress.codec.reader import PackedFile, Progress
 from compress.codec.whole_file import memory_for, whole_file
 from compress.errors import CodecError
@@ -18,7 +19,7 @@ def unpack_file(src: Path | str, dst: Path | str, progress: Progress | None = No
     """Write the original of a .krimp file, whole or not at all, checked against its hash.
 
     Files that belong to it (ONNX external data) are written beside it, under the names that the model has for
-    them; none of them may exist with other contents.
+    them; one that is there already must have the same contents, and is left alone.
 
     Args:
         src: the .krimp file.
@@ -34,21 +35,36 @@ def unpack_file(src: Path | str, dst: Path | str, progress: Progress | None = No
     dst = Path(dst)
     with memory_for(src), PackedFile(src) as packed, ExitStack() as stack:
         total = packed.header.original_bytes
-        sides = [dst.parent / file.name for file in packed.side_files]
-        for side in sides:
-            if side.exists() or side.resolve() == dst.resolve():
-                raise CodecError(f"{side}: is there already and belongs to what is unpacked. Choose an empty folder.")
-            if dst.parent.resolve() not in side.resolve().parents:
-                raise CodecError(f"{side}: leads out of the folder {dst.parent}. Choose an empty folder.")
         sizes = [total - sum(file.num_bytes for file in packed.side_files)]
-        sizes += [file.num_bytes for file in packed.side_files]
-        writes = []
-        for path in [dst, *sides]:
-            if path is not dst:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            writes.append(stack.enter_context(whole_file(path)).write)
+        writes: list[_Write] = [stack.enter_context(whole_file(dst)).write]
+        for file in packed.side_files:
+            writes.append(_side_write(dst, file, stack))
+            sizes.append(file.num_bytes)
         write_original(packed, _Splitter(writes, sizes).write, progress)
         return total
+
+
+def _side_write(dst: Path, file: SideFile, stack: ExitStack) -> _Write:
+    """Return what takes the bytes of a side file: a new file, or a comparison with one that is there already."""
+    side = dst.parent / file.name
+    if dst.parent.resolve() not in side.resolve().parents or side.resolve() == dst.resolve():
+        raise CodecError(f"{side}: leads out of the folder {dst.parent}, or to --out itself. Choose an empty folder.")
+    if not side.exists():
+        side.parent.mkdir(parents=True, exist_ok=True)
+        return stack.enter_context(whole_file(side)).write
+    if not side.is_file() or side.stat().st_size != file.num_bytes:
+        raise _in_the_way(side)
+    there = stack.enter_context(side.open("rb"))
+
+    def compare(data: bytes | memoryview) -> None:
+        if there.read(len(data)) != data:
+            raise _in_the_way(side)
+
+    return compare
+
+
+def _in_the_way(side: Path) -> CodecError:
+    return CodecError(f"{side}: is there already, and differs from what belongs to the model. Choose an empty folder.")
 
 
 class _Splitter:

@@ -19,9 +19,14 @@ def whole_file(dst: Path | str) -> Iterator[BinaryIO]:
         The file; its `name` is its path.
 
     Raises:
-        CodecError: the folder is missing or the disk is full.
+        CodecError: `dst` is no regular file, the folder is missing or the disk is full.
     """
     dst = Path(dst)
+    if dst.exists() and not dst.is_file():  # a rename would put a file in the place of a device
+        what = "a folder" if dst.is_dir() else "a device or pipe"
+        raise CodecError(f"{dst}: is {what}. Expected the name of a file to write.")
+    if dst.is_symlink():  # the file behind the link is replaced, not the link
+        dst = dst.resolve()
     temporary = dst.with_name(f".{dst.name}.{os.getpid()}.part")
     try:
         with temporary.open("w+b") as file:

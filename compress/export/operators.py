@@ -24,6 +24,7 @@ DEFORM_OPERATOR = "torchvision::deform_conv2d"
 LIBRARY = torch.library.Library("krimp", "DEF")
 LIBRARY.define("round_activation(Tensor x, float scale, int zero_point) -> Tensor")
 LIBRARY.define("dequantise_weight(Tensor codes, Tensor scale) -> Tensor")
+LIBRARY.define("dequantise_bias(Tensor codes, float input_scale, Tensor weight_scale) -> Tensor")
 LIBRARY.define("resize_nearest(Tensor x, int height, int width) -> Tensor")
 
 
@@ -36,12 +37,17 @@ def _dequantise_weight(codes: Tensor, scale: Tensor) -> Tensor:
     return codes.float() * scale.view(-1, *[1] * (codes.dim() - 1))
 
 
+def _dequantise_bias(codes: Tensor, input_scale: float, weight_scale: Tensor) -> Tensor:
+    return codes.float() * (torch.tensor(input_scale, dtype=torch.float32) * weight_scale)
+
+
 def _resize_nearest(x: Tensor, height: int, width: int) -> Tensor:
     return torch.nn.functional.interpolate(x, size=(height, width), mode="nearest")
 
 
 LIBRARY.impl("round_activation", _round_activation, "CompositeExplicitAutograd")
 LIBRARY.impl("dequantise_weight", _dequantise_weight, "CompositeExplicitAutograd")
+LIBRARY.impl("dequantise_bias", _dequantise_bias, "CompositeExplicitAutograd")
 LIBRARY.impl("resize_nearest", _resize_nearest, "CompositeExplicitAutograd")
 
 
@@ -62,6 +68,14 @@ def _symbolic_dequantise_weight(g: Any, codes: Any, scale: Any) -> Any:
     zero_point = _constant(g, torch.zeros(sizes[0], dtype=torch.int8))
     result = g.op("DequantizeLinear", codes, scale, zero_point, axis_i=0)
     return result.setType(scale.type().with_sizes(sizes))
+
+
+def _symbolic_dequantise_bias(g: Any, codes: Any, input_scale: Any, weight_scale: Any) -> Any:
+    """DequantizeLinear of int32 with the weight's scale alone; `tidy` multiplies it by the scale of the input.
+
+    A product made here would be folded by the exporter, and a vector of floats stored for each bias.
+    """
+    return g.op("DequantizeLinear", codes, weight_scale, axis_i=0).setType(weight_scale.type())
 
 
 def _symbolic_resize_nearest(g: Any, x: Any, height: Any, width: Any) -> Any:
@@ -92,6 +106,7 @@ def symbolics(form: DeformForm, opset: int) -> Iterator[None]:
     table: dict[str, Callable[..., Any]] = {
         "krimp::round_activation": _symbolic_round_activation,
         "krimp::dequantise_weight": _symbolic_dequantise_weight,
+        "krimp::dequantise_bias": _symbolic_dequantise_bias,
         "krimp::resize_nearest": _symbolic_resize_nearest,
         DEFORM_OPERATOR: _deform_conv if form == "DeformConv" else _grid_sample,
     }

@@ -12,9 +12,10 @@ CONVOLUTIONS = ("Conv", "DeformConv", "ConvTranspose")
 
 
 def tidy(model: ModelProto) -> ModelProto:
-    """Clean a model in place and return it; what it computes does not change.
+    """Clean a model in place and return it; what it computes does not change but for the scale of biases.
 
     - constants become initialisers, identical initialisers become one;
+    - the scale of an int32 bias becomes input scale times weight scale, which the exporter could not express;
     - initialisers are no graph inputs (else ONNX Runtime warns and folds nothing);
     - Identity nodes, a zero bias of a deformable convolution, unused values and documentation go;
     - producer and names depend on nothing but the model.
@@ -22,6 +23,7 @@ def tidy(model: ModelProto) -> ModelProto:
     graph = model.graph
     _constants_to_initialisers(graph)
     _remove_identities(graph)
+    _scale_biases(graph)
     _name_nodes(graph)
     _drop_zero_deform_bias(graph)
     _merge_initialisers(graph)
@@ -57,6 +59,30 @@ def _remove_identities(graph: GraphProto) -> None:
             renamed[node.output[0]] = node.input[0]
         else:
             kept.append(node)
+    _replace_nodes(graph, kept)
+
+
+def _scale_biases(graph: GraphProto) -> None:
+    """Multiply the scale of each int32 bias by that of its convolution's input.
+
+    A Mul of two constants, which every runtime folds when it loads the file, instead of a stored vector.
+    """
+    producers = {output: node for node in graph.node for output in node.output}
+    integers = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.INT32}
+    products: dict[str, NodeProto] = {}  # output of a bias's DequantizeLinear -> the Mul before it
+    for node in graph.node:
+        bias = producers.get(node.input[2]) if node.op_type == "Conv" and len(node.input) > 2 else None
+        if bias is None or bias.op_type != "DequantizeLinear" or bias.input[0] not in integers:
+            continue
+        source, weight = (producers[name] for name in node.input[:2])
+        name = f"{bias.output[0]}_scale"
+        products[bias.output[0]] = onnx.helper.make_node("Mul", [source.input[1], weight.input[1]], [name])
+        bias.input[1] = name
+    kept: list[NodeProto] = []
+    for node in graph.node:
+        if node.output[0] in products:
+            kept.append(products[node.output[0]])
+        kept.append(node)
     _replace_nodes(graph, kept)
 
 

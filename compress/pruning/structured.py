@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from math import gcd, lcm
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -189,6 +190,38 @@ def _round_up(width: float, unit: int) -> int:
     return int(-(-round(width, 6) // unit)) * unit
 
 
+def given_widths(groups: Sequence[PruningGroup], widths: Mapping[str, int], *, round_to: int) -> Widths:
+    """Return root -> width for the groups whose width is given by the name of one of their layers.
+
+    Args:
+        groups: as traced.
+        widths: layer name -> channels that its group shall have.
+        round_to: widths are multiples of it.
+
+    Raises:
+        StageError: a layer is unknown or not prunable, two layers of a group disagree, or a width
+            is larger than the present one or not a multiple.
+    """
+    group_of = {name: group for group in groups for name in group.producers}
+    given: Widths = {}
+    for name, width in widths.items():
+        if (group := group_of.get(name)) is None:
+            near = get_close_matches(name, group_of, n=1, cutoff=0)
+            raise StageError(f"widths: no prunable layer is called {name!r}. Did you mean {near[0]!r}?")
+        unit = lcm(round_to, group.channel_groups)
+        if width % unit or width > group.width:
+            raise StageError(
+                f"widths: {name} shall have {width} channels and has {group.width}. "
+                f"Give a multiple of {unit}, at most {group.width}."
+            )
+        if given.setdefault(group.root, width) != width:
+            raise StageError(
+                f"widths: {name} shall have {width} channels, but its group, {group.root}'s, {given[group.root]}. "
+                "Layers of a group have one width: name one of them."
+            )
+    return given
+
+
 def plan_widths(
     groups: Sequence[PruningGroup],
     scores: Scores,
@@ -197,6 +230,7 @@ def plan_widths(
     *,
     floors: Mapping[str, int],
     settings: PruningSettings,
+    given: Mapping[str, int] | None = None,
 ) -> Widths:
     """Choose the widths whose cost comes closest to the target.
 
@@ -207,17 +241,18 @@ def plan_widths(
         target_cost: wanted cost.
         floors: root -> narrowest width.
         settings: ranking and rounding.
+        given: root -> width that is not up to the ranking.
 
     Returns:
-        Root -> width, between floor and present width.
+        Root -> width, between floor and present width, or as given.
 
     Raises:
         StageError: even the narrowest widths cost more than 1 % above the target.
     """
-    full = {group.root: group.width for group in groups}
-    if target_cost >= cost_model.cost(full):
-        return full
-    ranking = _Ranking(groups, scores, cost_model, floors, settings)
+    start = {group.root: group.width for group in groups} | dict(given or {})
+    if target_cost >= cost_model.cost(start):
+        return start
+    ranking = _Ranking(groups, scores, cost_model, floors, settings, given or {})
     low, high = 0.0, 1.0
     narrow = ranking.widths(high)
     if (least := cost_model.cost(narrow)) > target_cost * 1.01:
@@ -245,15 +280,17 @@ class _Ranking:
         cost_model: CostModel,
         floors: Mapping[str, int],
         settings: PruningSettings,
+        given: Mapping[str, int],
     ) -> None:
         self.groups = groups
         self.floors = floors
+        self.given = given
         self.units = {group.root: lcm(settings.round_to, group.channel_groups) for group in groups}
         self.full = {group.root: group.width for group in groups}
         scopes: dict[str, list[str]] = defaultdict(list)
         comparable: dict[str, Tensor] = {}
         for group in groups:
-            if group.root not in scores:
+            if group.root not in scores or group.root in given:
                 continue
             score = part_scores(group, scores[group.root])
             if settings.cost_aware:
@@ -281,7 +318,7 @@ class _Ranking:
             root = group.root
             gone = int((self.ranks[root] < ratio).sum()) * group.channel_groups if root in self.ranks else 0
             wanted = _round_up(group.width - gone, self.units[root])
-            widths[root] = min(max(wanted, self.floors[root]), group.width)
+            widths[root] = self.given.get(root, min(max(wanted, self.floors[root]), group.width))
         return widths
 
 
@@ -296,7 +333,7 @@ def _closest(ranking: _Ranking, wide: Widths, narrow: Widths, cost_model: CostMo
     for root, unit in ranking.units.items():
         if root in ranking.ranks and wide[root] - unit >= ranking.floors[root]:
             candidates.append(wide | {root: wide[root] - unit})
-        if narrow[root] + unit <= ranking.full[root]:
+        if root in ranking.ranks and narrow[root] + unit <= ranking.full[root]:
             candidates.append(narrow | {root: narrow[root] + unit})
     return min(candidates, key=lambda widths: abs(cost_model.cost(widths) - target))
 
@@ -338,6 +375,7 @@ def prune_step(
     rules: PruningRules,
     settings: PruningSettings,
     original_widths: Mapping[str, int] | None = None,
+    widths: Mapping[str, int] | None = None,
     losses: Iterable[Callable[[], Tensor]] = (),
     device: str = "cpu",
 ) -> StepResult:
@@ -350,6 +388,7 @@ def prune_step(
         rules: what the detector protects and how its unusual layers are cut.
         settings: ranking and limits.
         original_widths: root -> width before the first of several steps; default: now.
+        widths: layer name -> channels its group shall have, whatever the ranking says.
         losses: one call a batch, for importance 'group_taylor'.
         device: 'auto', 'cpu' or 'cuda', where the losses run; everything else runs on the CPU.
 
@@ -357,8 +396,8 @@ def prune_step(
         What was done. A target at or above the present cost changes nothing.
 
     Raises:
-        StageError: the target cannot be reached, round_to does not fit, or the pruned model does
-            not cost what was planned.
+        StageError: the target cannot be reached, round_to or a given width does not fit, or the pruned
+            model does not cost what was planned.
     """
     coupling = trace_coupling(model, example_input, protected=rules.protected, custom_pruners=rules.custom_pruners)
     complexity = measure_complexity(model, example_input)
@@ -368,16 +407,19 @@ def prune_step(
     floors = narrowest_widths(
         coupling.groups, original, round_to=settings.round_to, max_pruning_ratio=settings.max_pruning_ratio
     )
-    widths, scores = dict(cost_model.full), {}
-    if target_cost < before:
+    given = given_widths(coupling.groups, widths or {}, round_to=settings.round_to)
+    planned, scores = cost_model.full | given, {}
+    if target_cost < before or planned != cost_model.full:
         with on_device(model, device if settings.importance == "group_taylor" else "cpu"):
             scores = score_channels(model, coupling.groups, settings, losses)
-        widths = plan_widths(coupling.groups, scores, cost_model, target_cost, floors=floors, settings=settings)
-    apply_widths(model, coupling, scores, widths)
+        planned = plan_widths(
+            coupling.groups, scores, cost_model, target_cost, floors=floors, settings=settings, given=given
+        )
+    apply_widths(model, coupling, scores, planned)
     after = measure_cost(model, example_input, settings.metric)
-    if after != cost_model.cost(widths):
+    if after != cost_model.cost(planned):
         raise StageError(
-            f"the pruned model costs {after:,} {settings.metric}; the plan says {cost_model.cost(widths):,}. "
+            f"the pruned model costs {after:,} {settings.metric}; the plan says {cost_model.cost(planned):,}. "
             "A layer was pruned inconsistently: protect it or give its class a custom pruner."
         )
     reasons = dict(coupling.not_prunable)
@@ -387,7 +429,7 @@ def prune_step(
             for group in coupling.groups
             if group.root not in scores
         }
-    table = {g.root: GroupWidth(g.producers, g.width, widths[g.root]) for g in coupling.groups}
+    table = {g.root: GroupWidth(g.producers, g.width, planned[g.root]) for g in coupling.groups}
     return StepResult(before, after, table, reasons)
 
 
@@ -410,3 +452,10 @@ def measure_cost(model: nn.Module, example_input: Tensor, metric: Metric) -> int
 def step_targets(full_cost: int, share: float, steps: int) -> list[int]:
     """Return the cost to reach after each step: equal factors, the last one exactly the target."""
     return [round(full_cost * share ** (step / steps)) for step in range(1, steps + 1)]
+
+
+def step_width(width: int, final: int, *, step: int, steps: int, round_to: int) -> int:
+    """Return the width after one of several steps (1-based): equal factors, rounded up, the last one exact."""
+    if step == steps:
+        return final
+    return max(min(_round_up(width * (final / width) ** (step / steps), round_to), width), final)

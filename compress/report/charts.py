@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY, GREEN, DARK = "#2b6cb0", "#dd6b20", "#a0aec0", "#2f855a", "#4a5568"
+BLUE, ORANGE, GREY, GREEN = "#2b6cb0", "#dd6b20", "#a0aec0", "#2f855a"
+PLATE = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 DPI = 130
 
 
@@ -48,7 +49,7 @@ def draw_results(rows: Sequence[Row], path: Path, *, final_label: str | None) ->
     below.set_ylabel(f"{unit}, exported and packed")
     below.set_xticks(positions, [row.label for row in shown], rotation=30, ha="right")
     shipped = f" (orange: {final_label}, what ships)" if final_label else ""
-    above.set_title("Accuracy and size, stage by stage" + shipped)
+    above.set_title("Accuracy and size, stage by stage" + shipped + _scores_note(shown), fontsize=11)
     _save(figure, path)
     return True
 
@@ -82,7 +83,9 @@ def draw_training(label: str, history: Sequence[dict[str, Any]], path: Path) -> 
     if scored:
         axes[1].plot(*zip(*scored, strict=True), color=GREEN, marker="o")
         best = max(scored, key=lambda point: point[1])
-        axes[1].annotate(f"best {best[1]:.3f}", best, (0, -14), textcoords="offset points", ha="right", fontsize=9)
+        axes[1].annotate(
+            f"best {best[1]:.3f}", best, (-8, -14), textcoords="offset points", ha="right", fontsize=9, bbox=PLATE
+        )
         axes[1].set_ylabel("map50 (val)")
     axes[-1].set_xlabel("epoch")
     axes[-1].set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
@@ -98,7 +101,12 @@ def _draw_map50(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> None
     if not scored:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center")
         return
-    axes.plot([x for x, *_ in scored], [map50 for _, _, map50, _ in scored], color=GREY, zorder=1)
+    for x, row, map50, _ in scored:  # a line from the model that it was made from: a branch starts where it left
+        parent = _scored_parent(row, rows)
+        if parent is not None:
+            start = rows.index(parent)
+            style = {"linestyle": "-"} if x - start == 1 else {"linestyle": ":", "linewidth": 1.2}
+            axes.plot([start, x], [parent.map50 or 0.0, map50], color=GREY, zorder=1, **style)
     lows, highs = [], []
     for x, row, map50, colour in scored:
         low, high = row.map50_interval or (map50, map50)
@@ -106,16 +114,29 @@ def _draw_map50(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> None
         highs.append(high)
         bar = [[max(map50 - low, 0)], [max(high - map50, 0)]]
         axes.errorbar(x, map50, bar, color=colour, marker="o", markersize=7, capsize=4)
-        plate = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-        axes.annotate(f"{map50:.3f}", (x, map50), (9, 5), textcoords="offset points", fontsize=10, bbox=plate)
+        axes.annotate(f"{map50:.3f}", (x, map50), (9, 5), textcoords="offset points", fontsize=10, bbox=PLATE)
     margin = max((max(highs) - min(lows)) * 0.25, 0.01)
     axes.set_ylim(max(min(lows) - margin, -0.002), min(max(highs) + margin, 1.02))
-    first = scored[0][1]
-    if first.ap_method:
-        note = f"AP by {first.ap_method}" + (f", IoU {first.iou_threshold:g}" if first.iou_threshold else "")
-        images = f", {count_text(first.num_images)} images" if first.num_images else ""
-        bars = "; bars: 95 % interval" if any(row.map50_interval for _, row, _, _ in scored) else ""
-        axes.text(0.01, 0.03, note + images + bars, transform=axes.transAxes, fontsize=8, color=DARK)
+
+
+def _scored_parent(row: Row, rows: Sequence[Row]) -> Row | None:
+    """Return the nearest model with a score that a row was made from."""
+    by_label = {other.label: other for other in rows}
+    parent = by_label.get(row.after) if row.after else None
+    while parent is not None and parent.map50 is None:
+        parent = by_label.get(parent.after) if parent.after else None
+    return parent
+
+
+def _scores_note(rows: Sequence[Row]) -> str:
+    """Return a second line for the title that says how map50 was measured, empty if it was not."""
+    scored = [row for row in rows if row.map50 is not None and row.ap_method]
+    if not scored:
+        return ""
+    first = scored[0]
+    note = f"\nAP by {first.ap_method}" + (f", IoU {first.iou_threshold:g}" if first.iou_threshold else "")
+    note += f", {count_text(first.num_images)} images" if first.num_images else ""
+    return note + ("; bars: 95 % interval" if any(row.map50_interval for row in scored) else "")
 
 
 def _figure(num_panels: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from compress.artifact import Artifact
+from compress.metrics.paired import load_resampled, loss_interval
 from compress.report.document import LeftOut, Row, StageRecord, finite
 from compress.stage import Kind
 
@@ -46,12 +47,13 @@ def final_artifact(artifacts: Sequence[Artifact]) -> Artifact | None:
     return None
 
 
-def collect_rows(artifacts: Sequence[Artifact], split: str) -> list[Row]:
+def collect_rows(artifacts: Sequence[Artifact], split: str, baselines: Sequence[str] = ()) -> list[Row]:
     """Return one row a model, with the scores, sizes and latencies that other stages measured of it.
 
     Args:
         artifacts: of the whole run, in order.
         split: scores of other splits are left out.
+        baselines: labels of further float models; losses count from the best of them and the float model.
     """
     start = float_artifact(artifacts)
     scored = {a.facts["of"]: a for a in artifacts if a.kind is Kind.SCORES and a.facts.get("split") == split}
@@ -86,7 +88,39 @@ def collect_rows(artifacts: Sequence[Artifact], split: str) -> list[Row]:
             "peak_memory_bytes": artifact.peak_memory_bytes or None,
         }
         rows.append(Row.model_validate(finite(fields)))
-    return rows
+    candidates = [start.label, *baselines] if start else list(baselines)
+    return _with_losses(rows, scored, best_baseline(rows, candidates))
+
+
+def best_baseline(rows: Sequence[Row], labels: Sequence[str]) -> str | None:
+    """Return which of some models scored best, None if one of them was not scored: it might be the best."""
+    by_label = {row.label: row for row in rows}
+    known = {label: by_label[label].map50 for label in labels if label in by_label}
+    if not known or len(known) < len(set(labels)) or None in known.values():
+        return None
+    return max(known, key=lambda label: known[label] or 0.0)
+
+
+def _with_losses(rows: Sequence[Row], scored: Mapping[str, Artifact], baseline: str | None) -> list[Row]:
+    """Return the rows with the loss of map50 against the baseline, and its paired bootstrap interval."""
+    if baseline is None:
+        return list(rows)
+    reference = next(row.map50 for row in rows if row.label == baseline)
+    draws = {label: load_resampled(artifact.path) for label, artifact in scored.items()}
+    filled = []
+    for row in rows:
+        loss, interval = None, None
+        if row.label != baseline and row.map50 is not None and reference is not None:
+            loss = reference - row.map50
+            alike = _images_of(scored[row.label]) == _images_of(scored[baseline])
+            interval = loss_interval(draws[baseline], draws[row.label]) if alike else None
+        filled.append(row.model_copy(update={"map50_loss": loss, "map50_loss_interval": interval}))
+    return filled
+
+
+def _images_of(score: Artifact) -> tuple[Any, ...]:
+    """Return what decides which images a score is of: only scores of the same ones can be paired."""
+    return score.facts.get("limit"), score.facts.get("scores", {}).get("num_images")
 
 
 def stage_records(artifacts: Iterable[Artifact]) -> list[StageRecord]:

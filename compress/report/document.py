@@ -27,6 +27,10 @@ class Row(_Part):
     scored_by: str | None = Field(None, description="Label of the evaluate stage that gave the scores.")
     map50: float | None = None
     map50_interval: tuple[float, float] | None = Field(None, description="95 % bootstrap interval over images.")
+    map50_loss: float | None = Field(None, description="map50 of `baseline_label` - of this model.")
+    map50_loss_interval: tuple[float, float] | None = Field(
+        None, description="95 % paired bootstrap interval of map50_loss: both models on the same resampled images."
+    )
     ap_method: str | None = None
     iou_threshold: float | None = None
     ap_per_class: dict[str, float | None] = Field(default_factory=dict)
@@ -72,6 +76,7 @@ class Requirement(_Part):
     name: str
     limit: float
     value: float | None
+    interval: tuple[float, float] | None = Field(None, description="95 % interval of the value, where one is known.")
     ok: bool
     how: str = Field(description="What was compared.")
 
@@ -106,6 +111,9 @@ class Document(_Part):
     recipe_digest: str = Field(description="sha256 of the recipe as sorted JSON, without data.root.")
     float_label: str | None
     final_label: str | None
+    baseline_label: str | None = Field(
+        None, description="Best of `float` and the report's baselines; losses count from it."
+    )
     deployed_score_threshold: float | None = Field(None, description="What `num_detections` of a row counts above.")
     rows: list[Row]
     stages: list[StageRecord]

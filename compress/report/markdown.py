@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from compress.report.document import Document, Row
-from compress.report.numbers import DASH, count_text, duration_text, fixed_text, share_text, size_text
+from compress.report.numbers import DASH, count_text, duration_text, fixed_text, interval_text, share_text, size_text
 
 
 def render(document: Document) -> str:
@@ -42,9 +42,17 @@ def summary_sentence(document: Document) -> str:
         f"`{start.label}` -> `{final.label}`: "
         f"{size_text(start.parameters_bytes)} -> {size_text(final.packed_bytes)} "
         f"(compression_ratio {fixed_text(final.compression_ratio, 1)}), "
-        f"map50 {fixed_text(start.map50)} -> {fixed_text(final.map50)} on `{document.split}`, "
+        f"map50 {fixed_text(start.map50)} -> {fixed_text(final.map50)} on `{document.split}`"
+        f"{_loss_text(document, final)}, "
         f"latency p50 {_speed(document, final)}."
     )
+
+
+def _loss_text(document: Document, final: Row) -> str:
+    if final.map50_loss is None:
+        return ""
+    interval = "" if final.map50_loss_interval is None else f" [{interval_text(final.map50_loss_interval)}]"
+    return f" (loss against `{document.baseline_label}` {fixed_text(final.map50_loss)}{interval})"
 
 
 def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
@@ -53,7 +61,7 @@ def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
         (r.precision_score_threshold for r in document.rows if r.precision_score_threshold is not None), None
     )
     head = [
-        "model", "map50", "95 % interval", "recall",
+        "model", "map50", "95 % interval", "loss", "95 % interval of the loss", "recall",
         "precision" if threshold is None else f"precision @ score {threshold:g}",
         "detections", "params", "MACs", "sparsity", "bytes, packed", "compression_ratio", "latency p50",
         "time", "peak memory",
@@ -62,7 +70,9 @@ def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
         [
             _name(row, document.final_label),
             fixed_text(row.map50, 4),
-            DASH if row.map50_interval is None else f"{row.map50_interval[0]:.3f} to {row.map50_interval[1]:.3f}",
+            interval_text(row.map50_interval),
+            fixed_text(row.map50_loss),
+            interval_text(row.map50_loss_interval),
             fixed_text(row.recall),
             fixed_text(row.precision),
             DASH if row.num_detections is None else str(row.num_detections),
@@ -83,15 +93,16 @@ def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
 def plain_table(document: Document) -> str:
     """Return the result table for a terminal, aligned, with the requirements below it."""
     head, rows = models_table(document)
-    wanted = ("model", "map50", "params", "MACs", "sparsity", "bytes, packed", "compression_ratio", "latency p50")
-    keep = [head.index(name) for name in wanted]
+    left_out = {"95 % interval", "95 % interval of the loss", "recall", "detections", "time", "peak memory"}
+    keep = [i for i, name in enumerate(head) if name not in left_out and not name.startswith("precision")]
     cells = [[line[i].strip("*") for i in keep] for line in [head, *rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(keep))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))
     for entry in document.requirements:
         verdict = "ok    " if entry.ok else "MISSED"
-        lines.append(f"{verdict} {entry.name}: {fixed_text(entry.value)} (limit {entry.limit:g}; {entry.how})")
+        value = fixed_text(entry.value) + (f" [{interval_text(entry.interval)}]" if entry.interval else "")
+        lines.append(f"{verdict} {entry.name}: {value} (limit {entry.limit:g}; {entry.how})")
     return "\n".join(lines)
 
 
@@ -128,6 +139,11 @@ def _scores_note(document: Document) -> str:
             f"compression_ratio = {start.parameters_bytes:,} bytes (float32 safetensors of the parameters that the "
             f"graph of `{start.label}` uses) / packed bytes."
         )
+    if document.baseline_label is not None:
+        lines.append(
+            f"loss: map50 of `{document.baseline_label}`, the best float model, minus that of the row; its interval is "
+            "a paired bootstrap over images (both models on the same draws)."
+        )
     facts = next(iter(document.benchmarks.values()), None)
     if facts is not None:
         lines.append(f"latency p50: network only, {facts.get('threads') or 'all'} thread(s), see Latency.")
@@ -142,10 +158,18 @@ def _requirements(document: Document) -> str:
     if not document.requirements:
         return ""
     rows = [
-        ["yes" if r.ok else "**NO**", f"`{r.name}`", fixed_text(r.value), f"{r.limit:g}", r.how]
+        [
+            "yes" if r.ok else "**NO**",
+            f"`{r.name}`",
+            fixed_text(r.value),
+            interval_text(r.interval),
+            f"{r.limit:g}",
+            r.how,
+        ]
         for r in document.requirements
     ]
-    return _section("Requirements", _table(["met", "requirement", "value", "limit", "what was compared"], rows))
+    head = ["met", "requirement", "value", "95 % interval", "limit", "what was compared"]
+    return _section("Requirements", _table(head, rows))
 
 
 def _per_class(document: Document) -> str:
@@ -242,7 +266,7 @@ def _exports(document: Document) -> str:
             s.label,
             size_text(s.facts.get("onnx_bytes")),
             str(s.facts.get("opset", DASH)),
-            share_text(parity.get("worst")),
+            share_text(parity.get("worst"), 3),
             share_text(parity.get("limit")),
             f"{parity.get('images', DASH)} of `{parity.get('split', DASH)}`",
         ]

@@ -25,14 +25,19 @@ def count_text(value: float | None) -> str:
     return f"{value:.0f}"
 
 
-def share_text(value: float | None) -> str:
+def share_text(value: float | None, digits: int = 1) -> str:
     """Return a share 0..1 in percent: '61.5 %'."""
-    return DASH if value is None else f"{100 * value:.1f} %"
+    return DASH if value is None else f"{100 * value:.{digits}f} %"
 
 
 def fixed_text(value: float | None, digits: int = 3, unit: str = "") -> str:
     """Return a number with fixed digits and a unit glued to it, e.g. '3.4x'."""
     return DASH if value is None else f"{value:.{digits}f}{unit}"
+
+
+def interval_text(interval: tuple[float, float] | None) -> str:
+    """Return the two ends of an interval: '0.012 to 0.034'."""
+    return DASH if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 def duration_text(seconds: float | None) -> str:

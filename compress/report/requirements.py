@@ -26,7 +26,7 @@ class Requirements(BaseModel):
 
 
 def check_requirements(
-    required: Requirements, rows: Sequence[Row], *, float_label: str, final_label: str, baselines: Sequence[str] = ()
+    required: Requirements, rows: Sequence[Row], *, float_label: str, final_label: str, baseline_label: str | None
 ) -> list[Requirement]:
     """Compare the measured numbers with the limits.
 
@@ -35,25 +35,19 @@ def check_requirements(
         rows: of the whole run.
         float_label: the model before the first change.
         final_label: the model that ships.
-        baselines: further float models; the best of them and `float_label` is what a loss counts from.
+        baseline_label: the model that the losses of the rows count from; None if it is not known.
 
     Returns:
         One entry a limit, in the order of the fields.
     """
     by_label = {row.label: row for row in rows}
     start, final = by_label[float_label], by_label[final_label]
-    scored = [by_label[label] for label in dict.fromkeys([float_label, *baselines]) if label in by_label]
-    known = [row for row in scored if row.map50 is not None]
-    complete = len(known) == len(dict.fromkeys([float_label, *baselines]))
-    best = max(known, key=lambda row: row.map50 or 0.0) if complete else None
-
     macs, sparsity = _inherited("macs", final, by_label), _inherited("sparsity", final, by_label)
     removed = None if start.macs in (None, 0) or macs is None else 1 - macs / start.macs  # type: ignore[operator]
-    loss = None if best is None or best.map50 is None or final.map50 is None else best.map50 - final.map50
     values: dict[str, tuple[float | None, str]] = {
         "min_float_map50": (start.map50, f"map50 of {float_label}"),
         "min_map50": (final.map50, f"map50 of {final_label}"),
-        "max_map50_loss": (loss, f"map50 of {best.label if best else 'the best baseline'} - of {final_label}"),
+        "max_map50_loss": (final.map50_loss, f"map50 of {baseline_label or 'the best baseline'} - of {final_label}"),
         "min_compression_ratio": (final.compression_ratio, f"parameters_bytes of {float_label} / {final_label}"),
         "min_speedup": (final.speedup_p50, f"latency p50 of the benchmark's reference / of {final_label}"),
         "min_sparsity": (sparsity, f"zeros among the weights of {final_label}"),
@@ -65,7 +59,8 @@ def check_requirements(
         if limit is None:
             continue
         ok = value is not None and (value <= limit if name.startswith("max_") else value >= limit)
-        checked.append(Requirement(name=name, limit=limit, value=value, ok=ok, how=how))
+        interval = final.map50_loss_interval if name == "max_map50_loss" else None
+        checked.append(Requirement(name=name, limit=limit, value=value, interval=interval, ok=ok, how=how))
     return checked
 
 

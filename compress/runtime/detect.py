@@ -246,12 +246,18 @@ def detect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Also print detections.json.")] = False,
     pictures: Annotated[bool, typer.Option(help="Write pictures with the boxes drawn.")] = True,
 ) -> None:
-    """Detect objects in pictures with an exported model.
+    """Detect objects in pictures with a model file.
 
+    Pictures of any size are looked at in overlapping windows of the size that the model was made for.
     Writes per picture `NAME.txt` (a line per object: class x1 y1 x2 y2 x3 y3 x4 y4 score, pixels)
     and `NAME.png`, and one `detections.json` for all. Without --score, text and JSON hold all objects
-    above the model's own threshold, pictures those above 0.3.
-    """
+    above the model's own threshold, pictures those above 0.3. A picture that cannot be read is
+    named at the end (exit code 3); the others are done.
+
+    \b
+    krimp detect model.krimp photo.jpg --out found
+    krimp detect model.onnx 'flight/*.png' more/ --out found --score 0.4 --json
+    """  # noqa: D301 click ends no line after \b
     from compress.progress import track
 
     files = find_images(images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from compress.artifact import to_json
 from compress.detector import Scores
+from compress.metrics.paired import save_resampled
 from compress.progress import track
 from compress.stage import Kind, Stage, StageContext
 
@@ -30,6 +31,7 @@ class Evaluate(Stage):
     MAKES: ClassVar[Kind] = Kind.SCORES
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "onnxruntime", "onnx")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"threads"})
+    CODE_VERSION: ClassVar[int] = 2  # 2: keeps the resampled map50
 
     stage: Literal["evaluate"] = "evaluate"
     split: str = Field("val", description="Data split to score.")
@@ -45,6 +47,8 @@ class Evaluate(Stage):
         forward = forward_of(source, detector, threads=self.threads, device=context.recipe.device)
         scores = detector.evaluate(forward, self.split, limit=self.limit, progress=_progress(f"score {source.label}"))
         del forward
+        if scores.map50_resampled is not None:
+            save_resampled(context.folder, scores.map50_resampled)
         facts = {
             "scores": plain_scores(scores),
             "split": self.split,
@@ -58,7 +62,9 @@ class Evaluate(Stage):
 
 def plain_scores(scores: Scores) -> dict[str, Any]:
     """Return the scores as JSON-able data; NaN (a class without truth) becomes None."""
-    return {name: _without_nan(value) for name, value in asdict(scores).items()}
+    plain = asdict(replace(scores, map50_resampled=None))
+    del plain["map50_resampled"]  # has a file of its own
+    return {name: _without_nan(value) for name, value in plain.items()}
 
 
 def _without_nan(value: Any) -> Any:

@@ -17,6 +17,8 @@ class ExportOnnx(Stage):
     MAKES: ClassVar[Kind] = Kind.ONNX
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "brevitas", "onnx", "onnxruntime")
 
+    CODE_VERSION: ClassVar[int] = 2  # 2: int32 biases
+
     stage: Literal["export_onnx"] = "export_onnx"
     opset: int = Field(
         19, ge=19, le=20, description="ONNX opset; DeformConv came with 19, torch's exporter ends at 20."

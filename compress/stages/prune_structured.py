@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -69,6 +69,10 @@ class PruneStructured(Stage, TrainingFields):
     protect: dict[str, str] = Field(
         default_factory=dict, description="Further layers that keep their width: module name -> reason."
     )
+    widths: dict[str, int] = Field(
+        default_factory=dict,
+        description="Layer -> final channels, whatever the ranking says; for layers that cost more time than MACs.",
+    )
     epochs: int = Field(0, ge=0, alias="recovery_epochs", description="Training epochs after each step; 0 = none.")
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well during recovery.")
 
@@ -96,6 +100,7 @@ class PruneStructured(Stage, TrainingFields):
         full_cost = measure_cost(model, detector.example_input(1), settings.metric)
         targets = step_targets(full_cost, self.target.share, self.steps)
         original: dict[str, int] | None = None
+        first_widths = {name: len(p) for name, p in model.named_parameters() if name.endswith(".weight")}
         groups: dict[str, dict[str, Any]] = {}
         not_prunable: dict[str, str] = {}
         history: list[dict[str, Any]] = []
@@ -107,6 +112,7 @@ class PruneStructured(Stage, TrainingFields):
                 rules=rules,
                 settings=settings,
                 original_widths=original,
+                widths=self._widths(first_widths, index),
                 losses=self._losses(model, context, index),
                 device=context.recipe.device,
             )
@@ -140,6 +146,17 @@ class PruneStructured(Stage, TrainingFields):
             "not_prunable": not_prunable,
             "steps": history,
             "history": [row for step in history for row in step.get("history", [])],
+        }
+
+    def _widths(self, first: Mapping[str, int], step: int) -> dict[str, int]:
+        """Return the given widths after one step; a name that is no layer is refused by the pruning itself."""
+        from compress.pruning.structured import step_width
+
+        return {
+            name: step_width(
+                first.get(f"{name}.weight", final), final, step=step, steps=self.steps, round_to=self.round_to
+            )
+            for name, final in self.widths.items()
         }
 
     def _settings(self, context: StageContext) -> PruningSettings:

@@ -85,12 +85,13 @@ class Report(Stage):
 
         artifacts = collect.in_order(context.inputs)
         start, final = collect.float_artifact(artifacts), self._final(context)
-        rows = collect.collect_rows(artifacts, self.split)
+        labels = [context.inputs[name].label for name in self.baselines]
+        rows = collect.collect_rows(artifacts, self.split, labels)
+        baseline = collect.best_baseline(rows, [*([start.label] if start else []), *labels])
         requirements = []
         if self.require is not None and start is not None and final is not None:
-            labels = [context.inputs[name].label for name in self.baselines]
             requirements = check_requirements(
-                self.require, rows, float_label=start.label, final_label=final.label, baselines=labels
+                self.require, rows, float_label=start.label, final_label=final.label, baseline_label=baseline
             )
         recipe = context.recipe.model_dump(mode="json", by_alias=True)
         return Document(
@@ -102,6 +103,7 @@ class Report(Stage):
             recipe_digest=_digest(recipe),
             float_label=start.label if start else None,
             final_label=final.label if final else None,
+            baseline_label=baseline,
             deployed_score_threshold=context.detector.metadata().get("score_threshold"),
             rows=rows,
             stages=collect.stage_records(artifacts),

@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compress.errors import DataError
+from compress.progress import track
 from detectors.data.image_header import decode, image_size
 from detectors.data.labels import IGNORED, LabelLine, parse_labels
 
@@ -57,6 +58,13 @@ class DotaData(BaseModel):
     min_edge_px: float = Field(
         0.0, ge=0, description="Training drops boxes with a shorter edge (official DCFL: 2). Scoring keeps them."
     )
+    train_difficulty: int = Field(
+        0,
+        ge=0,
+        le=2,
+        description="Training takes boxes up to this value of the column difficult as truth: 1 difficult, 2 cut by the "
+        "border of a patch (official DCFL: 2). Others are ignored. Scoring ignores all above 0.",
+    )
     num_workers: int = Field(0, ge=0, description="Processes that load training images; changes no result.")
 
     @model_validator(mode="after")
@@ -86,6 +94,17 @@ class Truth:
     labels: np.ndarray
     ignored_boxes: np.ndarray
 
+    @classmethod
+    def from_objects(cls, objects: Sequence[LabelLine]) -> Truth:
+        """Return labelled objects as boxes."""
+        kept = [item for item in objects if not item.ignored]
+        ignored = [item.quad for item in objects if item.ignored]
+        return cls(
+            boxes=quads_to_boxes(np.array([item.quad for item in kept], np.float32).reshape(-1, 8)),
+            labels=np.array([item.label for item in kept], np.int64),
+            ignored_boxes=quads_to_boxes(np.array(ignored, np.float32).reshape(-1, 8)),
+        )
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -97,13 +116,7 @@ class Sample:
 
     def truth(self) -> Truth:
         """Return the objects as boxes."""
-        kept = [item for item in self.objects if not item.ignored]
-        ignored = [item.quad for item in self.objects if item.ignored]
-        return Truth(
-            boxes=quads_to_boxes(np.array([item.quad for item in kept], np.float32).reshape(-1, 8)),
-            labels=np.array([item.label for item in kept], np.int64),
-            ignored_boxes=quads_to_boxes(np.array(ignored, np.float32).reshape(-1, 8)),
-        )
+        return Truth.from_objects(self.objects)
 
 
 def class_table(data: DotaData, classes: Sequence[str]) -> dict[str, int]:
@@ -233,6 +246,7 @@ def split_digest(data: DotaData, split: str) -> str:
     )
     with ThreadPoolExecutor(4) as pool:  # hashlib and reading release the lock
         digests = pool.map(lambda item: hashlib.sha256(item[1].read_bytes()).hexdigest(), paths)
+        digests = track(digests, f"read split {split}", len(paths))
         listing = "".join(f"{digest}  {name}\n" for (name, _), digest in zip(paths, digests, strict=True))
     return hashlib.sha256(listing.encode()).hexdigest()
 
@@ -275,7 +289,8 @@ def _scan(
     if not images:
         problems.append(f"{folder / IMAGE_FOLDER}: no image, expected {', '.join(IMAGE_SUFFIXES)} files.")
     samples = []
-    for name in sorted(images.keys() | label_paths.keys()):
+    names = sorted(images.keys() | label_paths.keys())
+    for name in track(names, f"check split {split}"):
         if name not in images:
             problems.append(f"{label_paths[name]}: no image of that name, expected one in {folder / IMAGE_FOLDER}.")
         elif name not in label_paths:

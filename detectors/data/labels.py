@@ -26,11 +26,17 @@ class LabelLine:
         quad: x1, y1, ..., x4, y4, px.
         label: index of its class, `IGNORED` for an ignored class.
         ignored: it is neither trained on nor scored (ignored class, or difficult).
+        difficult: the column of that name; 1 difficult, 2 cut by the border of a patch.
     """
 
     quad: tuple[float, ...]
     label: int
     ignored: bool
+    difficult: int = 0
+
+
+class DegenerateBoxError(ValueError):
+    """A line in good form whose box has no area."""
 
 
 def parse_labels(
@@ -63,7 +69,8 @@ def parse_line(line: str, table: Mapping[str, int], *, image_size: tuple[int, in
     """Parse one object line; arguments as in `parse_labels`.
 
     Raises:
-        ValueError: the line is wrong; the text says what, with the value, and what was expected.
+        ValueError: the line is wrong; the text says what, with the value, and what was expected
+            (`DegenerateBoxError` where only the area is).
     """
     columns = line.split()
     if len(columns) != 10:
@@ -76,7 +83,8 @@ def parse_line(line: str, table: Mapping[str, int], *, image_size: tuple[int, in
     if columns[9] not in ("0", "1", "2"):
         raise ValueError(f"difficult is '{columns[9]}', expected 0, 1 or 2.")
     _check_geometry(quad, image_size)
-    return LabelLine(quad=quad, label=label, ignored=label == IGNORED or columns[9] != "0")
+    difficult = int(columns[9])
+    return LabelLine(quad=quad, label=label, ignored=label == IGNORED or difficult > 0, difficult=difficult)
 
 
 def _quad(columns: list[str]) -> tuple[float, ...]:
@@ -108,7 +116,7 @@ def _check_geometry(quad: tuple[float, ...], image_size: tuple[int, int] | None)
     x, y = points[:, 0] - points[0, 0], points[:, 1] - points[0, 1]
     area = abs(float(x @ np.roll(y, -1) - np.roll(x, -1) @ y)) / 2
     if area < MIN_AREA_PX:
-        raise ValueError(f"degenerate box: its area is {area:.3g} px^2, expected four corners of a rectangle.")
+        raise DegenerateBoxError(f"degenerate box: its area is {area:.3g} px^2, expected four corners of a rectangle.")
     if image_size is None:
         return
     height, width = image_size

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from detectors.data.dota import DotaData, Sample, Size, load_split, longer_side_first, read_image
+from detectors.data.labels import IGNORED, LabelLine
 
 FLIPS = ("horizontal", "vertical", "diagonal")
 
@@ -85,7 +86,13 @@ def build_loader(
         DataError: folders or labels are wrong.
     """
     samples = load_split(data, split, classes)
-    dataset = SeededDota(samples, classes=classes, transforms=_transforms(data, augment=augment), seed=seed)
+    dataset = SeededDota(
+        samples,
+        classes=classes,
+        transforms=_transforms(data, augment=augment),
+        seed=seed,
+        train_difficulty=data.train_difficulty,
+    )
     minimum_size = (0, 0) if augment else data.image_size
     order = np.random.default_rng(seed).permutation(len(samples)).tolist() if augment else range(len(samples))
     return DataLoader(
@@ -104,10 +111,17 @@ class SeededDota(DOTADataset):
     """MMRotate's DOTA data set over checked samples; item i depends on the seed and i only."""
 
     def __init__(
-        self, samples: Sequence[Sample], *, classes: Sequence[str], transforms: Sequence[BaseTransform], seed: int
+        self,
+        samples: Sequence[Sample],
+        *,
+        classes: Sequence[str],
+        transforms: Sequence[BaseTransform],
+        seed: int,
+        train_difficulty: int = 0,
     ) -> None:
         self.samples = list(samples)
         self.seed = seed
+        self.train_difficulty = train_difficulty
         super().__init__(
             metainfo={"classes": tuple(classes)},
             ann_file="",
@@ -118,13 +132,17 @@ class SeededDota(DOTADataset):
 
     def load_data_list(self) -> list[dict]:
         """Return the samples in MMDetection's form; ignored classes have the label -1."""
+
+        def ignored(item: LabelLine) -> int:
+            return int(item.label == IGNORED or item.difficult > self.train_difficulty)
+
         return [
             {
                 "img_id": sample.name,
                 "file_name": sample.image_path.name,
                 "img_path": str(sample.image_path),
                 "instances": [
-                    {"bbox": list(item.quad), "bbox_label": item.label, "ignore_flag": int(item.ignored)}
+                    {"bbox": list(item.quad), "bbox_label": item.label, "ignore_flag": ignored(item)}
                     for item in sample.objects
                 ],
             }

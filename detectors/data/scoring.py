@@ -1,7 +1,8 @@
 """Accuracy of detections with MMRotate's rules: rotated IoU, average precision by area and by VOC 2007.
 
-Matching is MMRotate's `tpfp_default` and AP is MMDetection's `average_precision`, the two functions behind
-`eval_rbbox_map`. That one is not called itself: it starts new Python processes each time, and in an image
+AP is MMDetection's `average_precision`; matching follows MMRotate's `tpfp_default`, with an exact overlap: MMCV's
+`box_iou_rotated` gives 0.3 to 0.6 instead of 1 for some pairs of nearly identical boxes, so that a perfect detection
+counted as wrong. `eval_rbbox_map` is not called either: it starts new Python processes each time, and in an image
 without truth it forgets the ignored boxes. A test holds both equal wherever it is right.
 """
 
@@ -10,16 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from mmcv.ops import box_iou_rotated
 from mmdet.evaluation.functional import average_precision
-from mmrotate.evaluation.functional.mean_ap import tpfp_default
 
 from compress.detector import Scores
 from compress.errors import DataError
 from detectors.data.dota import Truth
 from detectors.data.records import MatchRecords, bootstrap_map50, interval, precision_recall
 from detectors.geometry.detections import Detections
+from detectors.geometry.iou import overlapping_pairs, pairwise_iou
 
 # Lower and upper bound of sqrt(area) in px -> name of the recall in Scores.extra.
 SIZE_BINS = {
@@ -89,6 +88,7 @@ def score_records(
         num_detections=len(records.score),
         num_images=len(records.num_truths),
         map50_interval=None if sampled is None else interval(sampled),
+        map50_resampled=sampled,
         extra=extra,
     )
 
@@ -156,16 +156,26 @@ def _canonical(detections: Detections, label: int) -> np.ndarray:
 def _match(
     boxes: np.ndarray, wanted: np.ndarray, ignored: np.ndarray, iou_threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (right, wrong) per detection and found per true box, all bool."""
-    found = np.zeros(len(wanted), bool)
-    if not len(boxes):
-        return np.zeros(0, bool), np.zeros(0, bool), found
-    ignored = np.asarray(ignored, np.float32).reshape(-1, 5)
-    right, wrong = (flags[0] > 0 for flags in tpfp_default(boxes, wanted, ignored, iou_threshold))
-    if right.any():
-        overlaps = box_iou_rotated(torch.from_numpy(boxes[right, :5].copy()), torch.from_numpy(wanted))
-        found[overlaps.argmax(dim=1).numpy()] = True
+    """Return (right, wrong) per detection, best first, and found per true box, all bool."""
+    right, wrong, found = np.zeros(len(boxes), bool), np.ones(len(boxes), bool), np.zeros(len(wanted), bool)
+    best, overlap = _best_overlaps(boxes[:, :5], np.concatenate([wanted, np.asarray(ignored).reshape(-1, 5)]))
+    hits = np.flatnonzero(overlap >= iou_threshold)
+    wrong[hits[best[hits] >= len(wanted)]] = False
+    true_hits = hits[best[hits] < len(wanted)]
+    objects, first = np.unique(best[true_hits], return_index=True)
+    right[true_hits[first]], wrong[true_hits[first]], found[objects] = True, False, True
     return right, wrong, found
+
+
+def _best_overlaps(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each box the index of the other that it overlaps most (the first of equals), and that overlap."""
+    best, overlap = np.zeros(len(boxes), np.int64), np.zeros(len(boxes))
+    box, other = overlapping_pairs(boxes, others)
+    values = pairwise_iou(boxes[box], others[other])
+    order = np.lexsort((other, -values, box))
+    rows, first = np.unique(box[order], return_index=True)
+    best[rows], overlap[rows] = other[order][first], values[order][first]
+    return best, overlap
 
 
 def _average_precision(records: MatchRecords, label: int, mode: str) -> float:

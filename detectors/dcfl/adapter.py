@@ -194,6 +194,12 @@ class Dcfl:
         settings = AssignerSettings(config.topk, config.topq, config.gauss_threshold, config.compat, ranking)
         return dcfl_loss(raw, batch, settings)
 
+    def distill_loss(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """Return the distance of two sets of exported raw outputs, weighted towards the teacher's detections."""
+        from detectors.dcfl.distillation import distill_loss
+
+        return distill_loss(student, teacher)
+
     def evaluate(
         self,
         forward: Forward,

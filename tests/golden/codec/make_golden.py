@@ -277,8 +277,10 @@ def refused_names(split):
     entry = b"\x0dweights/w.bin\xac\x02"
     assert body[:17] == b"\1" + entry
     names = {
-        "absolute": b"/weights/w.bin", "parent": b"../ghts/w.bin", "dot": b"./weights/w.b", "double_slash": b"weights//w.bin",
-        "backslash": b"weights\\w.bin", "drive": b"c:weights.bin", "control": b"weights/w\nbin", "not_utf8": b"weights/w\xff", "empty": b"",
+        "absolute": b"/weights/w.bin", "parent": b"../ghts/w.bin", "dot": b"./weights/w.b",
+        "double_slash": b"weights//w.bin",
+        "backslash": b"weights\\w.bin", "drive": b"c:weights.bin", "control": b"weights/w\nbin",
+        "not_utf8": b"weights/w\xff", "empty": b"",
     }  # fmt: skip
 
     def named(name):

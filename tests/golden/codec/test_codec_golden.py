@@ -4,9 +4,11 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from compress import codec
+from compress.codec.ans_code import decode_table
 from compress.codec.unpacking import write_original
 from compress.errors import CodecError
 
@@ -106,3 +108,14 @@ def test_the_worked_example_is_the_golden_file():
     original = (HERE / "good" / "example.safetensors").read_bytes()
     values = bytes((73 * i % 251).bit_count() - 4 & 0xFF for i in range(128))
     assert original == b"\x39" + bytes(7) + b'{"w":{"dtype":"I8","shape":[128],"data_offsets":[0,128]}}' + values
+
+
+def test_the_ans_table_worked_by_hand_is_that_of_the_decoders():
+    text = (ROOT / "compress" / "codec" / "FORMAT.md").read_text(encoding="utf-8")
+    found = re.search(r"digit 0 gets the states ([\d,\s]+); digit 1 gets ([\d,\s]+)\.", text)
+    listed = [[int(number) for number in part.split(",")] for part in found.groups()]
+    states = decode_table(np.array([24, 8])).tolist()
+    assert [sorted(part) for part in listed] == [[s for s in range(32) if states[s] >> 16 == d] for d in (0, 1)]
+    slow_states = slow.ans_states({0: 24, 1: 8}, 5)
+    assert slow_states == [(state >> 16, state >> 4 & 0xFFF, state & 15) for state in states]
+    assert (slow_states[4], slow_states[0]) == ((1, 0, 2), (0, 16, 1))

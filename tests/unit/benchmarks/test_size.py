@@ -60,3 +60,31 @@ def test_a_packed_file_measures_like_its_original(network):
 )
 def test_names_tell_the_part(name, part):
     assert size.part_of(name) == part
+
+
+def test_a_packed_file_that_holds_no_network_is_refused(tmp_path, monkeypatch, capsys):
+    import json
+
+    header = json.dumps({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
+    codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")
+    monkeypatch.setattr(sys, "argv", ["size.py", str(tmp_path / "w.krimp")])
+    assert size.main() == 5
+    assert "w.krimp: holds no ONNX network" in capsys.readouterr().err
+
+
+def test_a_bias_that_a_shared_layer_stores_for_each_level_is_one_parameter(tmp_path):
+    """Five int32 biases of one layer are one float bias of the network they came from."""
+    biases = [np.arange(200, dtype=np.int32) + level for level in range(3)]
+    names = ["head.conv.bias", "head.conv.bias_1", "head.conv.bias_2"]
+    tensors = [numpy_helper.from_array(value, name) for name, value in zip(names, biases, strict=True)]
+    tensors.append(numpy_helper.from_array(np.ones(200, np.float32), "head.conv.weight_scale"))
+    nodes = [
+        helper.make_node("DequantizeLinear", [name, "head.conv.weight_scale"], [f"{name}.y"], axis=0) for name in names
+    ]
+    outputs = [helper.make_tensor_value_info(f"{name}.y", TensorProto.FLOAT, [200]) for name in names]
+    path = tmp_path / "shared.onnx"
+    path.write_bytes(helper.make_model(helper.make_graph(nodes, "g", [], outputs, tensors)).SerializeToString())
+    found = size.measure(path).parts["head"]
+    assert found.elements == 200
+    assert found.onnx_bytes == 3 * 800 + 800

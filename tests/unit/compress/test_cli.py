@@ -142,3 +142,42 @@ def test_a_folder_that_cannot_be_written_is_one_line_without_a_traceback(recipe_
     (tmp_path / "file").write_text("")
     assert main(["run", str(recipe_file), "--out", str(tmp_path / "file")]) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/file/small: Not a directory. Check the path")
+
+
+def test_a_missed_requirement_exits_with_1_each_time_and_names_the_limit(recipe_file, tmp_path, capsys, monkeypatch):
+    entry = {"name": "max_map50_loss", "value": 0.05, "limit": 0.03, "ok": False, "how": "map50 of float - of pack"}
+    others = [entry | {"name": "min_map50", "ok": True}, entry | {"name": "min_speedup", "value": None}]
+    facts = {"requirements": [entry, *others]}
+    monkeypatch.setattr(engine_fakes.FakeReport, "run", lambda self, context: facts)
+    for _ in range(2):  # the second time from the cache
+        assert main(["run", str(recipe_file), "--out", str(tmp_path / "out")]) == 1
+        assert capsys.readouterr().err.splitlines() == [
+            "missed: report: max_map50_loss is 0.05, limit 0.03 (map50 of float - of pack)",
+            "missed: report: min_speedup is not measured, limit 0.03 (map50 of float - of pack)",
+        ]
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "stages", "schema", "import", "detect", "pack", "unpack", "verify"])
+def test_the_help_of_every_command_teaches(command, capsys):
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("\n") > 8
+    if command != "stages":  # takes no argument
+        assert f"krimp {command} " in text.replace(f"Usage: krimp {command}", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "Usage: krimp"),
+        (["runn"], "No such command 'runn'. Did you mean 'run'?"),
+        (["run"], "Missing argument 'RECIPE'"),
+        (["run", "x.yaml", "--dryrun"], "No such option: --dryrun"),
+        (["run", "x.yaml", "--set"], "Option '--set' requires an argument"),
+        (["detect", "m.krimp", "a.png"], "Missing option '--out'"),
+    ],
+)
+def test_a_wrong_command_line_exits_with_2_and_says_what_was_expected(arguments, text, capsys):
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert text in captured.err + captured.out

@@ -85,7 +85,8 @@ def test_a_student_with_other_channel_counts_learns_from_features_and_outputs():
     torch.manual_seed(0)
     student, teacher, images = Net(4), Net(8), torch.randn(2, 3, 8, 8)
     with Distiller(student, teacher, Plugin(), DistillFields(feature_weight=2.0)) as distiller:
-        losses = distiller.losses(images, None, student(images))
+        distiller.teach(images)
+        losses = distiller.losses(None, student(images))
     assert set(losses) == {"distill_feature", "distill_output"}
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in student.parameters())
@@ -101,7 +102,8 @@ def test_a_point_that_the_student_lost_is_dropped_with_one_warning(monkeypatch):
     student.forward = lambda x: tuple(student.head(student.renamed(y)) for y in (x, x[..., ::2, ::2]))
     with Distiller(student, teacher, Plugin(), DistillFields()) as distiller:
         for _ in range(2):
-            losses = distiller.losses(images, None, student(images))
+            distiller.teach(images)
+            losses = distiller.losses(None, student(images))
     assert set(losses) == {"distill_output"}
     assert len(warnings) == 1
     assert "neck" in warnings[0]
@@ -116,7 +118,8 @@ def test_the_plugins_own_output_loss_is_used_if_it_has_one():
     student, images = Net(4), torch.randn(1, 3, 8, 8)
     fields = DistillFields(feature_weight=0, output_weight=0.5)
     with Distiller(student, Net(4), Own(), fields) as distiller:
-        losses = distiller.losses(images, "batch", student(images))
+        distiller.teach(images)
+        losses = distiller.losses("batch", student(images))
     assert {name: value.item() for name, value in losses.items()} == {"distill_output": 1.5}
 
 

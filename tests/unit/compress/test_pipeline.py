@@ -1,5 +1,9 @@
+import contextlib
 import errno
 import os
+import random
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,9 +22,14 @@ from compress.errors import DataError, RecipeError, StageError
 from compress.recipe import load_recipe
 
 ROOT = Path(__file__).parents[3]
-PROGRAM = (
-    "import sys, engine_fakes; engine_fakes.install(); from compress.cli import main; sys.exit(main(sys.argv[1:]))"
-)
+PROGRAM = """
+import sys, engine_fakes
+from compress import pipeline
+engine_fakes.install()
+pipeline.preload = lambda detector, stages: None  # the fakes need no torch, whose import takes seconds
+from compress.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +84,12 @@ def why(recipe_file, out, *overrides, **options):
     return {decision.planned.label: decision.reasons for decision in decisions if decision.state == "run"}
 
 
-def command(recipe_file, out, *arguments):
+def command(recipe_file, out, *arguments, **options):
     folders = [str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, "run", str(recipe_file), "--out", str(out), *arguments],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
 
 
@@ -243,7 +252,8 @@ def test_a_killed_stage_is_named_with_its_signal_and_resumes_in_its_scratch_fold
 
 
 def test_a_full_disk_is_a_clear_error_whoever_meets_it(recipe_file, out, monkeypatch):
-    with pytest.raises(StageError, match=r"stage finetune: the disk of .* is full \(\d+ MiB free\)\. Free some space"):
+    text = r"stage finetune: the disk of .* is full or a quota is used up \(\d+ MiB free on the disk\)\. Free some"
+    with pytest.raises(StageError, match=text):
         run(recipe_file, out, "stages.finetune.fault=disk full")
 
     def no_space(draft, **names):
@@ -253,6 +263,29 @@ def test_a_full_disk_is_a_clear_error_whoever_meets_it(recipe_file, out, monkeyp
     with pytest.raises(StageError, match="is full"):
         run(recipe_file, out)
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("free_kb", [0, 8, 24, 40])
+def test_a_disk_that_is_really_full_is_one_line_and_the_run_goes_on_later(recipe_file, tmp_path, free_kb):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        fill = disk / "fill"
+        with contextlib.suppress(OSError), fill.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        os.truncate(fill, fill.stat().st_size - free_kb * 1024)
+        process = command(recipe_file, disk / "out")
+        _, error = process.communicate(timeout=60)
+        assert process.returncode in (1, 4), error
+        assert re.search(r"^error: .*(disk is full|disk of .* is full|No space left)", error, flags=re.MULTILINE)
+        assert "Traceback" not in error
+        fill.unlink()
+        assert what_ran(run(recipe_file, disk / "out"))[-1] == "report"
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_warnings_of_a_stage_reach_the_report_even_from_the_cache(recipe_file, out):
@@ -290,6 +323,65 @@ def test_kill_9_of_the_whole_run_kills_the_stage_and_the_next_run_resumes(recipe
     results = run(recipe_file, out)
     assert what_ran(results) == ["finetune", "export_onnx", "evaluate", "report"]
     assert results[2].artifact.facts["resumed"]
+
+
+def _text_of(path):
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_artifacts_of_an_undisturbed_one(recipe_file, out, tmp_path):
+    run(recipe_file, tmp_path / "calm")
+    slow = [f"--set=stages.{name}.sleep_s=0.25" for name in ("prune_structured", "finetune", "export_onnx", "evaluate")]
+    moments, killed = random.Random(0), 0
+    while True:
+        process = command(recipe_file, out, *slow)
+        while killed < 12 and f"process {process.pid} " not in _text_of(out / "small" / ".lock"):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        try:
+            process.communicate(timeout=moments.uniform(0.0, 0.4) if killed < 12 else 60)
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate(timeout=60)
+            killed += 1
+    assert process.returncode == 0
+    assert killed >= 3
+    folders = sorted((out / "small").glob("[0-9]*"))
+    assert [damage(folder) for folder in folders] == [None] * 6
+    calm = [open_artifact(folder).digest for folder in sorted((tmp_path / "calm" / "small").glob("[0-9]*"))]
+    assert [open_artifact(folder).digest for folder in folders] == calm
+    assert [path for name in (".new", ".old") for path in (out / "small" / name).glob("*")] == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_named(recipe_file, tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OSError, match="Permission denied"):
+        run(recipe_file, tmp_path / "locked")
+
+
+def test_a_file_size_limit_is_an_error_like_a_full_disk(recipe_file, out, monkeypatch):
+    """RLIMIT_FSIZE, a quota by another name: the system answers EFBIG instead of ENOSPC."""
+
+    def write_much(self, context):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        context.folder.joinpath("large").write_bytes(bytes(200_000))
+
+    monkeypatch.setattr(engine_fakes.FakeFinetune, "run", write_much)
+    with pytest.raises(StageError, match=r"stage finetune: the disk of .* is full or a quota is used up"):
+        run(recipe_file, out)
+    assert find_folder(out / "small", "prune_structured") is not None
+    monkeypatch.undo()
+
+
+def test_ctrl_c_ends_run_and_stage_and_says_how_to_go_on(recipe_file, out):
+    process = command(recipe_file, out, "--set", "stages.finetune.sleep_s=60", start_new_session=True)
+    wait_for(out / "small" / ".scratch" / "finetune-*" / "started", process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert (process.returncode, error) == (130, "interrupted; run the same command again to resume\n")
+    assert what_ran(run(recipe_file, out)) == ["finetune", "export_onnx", "evaluate", "report"]
 
 
 def test_a_second_run_in_the_same_folder_is_refused_or_waits(recipe_file, out):

@@ -1,3 +1,10 @@
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from compress import progress
@@ -68,3 +75,52 @@ def test_a_warning_is_printed_once_and_kept(capsys):
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3661, "1:01:01")])
 def test_durations_read_like_a_clock(seconds, text):
     assert progress._clock(seconds) == text
+
+
+def _on_a_terminal(code):
+    """Run a program whose output is a pseudo-terminal; return what it wrote."""
+    reader, writer = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "TERM": "xterm", "COLUMNS": "100"}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=writer, stderr=writer, env=environment)
+    os.close(writer)
+    written = b""
+    while True:
+        try:
+            part = os.read(reader, 4096)
+        except OSError:  # Linux: the other end was closed
+            break
+        if not part:
+            break
+        written += part
+    os.close(reader)
+    assert process.wait(timeout=30) == 0, written
+    return written.decode()
+
+
+SLOW_LOOP = """
+import time
+from compress.progress import say, track
+for item in track(range(12), "score packed"):
+    time.sleep(0.1)
+    if item == 5:
+        say("a line in between")
+"""
+
+
+def test_a_terminal_shows_a_bar_that_is_replaced_by_one_line_at_the_end():
+    written = _on_a_terminal(SLOW_LOOP)
+    assert "━" in written
+    assert re.search(r"\d+/12", written)
+    assert "a line in between" in written
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written)
+    assert plain.rstrip().splitlines()[-1].strip().startswith("score packed: 12/12 (100%)")
+
+
+def test_a_pipe_gets_plain_lines():
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", SLOW_LOOP]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0] == "a line in between"
+    assert re.fullmatch(r"score packed: 12/12 \(100%\)  0:01", lines[1])
+    assert "\x1b" not in done.stdout

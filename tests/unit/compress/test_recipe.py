@@ -154,6 +154,29 @@ def test_overrides_reach_fields_by_index_and_by_label(write):
 
 
 @pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("data.root=/a=b c", lambda recipe: recipe.data["root"] == "/a=b c"),
+        ('data.root="2024"', lambda recipe: recipe.data["root"] == "2024"),
+        ("data.root=null", lambda recipe: recipe.data["root"] is None),
+        ("data.root=", lambda recipe: recipe.data["root"] is None),
+        ("data.image_size=[32, 48]", lambda recipe: recipe.data["image_size"] == [32, 48]),
+        ("data.ignore=[a, b]", lambda recipe: recipe.data["ignore"] == ["a", "b"]),
+        ("detector={plugin: 'engine_fakes:FakeDetector', channels: 3}", lambda r: r.detector["channels"] == 3),
+        ("stages.f.distill={teacher: float}", lambda recipe: recipe.stages[1].distill.teacher == "float"),
+        ("stages.f.distill.teacher=float", lambda recipe: recipe.stages[1].distill.weight == 1.0),
+        ("stages.f.distill=null", lambda recipe: recipe.stages[1].distill is None),
+        ("stages.f.sleep_s=1e-3", lambda recipe: recipe.stages[1].sleep_s == 0.001),
+        ("stages[1]={stage: finetune, epochs: 4, from: float}", lambda recipe: recipe.stages[1].epochs == 4),
+        ("stages=[{stage: qat}]", lambda recipe: len(recipe.stages) == 1),
+    ],
+)
+def test_values_of_every_kind_can_be_set(write, override, read):
+    path = write(HEAD + "stages:\n  - {stage: qat, name: q}\n  - {stage: finetune, name: f, from: float}")
+    assert read(load_recipe(path, [override]))
+
+
+@pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("dta.root=/x", "--set dta.root=/x: dta: unknown field 'dta'. Did you mean 'data'?"),
@@ -163,6 +186,7 @@ def test_overrides_reach_fields_by_index_and_by_label(write):
         ("name.x=4", "--set name.x=4: name: 'small' has no field 'x': it is not a mapping."),
         ("seed", "--set seed: not an override. Expected path=value"),
         ("seed=[", "--set seed=[: not valid YAML:"),
+        ("data.root=2024", '--set data.root=2024: data.root: 2024: expected text. Put it in quotes: "2024".'),
         ("name=../x", "--set name=../x: name: '../x': cannot name a folder. Expected letters"),
         ("stages.qat.bit_width=40", "--set stages.qat.bit_width=40: stages[0].bit_width: 40: expected less than or"),
     ],
@@ -257,7 +281,7 @@ def test_a_missing_framework_is_a_detector_error_that_names_the_extra(write, mon
     monkeypatch.setattr(engine_fakes.NeedsMissingFramework, "REQUIRES", ("mmrotate",))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     path = write("name: x\ndetector: {plugin: 'engine_fakes:NeedsMissingFramework'}\nstages: [{stage: qat}]")
-    with pytest.raises(DetectorError, match=r'mmrotate, which is not installed. Run: pip install "krimp\[compress,ope'):
+    with pytest.raises(DetectorError, match=r'mmrotate, which is not installed. Run: make setup .* "\.\[compress,ope'):
         load_recipe(path)
     assert load_recipe(path, check_requires=False).name == "x"
 

@@ -191,6 +191,29 @@ def test_training_lowers_the_loss(tmp_path):
     assert result.seconds_per_image > 0
 
 
+def test_bfloat16_computes_layers_in_bfloat16_and_losses_and_weights_in_float32(tmp_path):
+    seen = {}
+
+    class Watching(TinyDetector):
+        def loss(self, model, raw, batch):
+            seen["raw"] = raw[0].dtype
+            return super().loss(model, raw, batch)
+
+    model = tiny_net()
+    handle = model.stem.register_forward_hook(lambda module, inputs, output: seen.update(stem=output.dtype))
+    _, result = run(
+        tmp_path, model, Watching(), teacher=tiny_net(2), distill=DistillFields(),
+        settings=settings(epochs=8, precision="bfloat16"),
+    )  # fmt: skip
+    handle.remove()
+    assert seen == {"stem": torch.bfloat16, "raw": torch.float32}
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    _, exact = run(tmp_path / "f", teacher=tiny_net(2), distill=DistillFields(), settings=settings(epochs=8))
+    for mine, theirs in zip(result.history, exact.history, strict=True):
+        assert mine["losses"] != theirs["losses"]
+        assert mine["losses"] == pytest.approx(theirs["losses"], rel=0.1)
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     detector = TinyDetector()
     detector.poison_at = 5

@@ -15,7 +15,7 @@ from quantised_lookalike import HEIGHT, WIDTH, Lookalike, images_of
 from compress.errors import StageError
 from compress.export import check_parity, export_onnx, unfused_convolutions
 from compress.export.deploy_graph import deploy_graph, integer_weights
-from compress.export.fusion import optimised_graph
+from compress.export.fusion import layer_of, optimised_graph
 from compress.export.parity import relative_error
 from compress.quantization import QuantisationSettings, calibrate, quantise
 from compress.quantization.checks import quantised_layers
@@ -60,11 +60,46 @@ def test_no_large_float_tensor_is_left(proto):
     assert max(t.size for t in floats) <= 32
 
 
-def test_biases_are_shared_by_the_levels(proto):
-    biases = [t.name for t in proto.graph.initializer if t.name == "head.first.bias"]
-    readers = [n for n in proto.graph.node if "head.first.bias" in n.input]
-    assert len(biases) == 1
-    assert len(readers) == 3
+def test_biases_of_integer_layers_are_int32_in_steps_of_input_scale_times_weight_scale(proto):
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    islands = DETECTOR.not_quantisable(DETECTOR.build())
+    convolutions = [n for n in proto.graph.node if n.op_type == "Conv" and len(n.input) > 2]
+    integer = [n for n in convolutions if layer_of(n.name) not in islands]
+    assert len(integer) > 10
+    for node in integer:
+        source, weight, bias = (producers[name] for name in node.input)
+        assert bias.op_type == "DequantizeLinear"
+        assert stored[bias.input[0]].dtype == np.int32
+        product = producers[bias.input[1]]  # not stored: the runtime folds it
+        assert product.op_type == "Mul"
+        assert list(product.input) == [source.input[1], weight.input[1]]
+
+
+def test_a_layer_that_runs_on_three_levels_has_one_weight_and_a_bias_for_each_input_scale(proto, model):
+    names = [t.name for t in proto.graph.initializer if t.name.startswith("head.first.")]
+    biases = ["head.first.bias", "head.first.bias_1", "head.first.bias_2"]
+    assert sorted(names) == [*biases, "head.first.weight", "head.first.weight_scale"]
+    layer = quantised_layers(model)["head.first"]
+    stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    producers = {output: node for node in proto.graph.node for output in node.output}
+    for node in (n for n in proto.graph.node if n.name.startswith("head.first/Conv")):
+        source, weight, bias = (producers[name] for name in node.input)
+        step = stored[source.input[1]] * stored[weight.input[1]]
+        expected = np.round(layer.bias.detach().numpy() / step)
+        np.testing.assert_array_equal(stored[bias.input[0]], expected)
+
+
+def test_the_runtime_computes_with_the_biases_of_the_file(proto, path):
+    stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    expected = {value.tobytes() for name, value in stored.items() if value.dtype == np.int32 and ".bias" in name}
+    fused = optimised_graph(path)
+    optimised = {t.name: numpy_helper.to_array(t) for t in fused.graph.initializer}
+    used = {
+        optimised[n.input[8]].tobytes() for n in fused.graph.node if n.op_type == "QLinearConv" and len(n.input) > 8
+    }
+    assert used
+    assert used <= expected
 
 
 def test_only_the_images_are_an_input(proto):
@@ -80,7 +115,7 @@ def test_outputs_have_the_plug_ins_names_and_training_outputs_are_gone(proto):
 def test_operators_are_standard_and_hold_no_shape_arithmetic(proto):
     kinds = {node.op_type for node in proto.graph.node}
     quantised = {"Conv", "QuantizeLinear", "DequantizeLinear", "Add", "MaxPool", "Resize"}
-    assert kinds <= quantised | {"DeformConv", "Sigmoid", "Slice", "Split"}
+    assert kinds <= quantised | {"DeformConv", "Sigmoid", "Slice", "Split", "Mul"}
     assert {node.domain for node in proto.graph.node} == {""}
 
 

@@ -16,6 +16,7 @@ from compress.pruning.structured import (
     measure_cost,
     prune_step,
     step_targets,
+    step_width,
 )
 
 torch.set_num_threads(1)
@@ -172,3 +173,53 @@ def test_pruning_is_deterministic():
 
 def test_steps_shrink_by_equal_factors_and_end_on_the_target():
     assert step_targets(1000, 0.25, 2) == [500, 250]
+
+
+def test_a_given_width_is_kept_and_the_others_meet_the_target():
+    model = seeded_lookalike()
+    full = measure_cost(model, IMAGES, "macs")
+    free = prune_step(
+        seeded_lookalike(), IMAGES, round(full * 0.7), rules=RULES, settings=PruningSettings(round_to=1)
+    ).groups
+    root, width = next((name, group.before) for name, group in free.items() if group.before >= 8)
+    for wanted in (width, width // 2):
+        model = seeded_lookalike()
+        result = prune_step(
+            model,
+            IMAGES,
+            round(full * 0.7),
+            rules=RULES,
+            settings=PruningSettings(round_to=1),
+            widths={root: wanted},
+        )
+        assert result.groups[root].after == wanted
+        assert model.get_submodule(root).weight.shape[0] == wanted
+        assert result.cost_after / full == pytest.approx(0.7, rel=0.01)
+
+
+def test_a_given_width_is_cut_even_if_the_target_is_everything():
+    model = seeded_lookalike()
+    full = measure_cost(model, IMAGES, "macs")
+    groups = prune_step(seeded_lookalike(), IMAGES, full, rules=RULES, settings=PruningSettings()).groups
+    root, width = next((name, group.before) for name, group in groups.items() if group.before >= 16)
+    result = prune_step(model, IMAGES, full, rules=RULES, settings=PruningSettings(), widths={root: width - 8})
+    assert {name for name, group in result.groups.items() if group.after != group.before} == {root}
+    assert result.cost_after < full
+
+
+@pytest.mark.parametrize(
+    ("widths", "text"),
+    [({"head.nothing": 8}, "is called 'head.nothing'"), ({"ROOT": 7}, "Give a multiple of 8, at most")],
+)
+def test_a_given_width_that_cannot_be_is_refused(widths, text):
+    model = seeded_lookalike()
+    full = measure_cost(model, IMAGES, "macs")
+    root = next(iter(prune_step(model, IMAGES, full, rules=RULES, settings=PruningSettings()).groups))
+    widths = {root if name == "ROOT" else name: value for name, value in widths.items()}
+    with pytest.raises(StageError, match=text):
+        prune_step(model, IMAGES, full, rules=RULES, settings=PruningSettings(), widths=widths)
+
+
+def test_given_widths_are_reached_in_equal_factors():
+    assert [step_width(64, 32, step=k, steps=3, round_to=8) for k in (1, 2, 3)] == [56, 48, 32]
+    assert step_width(64, 64, step=1, steps=3, round_to=8) == 64

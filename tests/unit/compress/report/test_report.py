@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -15,6 +16,7 @@ import torch
 from pydantic import BaseModel
 
 from compress.artifact import Artifact
+from compress.metrics.paired import save_resampled
 from compress.report import charts, collect, document, markdown, numbers, pictures
 from compress.report.requirements import Requirements, check_requirements
 from compress.stage import Kind, StageContext
@@ -156,7 +158,13 @@ def test_layers_left_alone_come_with_their_reason():
 
 def check(**limits):
     rows = collect.collect_rows(small_run(), "test")
-    (entry,) = check_requirements(Requirements(**limits), rows, float_label="float", final_label="pack")
+    return check_all(rows, **limits)
+
+
+def check_all(rows, baseline="float", **limits):
+    (entry,) = check_requirements(
+        Requirements(**limits), rows, float_label="float", final_label="pack", baseline_label=baseline
+    )
     return entry
 
 
@@ -181,7 +189,7 @@ def test_a_limit_is_compared_with_what_was_measured(limits, value, ok):
 
 def test_a_number_that_was_not_measured_fails_its_limit():
     rows = collect.collect_rows([a for a in small_run() if a.kind is not Kind.LATENCY], "test")
-    (entry,) = check_requirements(Requirements(min_speedup=1), rows, float_label="float", final_label="pack")
+    entry = check_all(rows, min_speedup=1)
     assert entry.value is None
     assert not entry.ok
 
@@ -192,12 +200,56 @@ def test_a_loss_counts_from_the_best_baseline():
         artifact(11, "float_long", "finetune", Kind.MODEL, {}, ["float"]),
         score(12, "float_long", 0.6, None),
     ]
-    rows = collect.collect_rows(artifacts, "test")
-    (entry,) = check_requirements(
-        Requirements(max_map50_loss=0.02), rows, float_label="float", final_label="pack", baselines=["float_long"]
-    )
+    rows = collect.collect_rows(artifacts, "test", ["float_long"])
+    best = collect.best_baseline(rows, ["float", "float_long"])
+    assert best == "float_long"
+    entry = check_all(rows, best, max_map50_loss=0.02)
     assert entry.value == pytest.approx(0.052)
+    assert entry.how == "map50 of float_long - of pack"
     assert not entry.ok
+
+
+def test_a_baseline_without_a_score_leaves_the_loss_unknown():
+    artifacts = [*small_run(), artifact(11, "float_long", "finetune", Kind.MODEL, {}, ["float"])]
+    rows = collect.collect_rows(artifacts, "test", ["float_long"])
+    assert {row.map50_loss for row in rows} == {None}
+    entry = check_all(rows, None, max_map50_loss=0.5)
+    assert (entry.value, entry.ok) == (None, False)
+
+
+def test_a_loss_has_the_interval_of_the_paired_bootstrap(tmp_path):
+    """Both models err on the same images: unpaired intervals are wide, the paired one is narrow."""
+    shared = np.random.default_rng(0).normal(0.56, 0.02, 1000)
+    artifacts = small_run()
+    for index, of, lost in ((1, "float", 0.0), (9, "pack", 0.012)):
+        folder = tmp_path / of
+        folder.mkdir()
+        save_resampled(folder, shared - lost + np.random.default_rng(index).normal(0, 0.001, 1000))
+        artifacts[index] = replace(artifacts[index], path=folder)
+    rows = {row.label: row for row in collect.collect_rows(artifacts, "test")}
+    low, high = rows["pack"].map50_loss_interval
+    assert low < rows["pack"].map50_loss < high
+    assert high - low == pytest.approx(4 * math.sqrt(2) * 0.001, rel=0.15)
+    assert rows["float"].map50_loss is None  # nothing is lost against itself
+    assert rows["qat"].map50_loss_interval is None  # its resamples were not kept
+    entry = check_all(list(rows.values()), max_map50_loss=0.02)
+    assert entry.interval == (low, high)
+    text = markdown.render(a_document(rows=list(rows.values()), requirements=[entry], baseline_label="float"))
+    assert f"{low:.3f} to {high:.3f}" in text
+    assert "paired bootstrap" in text
+    assert f"max_map50_loss: 0.012 [{low:.3f} to {high:.3f}]" in markdown.plain_table(a_document(requirements=[entry]))
+
+
+def test_scores_of_different_images_are_not_paired(tmp_path):
+    artifacts = small_run()
+    for index, of in ((1, "float"), (9, "pack")):
+        (tmp_path / of).mkdir()
+        save_resampled(tmp_path / of, np.full(1000, 0.5))
+        artifacts[index] = replace(artifacts[index], path=tmp_path / of)
+    artifacts[9].facts["scores"]["num_images"] = 3
+    row = next(row for row in collect.collect_rows(artifacts, "test") if row.label == "pack")
+    assert row.map50_loss == pytest.approx(0.012)
+    assert row.map50_loss_interval is None
 
 
 def a_document(**changes):
@@ -267,7 +319,7 @@ def test_a_layer_that_runs_on_several_levels_is_named_once():
 def test_the_export_section_states_the_parity_with_its_limit():
     stages = collect.stage_records(small_run())
     stages[2].facts["parity"] = {"worst": 0.0061, "limit": 0.03, "images": 4, "split": "val"}
-    assert "| float_onnx | 9.70 MB | — | 0.6 % | 3.0 % | 4 of `val` |" in markdown.render(a_document(stages=stages))
+    assert "| float_onnx | 9.70 MB | — | 0.610 % | 3.0 % | 4 of `val` |" in markdown.render(a_document(stages=stages))
 
 
 def test_every_table_line_has_as_many_cells_as_its_head():
@@ -316,6 +368,20 @@ def test_charts_are_written_and_skipped_without_numbers(tmp_path):
     assert not charts.draw_results(
         [row for row in made.rows if row.label == "float_onnx"], tmp_path / "x", final_label=None
     )
+
+
+def test_lines_of_the_chart_follow_the_models_that_a_model_was_made_from():
+    artifacts = [
+        *small_run(),
+        artifact(11, "float_long", "finetune", Kind.MODEL, {}, ["float"]),
+        score(12, "float_long", 0.6, None),
+    ]
+    rows = {row.label: row for row in collect.collect_rows(artifacts, "test")}
+    parents = {label: charts._scored_parent(row, list(rows.values())) for label, row in rows.items()}
+    named = {label: parent.label if parent else None for label, parent in parents.items()}
+    assert named["float_long"] == "float"  # a branch, not what follows the packed model
+    assert named["pack"] == "qat"  # export_onnx was not scored
+    assert named["float"] is None
 
 
 def test_panels_of_unequal_height_stand_side_by_side():

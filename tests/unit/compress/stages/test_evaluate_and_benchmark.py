@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from compress.codec import pack_file
 from compress.detector import Scores
 from compress.errors import StageError
+from compress.metrics.paired import load_resampled
 from compress.stage import Kind
 from compress.stages.benchmark import Benchmark
 from compress.stages.evaluate import Evaluate, plain_scores
@@ -94,6 +95,15 @@ def test_an_exported_model_is_scored_and_its_bytes_are_those_of_the_files(tmp_pa
     assert facts["packed_bytes"] == source.file("model.krimp").stat().st_size
     assert (facts["params"], facts["macs"], facts["sparsity"]) == (7, 9, 0.25)
     assert json.loads((tmp_path / "result" / "scores.json").read_text()) == json.loads(json.dumps(facts))
+
+
+def test_the_resampled_map50_goes_into_a_file_of_its_own(tmp_path, artifacts):
+    detector = FakeDetector()
+    scores = Scores(0.5, "area", 0.5, {}, 0.7, 0.6, 0.3, 12, 5, (0.4, 0.6), np.linspace(0.4, 0.6, 7))
+    detector.evaluate = lambda *_, **__: scores
+    facts = Evaluate(limit=3, threads=1).run(context(tmp_path, {"source": artifacts["pack"]}, detector))
+    assert "map50_resampled" not in facts["scores"]
+    assert load_resampled(tmp_path / "result").tolist() == pytest.approx(np.linspace(0.4, 0.6, 7))
 
 
 def test_a_class_without_truth_is_null_in_the_scores():

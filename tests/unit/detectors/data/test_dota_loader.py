@@ -202,3 +202,21 @@ def test_hit_uav_validation_split_loads_with_the_published_counts():
     assert sum(len(batch) for batch in found) == 148
     assert sum(len(item) for batch in found for item in (*batch.boxes, *batch.ignored)) == 1391
     assert found[0].images.shape == (16, 3, 512, 640)
+
+
+@pytest.mark.parametrize(("train_difficulty", "trained"), [(0, 1), (1, 2), (2, 3)])
+def test_difficult_and_cut_objects_are_trained_on_only_if_wanted_and_never_scored(tmp_path, train_difficulty, trained):
+    for part in ("images", "labelTxt"):
+        (tmp_path / "train" / part).mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "train" / "images" / "a.png"), np.zeros((96, 128, 3), np.uint8))
+    rows = [
+        f"{x} 10 {x + 20} 10 {x + 20} 20 {x} 20 {name}" for x, name in ((5, "ship 0"), (40, "ship 1"), (75, "ship 2"))
+    ]
+    rows.append("5 50 25 50 25 60 5 60 dontcare 0")
+    (tmp_path / "train" / "labelTxt" / "a.txt").write_text("\n".join(rows))
+    data = data_of(tmp_path, train_difficulty=train_difficulty)
+    (batch,) = batches(data, augment=False)
+    assert len(batch.boxes[0]) == trained
+    assert len(batch.ignored[0]) == 4 - trained
+    _, _, truth = next(iter(iterate_images(data, "train", CLASSES)))
+    assert (len(truth.boxes), len(truth.ignored_boxes)) == (1, 3)

@@ -254,6 +254,19 @@ def test_the_interval_holds_map50_and_depends_on_the_seed_only():
     assert first.map50_interval != score_detections(detections, truths, CLASSES, seed=2).map50_interval
 
 
+def test_the_engine_pairs_the_resampled_scores_of_two_models_as_the_records_do():
+    from compress.metrics.paired import loss_interval
+
+    detections, truths = random_scene(9, images=15)
+    fewer = [Detections(d.boxes[::2], d.scores[::2], d.labels[::2]) for d in detections]
+    better, worse = (score_detections(found, truths, CLASSES, bootstrap=300) for found in (detections, fewer))
+    records = [match_records(found, truths, CLASSES) for found in (detections, fewer)]
+    low, high = paired_bootstrap(*records, samples=300)
+    assert loss_interval(better.map50_resampled, worse.map50_resampled) == pytest.approx((-high, -low))
+    wide = [b - a for a, b in (better.map50_interval, worse.map50_interval)]
+    assert high - low < max(wide)
+
+
 def test_records_survive_a_file_and_a_model_does_not_differ_from_itself(tmp_path):
     detections, truths = random_scene(9, images=15)
     records = match_records(detections, truths, CLASSES)
@@ -269,3 +282,17 @@ def test_records_survive_a_file_and_a_model_does_not_differ_from_itself(tmp_path
     (tmp_path / "bad.npz").write_bytes(b"no zip")
     with pytest.raises(DataError, match="expected match records"):
         MatchRecords.load(tmp_path / "bad.npz")
+
+
+def test_detection_that_lies_on_the_truth_is_right_where_mmcvs_overlap_is_not_one():
+    # Two pairs on which mmcv.ops.box_iou_rotated (2.3.6) answers 0.59 and 0.33.
+    found = [[21.0, 115.0, 34.03194, 13.92216, -0.39708], [201.0, 416.0, 34.03194, 13.92216, -0.39708]]
+    wanted = [
+        [20.999998, 115.0, 34.031944, 13.922159, -0.39707944],
+        [200.99998, 415.99997, 34.031944, 13.922159, -0.39707944],
+    ]
+    truth = Truth(np.array(wanted, np.float32), np.zeros(2, np.int64), np.zeros((0, 5), np.float32))
+    detections = Detections(np.array(found), np.array([0.9, 0.8]), np.zeros(2))
+    records = match_records([detections], [truth], ["ship"], iou_threshold=0.99)
+    assert records.right.all()
+    assert records.truth_found.all()

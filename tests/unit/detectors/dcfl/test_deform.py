@@ -60,3 +60,15 @@ def test_a_jit_trace_holds_the_native_operator_and_any_batch_size_runs():
     assert "torchvision::deform_conv2d" in str(traced.graph)
     three = [value.repeat(3, 1, 1, 1) for value in values]
     torch.testing.assert_close(traced(*three), layer(*three), atol=1e-5, rtol=1e-5)
+
+
+def test_sampling_positions_stay_exact_in_mixed_precision():
+    torch.manual_seed(0)
+    layer = ModulatedDeformConv(4, 6)
+    x, offset, mask = torch.randn(1, 4, 8, 96), torch.zeros(1, 18, 8, 96), torch.ones(1, 9, 8, 96)
+    offset += 0.25
+    exact = layer(x, offset, mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = layer(x, offset.bfloat16(), mask.bfloat16())
+    # In bfloat16 the column 90.25 would be 90: the error would be as large as the values themselves.
+    assert float((mixed.float() - exact).abs().max()) < 0.03 * float(exact.abs().max())

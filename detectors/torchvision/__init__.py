@@ -1,0 +1,1 @@
+"""torchvision's RetinaNet, FCOS and SSDlite with axis-aligned boxes, as a Krimp plug-in (see README.md)."""

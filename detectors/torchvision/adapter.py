@@ -1,0 +1,284 @@
+"""torchvision's detectors as a plug-in: the contract of `compress/detector.py`. Importing it imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compress.detector import Batch, Forward, Scores
+from detectors.data.dota import DotaData, Truth, check_split, split_digest
+from detectors.torchvision import deploy
+from detectors.torchvision.anchors import fcos_anchors, level_boxes, retinanet_anchors, ssd_boxes
+from detectors.torchvision.config import SIZE_DIVISOR, TorchvisionConfig, resolve_checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# What `frozen_stages` counts: the stem first, then stage by stage.
+STAGES = {
+    "resnet": (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
+    "mobilenet_v3_large": (range(2), range(2, 4), range(4, 7), range(7, 13), range(13, 17)),
+    "mobilenet_v3_small": (range(1), range(1, 2), range(2, 4), range(4, 9), range(9, 13)),
+}
+_OUTPUT = "output layer; its channels are {}"
+_SENSITIVE = "output layer; its error is the error of a detection"
+
+
+class TorchvisionDetector:
+    """RetinaNet, FCOS or SSDlite on DOTA-format data, boxes made axis-aligned.
+
+    Attributes:
+        config: the recipe's `detector:` part.
+        data: the recipe's `data:` part.
+    """
+
+    NAME: ClassVar[str] = "torchvision"
+    VERSION: ClassVar[str] = "1"
+    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmdet", "mmrotate")
+    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring")
+    CONFIG: ClassVar[type[TorchvisionConfig]] = TorchvisionConfig
+    DATA: ClassVar[type[DotaData]] = DotaData
+    DEPLOY: ClassVar[str] = "detectors.torchvision.deploy"
+
+    def __init__(self, config: TorchvisionConfig, data: DotaData) -> None:
+        self.config = config
+        self.data = data
+
+    # ---- model ------------------------------------------------------------------------------------
+
+    def build(self) -> nn.Module:
+        """Return a fresh network; with `weights` and no checkpoint they are loaded.
+
+        Raises:
+            DetectorError: a weight is missing or does not fit.
+        """
+        from detectors.torchvision.checkpoint import start_from
+        from detectors.torchvision.network import build_network
+
+        config = self.config
+        model = build_network(
+            config.spec,
+            len(config.classes),
+            self.anchors(),
+            channels=config.channels,
+            norm_eps=config.eps,
+            reduced_tail=config.has_reduced_tail,
+        )
+        if config.weights is not None and config.checkpoint is None:
+            start_from(model, config.spec, config.model, config.weights, config.classes)
+        return model
+
+    def load(self, model: nn.Module, checkpoint: str | Path) -> None:
+        """Load all weights in place.
+
+        Raises:
+            DetectorError: a tensor is missing, unexpected or of another shape.
+        """
+        from detectors.torchvision.checkpoint import load_whole
+
+        load_whole(model, resolve_checkpoint(str(checkpoint)))
+
+    def checkpoint_path(self) -> Path | None:
+        """Return the file of `detector.checkpoint`, or None."""
+        return None if self.config.checkpoint is None else resolve_checkpoint(self.config.checkpoint)
+
+    def output_names(self) -> tuple[str, ...]:
+        """Return cls_logits_LEVEL of all levels, then bbox_regression_LEVEL, and for FCOS bbox_ctrness_LEVEL."""
+        spec = self.config.spec
+        return tuple(f"{kind}_{level}" for kind in spec.kinds for level in spec.levels)
+
+    def example_input(self, batch_size: int = 1) -> Tensor:
+        """Return noise of the shape and range of normalised images; the same at every call."""
+        import torch
+
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(batch_size, 3, *self.input_size(), generator=generator)
+
+    def input_size(self) -> tuple[int, int]:
+        """Return (height, width) of the network's input: the deployed size padded to multiples of 32."""
+        height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in self.data.image_size)
+        return height, width
+
+    def anchors(self) -> dict[str, Any]:
+        """Return the description of the boxes that raw maps are relative to."""
+        config = self.config
+        if config.spec.architecture == "retinanet":
+            return retinanet_anchors(config.anchor_scale)
+        return fcos_anchors() if config.spec.architecture == "fcos" else self._default_boxes()
+
+    def _default_boxes(self) -> dict[str, Any]:
+        return ssd_boxes(*self.config.box_shares, len(self.config.spec.levels))
+
+    def not_prunable(self, model: nn.Module) -> dict[str, str]:
+        """Return the output layers."""
+        scores, boxes = _OUTPUT.format("classes of each box"), _OUTPUT.format("four values of each box")
+        named = {name: scores if "classification" in name else boxes for name in self._output_layers()}
+        return {n: _OUTPUT.format("one value a cell") if n.endswith("ctrness") else text for n, text in named.items()}
+
+    def not_quantisable(self, model: nn.Module) -> dict[str, str]:
+        """Return the output layers; everything else that convolves is computed in integers."""
+        return dict.fromkeys(self._output_layers(), _SENSITIVE)
+
+    def _output_layers(self) -> tuple[str, ...]:
+        spec = self.config.spec
+        if spec.architecture == "ssdlite":
+            heads = ("classification_head", "regression_head")
+            return tuple(f"head.{head}.module_list.{level}.1" for head in heads for level in range(len(spec.levels)))
+        last = ("classification_head.cls_logits", "regression_head.bbox_reg", "regression_head.bbox_ctrness")
+        return tuple(f"head.{name}" for name in last[: len(spec.kinds)])
+
+    def custom_pruners(self, model: nn.Module) -> dict[type, Any]:
+        """Return none: every layer is one of torch.nn."""
+        return {}
+
+    def distill_points(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the FPN's outputs, or the first levels of SSDlite."""
+        if self.config.spec.architecture == "ssdlite":
+            return ("backbone.features.0", "backbone.features.1", "backbone.extra.0")
+        return tuple(f"backbone.fpn.layer_blocks.{level}" for level in range(3))
+
+    def set_train_mode(self, model: nn.Module) -> None:
+        """Set training mode; freeze the first stages, and BatchNorm if so configured.
+
+        Works by module name, so rebuilt, pruned and traced models are treated alike.
+        """
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        model.train()
+        frozen = self._frozen_prefixes()
+        for name, module in model.named_modules():
+            still = bool(frozen) and f"{name}.".startswith(frozen)
+            if isinstance(module, _BatchNorm) and (still or self.config.keeps_norms):
+                module.eval()
+                for parameter in module.parameters(recurse=False):
+                    parameter.requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            if frozen and name.startswith(frozen):
+                parameter.requires_grad_(False)
+
+    def _frozen_prefixes(self) -> tuple[str, ...]:
+        spec, count = self.config.spec, self.config.num_frozen_stages
+        if count == 0:
+            return ()
+        names = [str(name) for stage in STAGES.get(spec.backbone, STAGES["resnet"])[: count + 1] for name in stage]
+        # SSDlite holds the blocks of its backbone in a Sequential of their own.
+        where = "backbone.features.0" if spec.architecture == "ssdlite" else "backbone.body"
+        prefixes = [f"{where}.{name}." for name in names]
+        if spec.architecture == "ssdlite" and count == 4:
+            prefixes.append("backbone.features.1.")
+        return tuple(prefixes)
+
+    # ---- data -------------------------------------------------------------------------------------
+
+    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
+        """Return a loader of `DotaBatch` (rotated boxes; `loss` makes them axis-aligned)."""
+        from detectors.data.loader import build_loader
+
+        return build_loader(
+            self.data,
+            split,
+            classes=self.config.classes,
+            mean=self.config.value("mean"),
+            std=self.config.value("std"),
+            batch_size=batch_size,
+            augment=augment,
+            seed=seed,
+            size_divisor=SIZE_DIVISOR,
+        )
+
+    def check_data(self, split: str) -> None:
+        """Raise DataError that lists what is wrong with a split."""
+        check_split(self.data, split, self.config.classes)
+
+    def data_digest(self, split: str) -> str:
+        """Return a hex digest of images and labels of a split."""
+        return split_digest(self.data, split)
+
+    # ---- training and scoring ---------------------------------------------------------------------
+
+    def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        """Return 'loss_cls', 'loss_bbox' and for FCOS 'loss_ctrness' of a `DotaBatch`; the model is not asked."""
+        import torch
+
+        from detectors.torchvision.losses import detection_loss, upright
+
+        spec = self.config.spec
+        shapes = [(level.shape[2], level.shape[3]) for level in raw[: len(spec.levels)]]
+        size = (batch.images.shape[2], batch.images.shape[3])
+        anchors = level_boxes(self.anchors(), shapes, size, self.input_size())
+        device = raw[0].device
+        return detection_loss(
+            spec.architecture,
+            raw,
+            [torch.from_numpy(level).to(device) for level in anchors],
+            [upright(boxes) for boxes in batch.boxes],  # type: ignore[attr-defined]
+            batch.labels,  # type: ignore[attr-defined]
+            [upright(boxes) for boxes in batch.ignored],  # type: ignore[attr-defined]
+            len(self.config.classes),
+        )
+
+    def evaluate(
+        self,
+        forward: Forward,
+        split: str,
+        *,
+        limit: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Scores:
+        """Score raw outputs on a split at the deployed size, by axis-aligned overlap, image by image.
+
+        Args:
+            forward: (1, 3, H, W) float32 -> raw outputs, `output_names` first.
+            split: name of the split.
+            limit: score the first so many images only.
+            progress: called with (images done, images in all).
+        """
+        from detectors.data.evaluation import evaluate_split
+
+        return evaluate_split(
+            forward,
+            split,
+            data=self.data,
+            deploy=deploy,
+            meta=self.metadata(),
+            truth_of=upright_truth,
+            limit=limit,
+            progress=progress,
+        )
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what `deploy.py` must know, JSON-able."""
+        config = self.config
+        return {
+            "format_version": deploy.FORMAT_VERSION,
+            "plugin": self.NAME,
+            "architecture": config.spec.architecture,
+            "image_size": list(self.data.image_size),
+            "input_size": list(self.input_size()),
+            "size_divisor": SIZE_DIVISOR,
+            "mean": list(config.value("mean")),
+            "std": list(config.value("std")),
+            "classes": list(config.classes),
+            "anchors": self.anchors(),
+            "num_levels": len(config.spec.levels),
+            "score_threshold": config.value("score_threshold"),
+            "nms_iou": config.value("nms_iou"),
+            "nms_pre": config.value("nms_pre"),
+            "max_detections": config.value("max_detections"),
+            "output_names": list(self.output_names()),
+        }
+
+
+def upright_truth(truth: Truth) -> Truth:
+    """Return the truth with the axis-aligned rectangle around each box, angle 0."""
+    from detectors.geometry.corners import box_extents
+
+    return Truth(
+        boxes=deploy.centre_boxes(box_extents(truth.boxes)).astype("float32"),
+        labels=truth.labels,
+        ignored_boxes=deploy.centre_boxes(box_extents(truth.ignored_boxes)).astype("float32"),
+    )
+
+
+DETECTOR = TorchvisionDetector

@@ -1,0 +1,89 @@
+"""What every plug-in promises before anything is built (compress/detector.py)."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+from cases import CLASSES, FOLDER, IGNORED, SIZE, cases_of
+from pydantic import BaseModel, ValidationError
+
+from compress.detector import Deploy
+from compress.plugins import available_plugins, contract_faults, find_plugin
+
+HEAVY = {"torch", "torchvision", "onnx", "mmcv", "mmengine", "mmdet", "mmrotate", "brevitas", "onnxruntime"}
+each_plugin = pytest.mark.parametrize("plugin", available_plugins())
+
+
+@each_plugin
+def test_there_are_small_configurations_and_one_of_them_is_quick(plugin):
+    assert any(not case.slow for case in cases_of(plugin)), f"{FOLDER / plugin}.yaml: every case is slow"
+
+
+@each_plugin
+def test_the_class_keeps_the_contract(plugin):
+    kind = find_plugin(plugin)
+    assert contract_faults(kind) == []
+    assert plugin == kind.NAME
+    assert isinstance(kind.VERSION, str)
+    assert kind.VERSION
+    assert isinstance(kind.REQUIRES, tuple)
+    assert all(isinstance(name, str) for name in kind.REQUIRES)
+
+
+@each_plugin
+@pytest.mark.parametrize("part", ["CONFIG", "DATA"])
+def test_parts_of_the_recipe_are_frozen_models_that_refuse_unknown_fields_and_explain_theirs(plugin, part):
+    model = getattr(find_plugin(plugin), part)
+    assert issubclass(model, BaseModel)
+    assert model.model_config.get("frozen")
+    unexplained = [name for name, field in model.model_fields.items() if not field.description and name != "format"]
+    assert unexplained == []
+    with pytest.raises(ValidationError, match="no_such_field"):
+        model.model_validate({"no_such_field": 1})
+
+
+@each_plugin
+def test_settings_survive_their_own_dump(plugin):
+    kind = find_plugin(plugin)
+    for case in cases_of(plugin):
+        config = kind.CONFIG.model_validate({"classes": CLASSES} | case.detector)
+        assert kind.CONFIG.model_validate(config.model_dump(mode="json")) == config
+        data = kind.DATA.model_validate({"image_size": (SIZE, SIZE)} | case.data)
+        assert kind.DATA.model_validate(data.model_dump(mode="json")) == data
+
+
+@each_plugin
+def test_adapter_settings_and_deployed_part_load_without_torch(plugin):
+    case = next(case for case in cases_of(plugin) if not case.slow)
+    code = f"""
+import importlib, sys
+from compress.plugins import find_plugin
+kind = find_plugin({plugin!r})
+config = kind.CONFIG.model_validate({{"classes": {CLASSES!r}}} | {case.detector!r})
+data = kind.DATA.model_validate({{"image_size": ({SIZE}, {SIZE}), "ignore": ({IGNORED!r},)}} | {case.data!r})
+kind(config, data)
+importlib.import_module(kind.DEPLOY)
+found = {HEAVY!r} & set(sys.modules)
+assert not found, found
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@each_plugin
+def test_the_deployed_part_has_every_function_with_the_arguments_the_engine_gives(plugin):
+    module = importlib.import_module(find_plugin(plugin).DEPLOY)
+    for name, member in vars(Deploy).items():
+        if name.startswith("_"):
+            continue
+        wanted = inspect.signature(member.__func__).parameters
+        found = inspect.signature(getattr(module, name))
+        positional = [p for p in wanted.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        named = {p.name: object() for p in wanted.values() if p.kind is p.KEYWORD_ONLY}
+        needed = {p.name: object() for p in wanted.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
+        found.bind(*[object()] * len(positional), **named)
+        found.bind(*[object()] * len(positional), **needed)
