@@ -2,7 +2,7 @@
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo check test test-full fmt bench docs clean
+.PHONY: help setup demo check test test-full fmt bench bench-codec fuzz-codec docs clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,14 @@ fmt: setup ## format the code
 bench: setup ## size and latency of the models in the zoo, against general compressors
 	@$(BIN)/python benchmarks/size.py detectors/dcfl/zoo/*.krimp
 	@$(BIN)/python benchmarks/latency.py detectors/dcfl/zoo/*.krimp
+
+bench-codec: setup ## the codec against zstd, xz, ZipNN, NNCodec, constriction, dahuffman (20 to 30 minutes; ARGS=--quick for seconds)
+	@bash scripts/setup_codec.sh
+	@.venv-codec/bin/python benchmarks/codec.py $(ARGS)
+
+fuzz-codec: setup ## coverage-guided fuzzing of the codec, 10 minutes (ARGS="--minutes 60" for longer)
+	@bash scripts/setup_codec.sh
+	@.venv-codec/bin/python scripts/fuzz_codec.py $(ARGS)
 
 docs: setup ## regenerate what is generated: schemas of recipe and report, README tables
 	@$(BIN)/krimp schema -o recipes/recipe.schema.json

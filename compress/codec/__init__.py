@@ -5,6 +5,7 @@ format is described in FORMAT.md.
 
     >>> from compress import codec
     >>> codec.pack_file("model.onnx", "model.krimp")  # doctest: +SKIP
+    >>> weights = codec.load_tensors("model.krimp", ["conv1.weight"])  # doctest: +SKIP
     >>> session = onnxruntime.InferenceSession(codec.load("model.krimp"))  # doctest: +SKIP
 """
 
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compress.codec.contents import load_tensors
 from compress.codec.inspection import TensorFacts, inspect_file
 from compress.codec.layout import MAGIC
-from compress.codec.reader import PackedFile, Progress, open_map, unpack_bytes, write_original
+from compress.codec.reader import PackedFile, Progress, open_map, unpack_bytes
 from compress.codec.spans import find_spans
-from compress.codec.writer import PackFacts, pack_file, whole_file
+from compress.codec.unpacking import unpack_file, verify_file
+from compress.codec.writer import PackFacts, pack_file
 
 __all__ = [
     "PackFacts",
@@ -25,6 +28,7 @@ __all__ = [
     "inspect_file",
     "is_packed",
     "load",
+    "load_tensors",
     "pack_file",
     "unpack_bytes",
     "unpack_file",
@@ -41,43 +45,28 @@ def is_packed(path: Path | str) -> bool:
     return bytes(open_map(path)[: len(MAGIC)]) == MAGIC
 
 
-def load(path: Path | str) -> bytes:
+def load(
+    path: Path | str,
+    *,
+    threads: int = 1,
+    check_hash: bool = True,
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> bytes:
     """Return the ONNX bytes of a .krimp or .onnx file, checked for truncation.
 
+    Args:
+        path: the file.
+        threads: how many tensors of a .krimp file are decoded at once.
+        check_hash: compare the SHA-256 of a .krimp file's original; its checksums are always compared.
+        backend: 'auto', 'numpy' or 'numba' (same bytes).
+        progress: called with (bytes done, bytes in all).
+
     Raises:
-        CodecError: the file is missing, damaged, truncated, or of a newer version.
+        CodecError: the file is missing, damaged, truncated, of a newer version, or keeps weights in other files.
     """
     if Path(path).suffix == ".krimp" or is_packed(path):
-        return unpack_bytes(path)
+        return unpack_bytes(path, threads=threads, check_hash=check_hash, backend=backend, progress=progress)
     data = open_map(path)
     find_spans(data, 0, str(path))
     return bytes(data)
-
-
-def unpack_file(src: Path | str, dst: Path | str, progress: Progress | None = None) -> int:
-    """Write the original of a .krimp file, whole or not at all, checked against its hash.
-
-    Args:
-        src: the .krimp file.
-        dst: file to write; replaced if it exists.
-        progress: called with (bytes done, bytes in all).
-
-    Returns:
-        Bytes written.
-
-    Raises:
-        CodecError: src is not a .krimp file, damaged, truncated, or of a newer version.
-    """
-    with PackedFile(src) as packed, whole_file(dst) as file:
-        write_original(packed, file.write, progress)
-        return packed.header.original_bytes
-
-
-def verify_file(path: Path | str, progress: Progress | None = None) -> None:
-    """Prove a .krimp file against the checksums and the hash inside, without writing anything.
-
-    Raises:
-        CodecError: it is not a .krimp file, damaged, truncated, or of a newer version.
-    """
-    with PackedFile(path) as packed:
-        write_original(packed, len, progress)

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.codec.layout import KINDS, RAW, Plane, Table
+from compress.codec.contents import named_spans
+from compress.codec.layout import CONSTANT, COUNTS, KINDS, RAW, Plane, Stream, Table
 from compress.codec.reader import PackedFile, Placed, Progress
-from compress.codec.spans import Span, find_spans
+from compress.codec.spans import Span
 from compress.codec.values import to_planes
+from compress.codec.whole_file import memory_for
 from compress.codec.writer import entropy_bits
+
+_BLOCK = 1 << 18  # elements counted at a time: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ def inspect_file(path: Path | str, progress: Progress | None = None) -> list[Ten
         CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version.
     """
     facts = []
-    with PackedFile(path) as packed:
-        names = {span.start: span for span in _named_spans(packed)}
+    with memory_for(path), PackedFile(path) as packed:
+        names = {span.start: span for span in named_spans(packed)}
         for number, tensor in enumerate(packed.tensors):
             span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, tensor.record.kind))
             facts.append(_facts(packed, tensor, span))
@@ -61,25 +65,22 @@ def inspect_file(path: Path | str, progress: Progress | None = None) -> list[Ten
     return facts
 
 
-def _named_spans(packed: PackedFile) -> list[Span]:
-    # Names lie in the skeleton; zeros in place of the tensors keep all offsets.
-    whole = np.zeros(packed.header.original_bytes, dtype=np.uint8)
-    packed.fill(whole, with_tensors=False)
-    return find_spans(whole.data, packed.header.container, packed.name)
-
-
 def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
     record, kind = tensor.record, KINDS[tensor.record.kind]
     data = packed.decode(tensor)
-    planes = to_planes(data, kind)
-    entropy = sum(entropy_bits(np.bincount(plane, minlength=256)) for plane in planes)
+    counts, zeros = np.zeros((kind.planes, 256), dtype=np.int64), 0
+    step = _BLOCK * kind.planes
+    for start in range(0, len(data), step):
+        part = data[start : start + step]
+        for number, plane in enumerate(to_planes(part, kind)):
+            counts[number] += np.bincount(plane, minlength=256)
+        if kind.planes > 1:
+            zeros += int(np.count_nonzero(~part.reshape(-1, kind.planes).any(axis=1)))
+    bit_width = 8 * kind.planes
     if kind.planes == 1:
-        zero = 1 << kind.value_bits - 1 if kind.is_signed else 0
-        zeros = int(np.count_nonzero(planes[0] == zero))
-        bit_width = _bit_width(planes[0], kind.value_bits, kind.is_signed)
-    else:
-        zeros = int(np.count_nonzero(~data.reshape(-1, kind.planes).any(axis=1)))
-        bit_width = 8 * kind.planes
+        zeros = int(counts[0, 1 << kind.value_bits - 1 if kind.is_signed else 0])
+        bit_width = _bit_width(np.flatnonzero(counts[0]), kind.value_bits, kind.is_signed)
+    entropy = sum(entropy_bits(row) for row in counts)
     return TensorFacts(
         name=span.name,
         dims=span.dims,
@@ -116,11 +117,19 @@ def _coder(planes: tuple[Plane, ...], tables: list[Table]) -> str:
 def _plane_words(plane: Plane, tables: list[Table]) -> str:
     if plane.method == RAW or plane.main is None:
         return "raw"
-    table = tables[plane.main.table]
-    if table.constant is not None and plane.escape is None:
+    table = tables[plane.main.tables[0]]
+    if table.form == CONSTANT and plane.escape is None:
         return "constant"
+    words = _stream_words(plane.main, tables)
     if plane.escape is None:
-        return "huffman" if table.group == 1 else f"huffman of {table.group} joined"
-    if table.radix == 2:
-        return f"mask of {table.group} + values"
-    return f"{table.group} joined of {table.radix - 1} values + escapes"
+        return words
+    kept = "zero mask" if table.radix == 2 else f"{table.radix - 1} values"
+    return f"{kept} by {words} + others by {_stream_words(plane.escape, tables)}"
+
+
+def _stream_words(stream: Stream, tables: list[Table]) -> str:
+    table = tables[stream.tables[0]]
+    words = {CONSTANT: "constant", COUNTS: "ans"}.get(table.form, "huffman")
+    if table.group > 1:
+        words += f" of {table.group} joined"
+    return words + (f" in {len(stream.tables)} classes" if len(stream.tables) > 1 else "")

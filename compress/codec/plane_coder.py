@@ -2,38 +2,46 @@
 
 A value inside the core range [low, low + core) is a digit; where there are values outside, the
 last digit is an escape and those values follow in a stream of their own. Joining digits to one
-symbol removes the one-bit floor of Huffman codes. Plain Huffman is (256, 1); a mask of zeros in blocks of
-eight is (2, 8) with the core {0}; pairs of 4-bit values are (16, 2).
+symbol removes the one-bit floor of Huffman codes; where that does not do, table ANS does.
+Plain Huffman is (256, 1); a mask of zeros in blocks of eight is (2, 8) with the core {0}; pairs of
+4-bit values are (16, 2).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from compress.codec.bitstream import CHUNK_LOG2, encode_symbols, num_chunks
+from compress.codec.ans_code import log2_table
+from compress.codec.bitstream import choose_backend, encode_symbols
+from compress.codec.classes import Classes, find_classes, segment_values
 from compress.codec.layout import (
     CODED,
     CODED_WITH_ESCAPES,
-    MAX_COUNT,
-    MAX_SYMBOLS,
+    CONSTANT,
+    COUNTS,
+    LENGTHS,
+    MAX_CHUNK,
+    MAX_GROUP,
     RAW,
     Plane,
     Stream,
-    Table,
-    digit_distance,
-    write_table,
 )
-from compress.codec.prefix_code import MAX_ALPHABET, code_lengths, limited_lengths, quick_lengths
+from compress.codec.prefix_code import MAX_ALPHABET, limited_lengths
+from compress.codec.tables import Choice, Shape, Tables
 
-_JOINED = ((2, 8), (2, 12), (4, 4), (4, 6), (8, 3), (8, 4), (16, 2), (16, 3), (32, 2), (64, 2))
+_JOINED = ((2, 8), (4, 4), (4, 6), (8, 3), (8, 4), (16, 2), (16, 3), (32, 2), (64, 2))
+_JOINED_ANS = ((2, 4), (2, 6), (4, 2), (4, 3), (8, 2))
+_ANS_ALPHABET = 128  # symbols of joined digits that a table of 4096 states tells apart well
+_TINY = 512  # values below which another way saves less than its tables cost
 _SMALL = 2048  # values below which only the cheap ways are tried
 _FLAT = 1 << 16  # values below which a flat distribution is coded plainly
 _MODEL_BITS = 20  # fixed point of the probabilities used for ranking
-_SHARED = 64  # tables of the same shape that are tried for sharing
 _TRIED = 3  # ways whose size is computed exactly
-_CHUNK_COST = 12  # bits that the length of a chunk takes, about
+_FAR = 1006  # thousandths of the order-0 entropy from which table ANS is tried
+_CLASSES_FROM = 4096  # values
+_SAMPLE, _SAMPLE_BLOCK = 1 << 18, 1 << 12  # values of a large plane on which the ways are compared
 
 
 @dataclass(frozen=True)
@@ -64,99 +72,98 @@ class Digits:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A table and what it costs.
-
-    Attributes:
-        bits: coded bits, and those of the table if it is new.
-        table: the table.
-        weights: what its code is made for; None if the table is known or constant.
-    """
+class _Coding:
+    """How the symbols of a stream are coded, and in how many bits, everything counted."""
 
     bits: int
-    table: Table
-    weights: np.ndarray | None = None
+    choices: list[Choice]
+    labels: np.ndarray
+    chunk: int
+    segment: int
 
 
-class Tables:
-    """The tables of a file while it is written; equal and fitting ones are shared."""
+@dataclass(frozen=True)
+class _Plan:
+    """A way to code a plane, and its size."""
 
-    def __init__(self) -> None:
-        self.tables: list[Table] = []
-        self.symbols = 0  # alphabets of all tables together
-        self._by_shape: dict[tuple[int, int], list[int]] = {}
-
-    def is_full(self) -> bool:
-        """Return True if two more tables could pass a limit of the format."""
-        return self.symbols + 2 * MAX_ALPHABET > MAX_SYMBOLS or len(self.tables) + 2 > MAX_COUNT
-
-    def add(self, table: Table) -> int:
-        """Return the number of a table, new or known."""
-        for number in self._by_shape.setdefault((table.radix, table.group), []):
-            known = self.tables[number]
-            if (known.centre, known.constant) == (table.centre, table.constant) and np.array_equal(
-                known.lengths, table.lengths
-            ):
-                return number
-        self.tables.append(table)
-        self.symbols += table.radix**table.group
-        self._by_shape[table.radix, table.group].append(len(self.tables) - 1)
-        return len(self.tables) - 1
-
-    def best(self, counts: np.ndarray, radix: int, group: int, centre: int) -> Choice:
-        """Return the table that codes these counts in the fewest bits.
-
-        Args:
-            counts: (radix ** group,), int64, at least one positive.
-            radix: see `Table`.
-            group: see `Table`.
-            centre: see `Table`.
-        """
-        used = np.flatnonzero(counts)
-        if len(used) == 1:
-            table = Table(radix, group, centre, np.empty(0, dtype=np.uint8), int(used[0]))
-            return Choice(0 if self._known(table) else 8 * len(write_table(table)), table)
-        found = []
-        for weights in (counts, smoothed(counts, radix, group, centre)):
-            # As short in all as the lengths of `huffman`, and quicker to get.
-            table = Table(radix, group, centre, quick_lengths(weights))
-            bits = int(counts @ table.lengths.astype(np.int64)) + 8 * len(write_table(table))
-            found.append(Choice(bits, table, weights))
-        for number in self._by_shape.get((radix, group), [])[-_SHARED:]:
-            known = self.tables[number]
-            if known.constant is None and known.centre == centre and not counts[known.lengths == 0].any():
-                found.append(Choice(int(counts @ known.lengths.astype(np.int64)), known))
-        return min(found, key=lambda choice: choice.bits)
-
-    def settle(self, choice: Choice) -> int:
-        """Return the number of the chosen table; a new one gets its final lengths here."""
-        table = choice.table
-        if choice.weights is not None:
-            table = replace(table, lengths=code_lengths(choice.weights))
-        return self.add(table)
-
-    def _known(self, table: Table) -> bool:
-        return any(
-            (known.centre, known.constant) == (table.centre, table.constant)
-            for known in (self.tables[i] for i in self._by_shape.get((table.radix, table.group), []))
-        )
+    bits: int
+    digits: Digits
+    symbols: np.ndarray
+    main: _Coding
+    escape: _Coding | None = None
+    escape_digits: Digits | None = None
 
 
-def smoothed(counts: np.ndarray, radix: int, group: int, centre: int) -> np.ndarray:
-    """Return counts averaged over the symbols whose digits are equally far from the centre.
+class _Planner:
+    """Tries ways to code one plane."""
 
-    The code of such counts is a little worse and its table much shorter.
-    """
-    distance = digit_distance(radix, group, centre)
-    totals = np.bincount(distance, minlength=int(distance.max()) + 1)
-    sums = np.zeros(len(totals), dtype=np.int64)
-    np.add.at(sums, distance, counts)
-    mean = np.where(sums > 0, np.maximum((sums << 12) // totals, 1), 0)
-    return mean[distance]
+    def __init__(self, values: np.ndarray, value_bits: int, tables: Tables, backend: str, share: int = 0) -> None:
+        self._share = share  # the values are 1 / 2 ** share of a plane
+        self._values, self._value_bits, self._tables = values, value_bits, tables
+        self.backend = choose_backend(backend, len(values))
+        self.counts = histogram(values, self.backend)
+        self._classes: dict[int, Classes | None] = {}
+        self._joined: dict[Digits, tuple[np.ndarray, np.ndarray]] = {}
+        self._escapes: dict[tuple[Digits, int], tuple[Digits, _Coding]] = {}
+
+    def of_sample(self) -> _Planner:
+        """Return a planner for blocks from all over the plane, `_SAMPLE` values in all."""
+        blocks = self._values[: len(self._values) // _SAMPLE_BLOCK * _SAMPLE_BLOCK].reshape(-1, _SAMPLE_BLOCK)
+        number = _SAMPLE // _SAMPLE_BLOCK
+        chosen = blocks[np.arange(number) * len(blocks) // number].reshape(-1)
+        share = (len(self._values) // _SAMPLE).bit_length() - 1
+        return _Planner(chosen, self._value_bits, self._tables, self.backend, share)
+
+    def classes(self, segment: int) -> Classes | None:
+        """Return the classes of segments of so many values, None if they are of no use."""
+        if segment not in self._classes:
+            self._classes[segment] = find_classes(self._values, self.counts, segment, self.backend)
+        return self._classes[segment]
+
+    def plan(self, digits: Digits, form: int, classes: Classes | None = None) -> _Plan:
+        """Return the plan for some digits with codes of a form; for each class with a code of its own."""
+        shape = Shape(digits.radix, digits.group, _centre(digits, self.counts))
+        symbols, joint = self._join(digits, shape.centre)
+        if classes is None:
+            main = _one_code(self._tables.best(joint, shape, form, self._share), len(symbols))
+        else:
+            segment = classes.segment // digits.group
+            counted = _count_classes(symbols, classes, segment, shape.alphabet, self.backend)
+            choices = self._tables.best_of_classes(counted, shape, form)
+            main = _class_codes(choices, len(symbols), classes, segment)
+        if not digits.has_escape:
+            return _Plan(main.bits, digits, symbols, main)
+        escape_digits, escape = self._code_escapes(digits, form)
+        return _Plan(main.bits + escape.bits, digits, symbols, main, escape, escape_digits)
+
+    def _join(self, digits: Digits, centre: int) -> tuple[np.ndarray, np.ndarray]:
+        if digits not in self._joined:
+            symbols = join(self._values, digits, centre, self.backend)
+            if digits.group == 1 and not digits.has_escape:
+                joint = self.counts[digits.low : digits.low + digits.radix].copy()
+                joint = np.append(joint, np.zeros(digits.radix - len(joint), dtype=np.int64))
+            else:
+                only = Classes(len(symbols), np.zeros(1, dtype=np.uint8), 1)
+                joint = _count_classes(symbols, only, len(symbols), digits.radix**digits.group, self.backend)[0]
+            self._joined[digits] = symbols, joint
+        return self._joined[digits]
+
+    def _code_escapes(self, digits: Digits, form: int) -> tuple[Digits, _Coding]:
+        """Return how the values outside the core are coded: with the best single code."""
+        if (digits, form) not in self._escapes:
+            rest = _outside(self.counts, digits)
+            alphabet = _plain(rest, self._value_bits)
+            shape = Shape(alphabet.radix, 1, _centre(alphabet, rest))
+            cut = rest[alphabet.low : alphabet.low + alphabet.radix]
+            number = int(rest.sum())
+            codings = [_one_code(self._tables.best(cut, shape, each, self._share), number) for each in {LENGTHS, form}]
+            found = min(codings, key=lambda coding: (coding.bits, coding.choices[0].table.form))
+            self._escapes[digits, form] = alphabet, found
+        return self._escapes[digits, form]
 
 
 def encode_plane(
-    values: np.ndarray, value_bits: int, tables: Tables, backend: str = "auto"
+    values: np.ndarray, value_bits: int, tables: Tables, backend: str = "auto", channel: int = 0
 ) -> tuple[Plane, np.ndarray]:
     """Code one plane in the smallest way found.
 
@@ -165,45 +172,98 @@ def encode_plane(
         value_bits: 2, 4 or 8.
         tables: tables of the file; new ones are added.
         backend: see `bitstream`.
+        channel: values of a channel of the tensor, which may have a distribution of its own; 0 if unknown.
 
     Returns:
         Its description, and its bytes: empty for RAW, whose bytes the caller has.
     """
+    raw = Plane(RAW), np.empty(0, dtype=np.uint8)
     if tables.is_full():
-        return Plane(RAW), np.empty(0, dtype=np.uint8)
-    counts = np.bincount(values, minlength=256)
-    best: tuple[int, Digits, np.ndarray, Choice, Choice | None] | None = None
-    for digits in shortlist(counts, value_bits):
-        symbols = join(values, digits, counts)
-        joint = np.bincount(symbols, minlength=digits.radix**digits.group)
-        main = tables.best(joint, digits.radix, digits.group, _centre(digits, counts))
-        bits = main.bits + _CHUNK_COST * num_chunks(len(symbols), CHUNK_LOG2)
-        escape = None
-        if digits.has_escape:
-            rest = _outside(counts, digits)
-            alphabet = _plain(rest, value_bits)
-            cut = rest[alphabet.low : alphabet.low + alphabet.radix]
-            escape = tables.best(cut, alphabet.radix, 1, _centre(alphabet, rest))
-            bits += escape.bits + _CHUNK_COST * num_chunks(int(rest.sum()), CHUNK_LOG2)
-        if best is None or bits * 1000 < best[0] * 998:  # simpler ways come first and decode faster
-            best = bits, digits, symbols, main, escape
-    assert best is not None
-    bits, digits, symbols, main, escape = best
-    if bits >= len(values) * value_bits:
-        return Plane(RAW), np.empty(0, dtype=np.uint8)
-    main_stream, payload = _encode_stream(symbols, main, tables, backend)
-    if escape is None:
-        return Plane(CODED, digits.low, main_stream), payload
-    rest = _outside(counts, digits)
-    alphabet = _plain(rest, value_bits)
-    outside = values[digits.digit_of_value()[values] == digits.radix - 1] - np.uint8(alphabet.low)
-    escape_stream, escape_payload = _encode_stream(outside.astype(np.uint16), escape, tables, backend)
-    plane = Plane(CODED_WITH_ESCAPES, digits.low, main_stream, alphabet.low, len(outside), escape_stream)
+        return raw
+    planner = _Planner(values, value_bits, tables, backend)
+    plan = _choose(planner, values, value_bits, channel)
+    if plan.bits >= len(values) * value_bits:
+        return raw
+    main, payload = _encode_stream(plan.symbols, plan.main, tables, backend)
+    if plan.escape is None or plan.escape_digits is None:
+        return Plane(CODED, plan.digits.low, main), payload
+    low, number = plan.escape_digits.low, int(_outside(planner.counts, plan.digits).sum())
+    outside = _select(values, plan.digits, low, number, planner.backend)
+    escape, escape_payload = _encode_stream(outside, plan.escape, tables, backend)
+    plane = Plane(CODED_WITH_ESCAPES, plan.digits.low, main, low, number, escape)
     return plane, np.concatenate([payload, escape_payload])
 
 
+def _choose(planner: _Planner, values: np.ndarray, value_bits: int, channel: int) -> _Plan:
+    tried = planner if len(values) < 2 * _SAMPLE else planner.of_sample()
+    best, prefix = _choose_way(tried, value_bits)
+    form, way = best.main.choices[0].table.form, best.digits
+    plan = best if tried is planner else planner.plan(way, LENGTHS if form == CONSTANT else form)
+    if form == CONSTANT or plan.bits >= len(values) * value_bits or len(values) < _CLASSES_FROM:
+        return plan
+    plain = ans_ways(planner.counts, value_bits)[0]
+    single = plan
+    for code, digits in dict.fromkeys([(form, way), (COUNTS, plain), (LENGTHS, prefix)]):
+        classes = planner.classes(segment_values(len(values), channel, digits.group))
+        if classes is None:
+            break
+        plan = _smaller(plan, planner.plan(digits, code, classes), 998 if plan is single else 997)
+    return plan
+
+
+def _choose_way(planner: _Planner, value_bits: int) -> tuple[_Plan, Digits]:
+    """Return the best plan without classes, and the digits of the best one with prefix codes."""
+    counts = planner.counts
+    ways = shortlist(counts, value_bits)
+    plan = planner.plan(ways[0], LENGTHS)
+    for way in ways[1:]:
+        plan = _smaller(plan, planner.plan(way, LENGTHS), 998)  # simpler ways come first, decode faster
+    prefix = plan.digits
+    total = int(counts.sum())
+    if plan.main.choices[0].table.form == CONSTANT or total < _SMALL or plan.bits >= total * value_bits:
+        return plan, prefix
+    if plan.bits * 1000 > about_entropy(counts) * _FAR:  # prefix codes are decoded faster
+        for way in ans_ways(counts, value_bits):
+            plan = _smaller(plan, planner.plan(way, COUNTS), 999)
+    return plan, prefix
+
+
+def _smaller(plan: _Plan, other: _Plan, share: int) -> _Plan:
+    """Return the other plan if it takes less than so many thousandths of the bits of the first."""
+    return other if other.bits * 1000 < plan.bits * share else plan
+
+
+def _one_code(choice: Choice, count: int) -> _Coding:
+    if choice.table.form == CONSTANT:
+        return _Coding(choice.bits, [choice], np.zeros(1, dtype=np.uint8), 0, 0)
+    chunk = _chunk_symbols(choice.bits, count, choice.table.form)
+    bits = choice.bits + -(-count // chunk) * _chunk_cost(choice.table.form)
+    return _Coding(bits, [choice], np.zeros(-(-count // chunk), dtype=np.uint8), chunk, chunk)
+
+
+def _class_codes(choices: list[Choice], count: int, classes: Classes, segment: int) -> _Coding:
+    bits = sum(choice.bits for choice in choices)
+    form = choices[0].table.form
+    chunk = min(segment * max(_chunk_symbols(bits, count, form) // segment, 1), MAX_CHUNK // segment * segment)
+    bits += -(-count // chunk) * _chunk_cost(form) + len(classes.labels) * (classes.count - 1).bit_length()
+    return _Coding(bits, choices, classes.labels, chunk, segment)
+
+
+def _chunk_symbols(bits: int, count: int, form: int) -> int:
+    """Return how many symbols make a chunk: many short ones are decoded faster, few long ones cost less."""
+    chunk = 1024
+    while chunk < 8192 and chunk * bits < 350 * _chunk_cost(form) * count:
+        chunk *= 2
+    return chunk
+
+
+def _chunk_cost(form: int) -> int:
+    """Return about how many bits a chunk costs: its length, and the state where there is one."""
+    return 20 if form == COUNTS else 10
+
+
 def shortlist(counts: np.ndarray, value_bits: int) -> list[Digits]:
-    """Return the ways worth an exact count, simplest first.
+    """Return the ways worth an exact count with prefix codes, simplest first.
 
     Args:
         counts: (256,), int64: how often each value occurs.
@@ -215,36 +275,95 @@ def shortlist(counts: np.ndarray, value_bits: int) -> list[Digits]:
     first, span = int(used[0]), int(used[-1] - used[0]) + 1
     if span == 1:
         return [Digits(1, 1, first, False)]
-    ways = [Digits(span, group, first, False) for group in range(2, 13) if span**group <= MAX_ALPHABET][-2:]
+    ways = [Digits(span, group, first, False) for group in range(2, 9) if span**group <= MAX_ALPHABET][-2:]
     mode = int(np.argmax(counts))
     floor = _modelled_bits(counts, plain)
-    if floor * 1000 >= total * value_bits * 995 or (total < _FLAT and int(counts[mode]) * 16 < total):
+    if total < _TINY or floor * 1000 >= total * value_bits * 995 or (total < _FLAT and int(counts[mode]) * 16 < total):
         return [plain]  # noise, or too flat for another way to save more than its tables cost
-    for radix, group in _JOINED:
-        low = min(max(mode - (radix - 1) // 2, 0), (1 << value_bits) - radix + 1)
-        way = Digits(radix, group, low, True)
-        if low >= 0 and 0 < int(counts[low : low + radix - 1].sum()) < total:
-            ways.append(way)
+    if floor * 1000 <= about_entropy(counts) * 1005:
+        return [plain]  # no way saves more
+    ways += [way for radix, group in _JOINED if (way := _core(counts, value_bits, radix, group))]
     room = 512 if total < _SMALL else max(512, total // 8)
-    ways = [way for way in ways if way.radix**way.group <= room and not (total < _SMALL and way.group > 8)]
+    ways = [way for way in ways if way.radix**way.group <= room]
     ranked = sorted((_modelled_bits(counts, way), place) for place, way in enumerate(ways))
     return [plain] + [ways[place] for bits, place in ranked[: _TRIED - 1] if bits * 1000 < floor * 998]
 
 
-def join(values: np.ndarray, digits: Digits, counts: np.ndarray) -> np.ndarray:
-    """Return the symbols of a plane, (ceil(count / group),), uint16; the last one is filled with the centre."""
+def ans_ways(counts: np.ndarray, value_bits: int) -> list[Digits]:
+    """Return the ways worth an exact count with table ANS; the first one has no escapes."""
+    used = np.flatnonzero(counts)
+    first, span = int(used[0]), int(used[-1] - used[0]) + 1
+    group = max(group for group in range(1, MAX_GROUP + 1) if group == 1 or span**group <= _ANS_ALPHABET)
+    ways = [Digits(span, group, first, False)]
+    if int(counts.max()) * 2 >= int(counts.sum()):
+        ways += [way for radix, joined in _JOINED_ANS if (way := _core(counts, value_bits, radix, joined))]
+    return ways
+
+
+def _core(counts: np.ndarray, value_bits: int, radix: int, group: int) -> Digits | None:
+    """Return digits for the values around the most frequent one, an escape for the others."""
+    low = min(max(int(np.argmax(counts)) - (radix - 1) // 2, 0), (1 << value_bits) - radix + 1)
+    if low < 0 or not 0 < int(counts[low : low + radix - 1].sum()) < int(counts.sum()):
+        return None
+    return Digits(radix, group, low, True)
+
+
+def histogram(values: np.ndarray, backend: str) -> np.ndarray:
+    """Count values: (256,), int64."""
+    if choose_backend(backend, len(values)) == "numba":
+        from compress.codec import fast_encode
+
+        return fast_encode.histogram(values)
+    return np.bincount(values, minlength=256)
+
+
+def join(values: np.ndarray, digits: Digits, centre: int, backend: str) -> np.ndarray:
+    """Return the symbols of a plane, (ceil(count / group),); the last one is filled with the centre.
+
+    uint8 where each symbol is one value, else uint16.
+    """
+    if digits.group == 1 and not digits.has_escape:
+        return values - np.uint8(digits.low) if digits.low else values
+    if choose_backend(backend, len(values)) == "numba":
+        from compress.codec import fast_encode
+
+        symbols = np.empty(-(-len(values) // digits.group), dtype=np.uint16)
+        fast_encode.join(values, digits.digit_of_value(), digits.radix, digits.group, centre, symbols)
+        return symbols
     each = digits.digit_of_value()[values]
-    if digits.group == 1:
-        return each.astype(np.uint16)
     missing = -len(each) % digits.group
     if missing:
-        each = np.append(each, np.full(missing, _centre(digits, counts), dtype=np.uint8))
+        each = np.append(each, np.full(missing, centre, dtype=np.uint8))
     columns = each.reshape(-1, digits.group)
     symbols = columns[:, -1].astype(np.uint16)
     for i in range(digits.group - 2, -1, -1):
         symbols *= np.uint16(digits.radix)
         symbols += columns[:, i]
     return symbols
+
+
+def _count_classes(symbols: np.ndarray, classes: Classes, segment: int, alphabet: int, backend: str) -> np.ndarray:
+    """Return how often each symbol occurs in each class, (classes, alphabet), int64."""
+    if choose_backend(backend, len(symbols)) == "numba":
+        from compress.codec import fast_encode
+
+        counts = np.zeros((classes.count, alphabet), dtype=np.int64)
+        fast_encode.count_symbols(symbols, classes.labels, segment, counts)
+        return counts
+    labels = np.repeat(classes.labels.astype(np.int64) * alphabet, segment)[: len(symbols)]
+    return np.bincount(labels + symbols, minlength=classes.count * alphabet).reshape(classes.count, alphabet)
+
+
+def _select(values: np.ndarray, digits: Digits, low: int, number: int, backend: str) -> np.ndarray:
+    """Return the values outside the core less `low`, (number,), uint8."""
+    lut, marker = digits.digit_of_value(), np.uint8(digits.radix - 1)
+    if choose_backend(backend, len(values)) == "numba":
+        from compress.codec import fast_encode
+
+        found = np.empty(number + 1, dtype=np.uint8)
+        fast_encode.select(values, lut, marker, np.uint8(low), found)
+        return found[:number]
+    return values[lut[values] == marker] - np.uint8(low)
 
 
 def _plain(counts: np.ndarray, value_bits: int) -> Digits:
@@ -270,8 +389,22 @@ def _outside(counts: np.ndarray, digits: Digits) -> np.ndarray:
     return rest
 
 
+def about_entropy(counts: np.ndarray) -> int:
+    """Return about the order-0 entropy of all values together, bits; whole numbers only."""
+    used = counts[counts > 0]
+    total = np.array([int(counts.sum())])
+    # Python's integers: the sum may be large.
+    return sum(map(int.__mul__, used.tolist(), (_log2(total) - _log2(used)).tolist())) >> 16
+
+
+def _log2(numbers: np.ndarray) -> np.ndarray:
+    """Return log2 * 2 ** 16 of the leading twelve bits of positive numbers, int64."""
+    shift = np.maximum(np.frexp(numbers.astype(np.float64))[1].astype(np.int64) - 12, 0)
+    return (shift << 16) + log2_table()[numbers >> shift]
+
+
 def _modelled_bits(counts: np.ndarray, digits: Digits) -> int:
-    """Return about how many bits a way takes if values were independent; integers only."""
+    """Return about how many bits a way takes with prefix codes if values were independent; integers only."""
     total = int(counts.sum())
     single = np.zeros(digits.radix, dtype=np.int64)
     np.add.at(single, digits.digit_of_value(), counts)
@@ -289,10 +422,11 @@ def _modelled_bits(counts: np.ndarray, digits: Digits) -> int:
     return bits
 
 
-def _encode_stream(symbols: np.ndarray, choice: Choice, tables: Tables, backend: str) -> tuple[Stream, np.ndarray]:
-    number = tables.settle(choice)
-    table = tables.tables[number]
-    if table.constant is not None:
-        return Stream(number), np.empty(0, dtype=np.uint8)
-    coded = encode_symbols(symbols, table.lengths, backend=backend)
-    return Stream(number, CHUNK_LOG2, coded.total_bits, coded.min_bits, coded.width), coded.payload
+def _encode_stream(symbols: np.ndarray, coding: _Coding, tables: Tables, backend: str) -> tuple[Stream, np.ndarray]:
+    numbers = tuple(tables.settle(choice) for choice in coding.choices)
+    if not coding.chunk:
+        return Stream(numbers), np.empty(0, dtype=np.uint8)
+    chosen = [tables.tables[number] for number in numbers]
+    coded = encode_symbols(symbols, chosen, coding.labels, chunk=coding.chunk, segment=coding.segment, backend=backend)
+    stream = Stream(numbers, coding.chunk, coding.segment, coded.total_bits, coded.min_bits, coded.width)
+    return stream, coded.payload

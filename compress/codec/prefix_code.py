@@ -5,26 +5,29 @@ Everything here is integer arithmetic, so the same counts give the same code on 
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from compress.errors import CodecError
 
 MAX_LENGTH = 14  # four codes fit into one 57-bit window
-MAX_ALPHABET = 4096  # a symbol and its length fit into 16 bits
+MAX_ALPHABET = 4096
+_MANY = 512
 
 
 def code_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
     """Return the code length of every symbol.
 
-    The lengths come from the package `huffman`; where its longest code exceeds the limit they
-    are replaced by the optimal lengths under that limit.
+    The lengths come from the package `huffman`; where its longest code exceeds the limit, or so many symbols
+    occur that it would be slow, they are replaced by the optimal lengths under that limit.
 
     Args:
         counts: (symbols,), int64, >= 0; at least two of them positive.
         limit: longest code allowed, bits.
 
     Returns:
-        (symbols,), uint8; 0 for symbols that never occur.
+        (symbols,), int64; 0 for symbols that never occur.
 
     Raises:
         CodecError: the package `huffman` is not installed.
@@ -36,6 +39,8 @@ def code_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
     used = np.flatnonzero(counts)
     if not 2 <= len(used) <= 1 << limit:
         raise ValueError(f"{len(used)} symbols occur; a code of at most {limit} bits needs 2 to {1 << limit}")
+    if len(used) > _MANY:
+        return quick_lengths(counts, limit)
     try:
         import huffman
     except ImportError as error:
@@ -45,7 +50,7 @@ def code_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
     found = np.fromiter((len(book[i]) for i in range(len(used))), dtype=np.int64, count=len(used))
     if found.max() > limit:
         found = limited_lengths(weights, limit)
-    lengths = np.zeros(len(counts), dtype=np.uint8)
+    lengths = np.zeros(len(counts), dtype=np.int64)
     lengths[used] = found
     return lengths
 
@@ -58,10 +63,10 @@ def quick_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
         limit: longest code allowed, bits.
 
     Returns:
-        (symbols,), uint8; 0 for symbols that never occur.
+        (symbols,), int64; 0 for symbols that never occur.
     """
     used = np.flatnonzero(counts)
-    lengths = np.zeros(len(counts), dtype=np.uint8)
+    lengths = np.zeros(len(counts), dtype=np.int64)
     lengths[used] = limited_lengths(counts[used].astype(np.int64), limit)
     return lengths
 
@@ -105,7 +110,7 @@ def limited_lengths(weights: np.ndarray, limit: int) -> np.ndarray:
 
 def is_complete(lengths: np.ndarray) -> bool:
     """Return True if the lengths belong to a complete prefix code (Kraft sum exactly 1)."""
-    used = lengths[lengths > 0].astype(np.int64)
+    used = lengths[lengths > 0]
     if len(used) < 2 or used.max() > MAX_LENGTH:
         return False
     return int(np.sum(1 << (MAX_LENGTH - used))) == 1 << MAX_LENGTH
@@ -117,35 +122,32 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
     Codes are given out in the order of (length, symbol), as in RFC 1951, section 3.2.2.
 
     Args:
-        lengths: (symbols,), uint8, a complete code.
+        lengths: (symbols,), int64, a complete code.
 
     Returns:
-        (symbols,), uint16; 0 for unused symbols.
+        (symbols,), int64; 0 for unused symbols.
     """
     order = _canonical_order(lengths)
-    sizes = lengths[order].astype(np.int64)
-    # In units of the longest code, each code starts where the one before it ends.
-    starts = np.cumsum(1 << (MAX_LENGTH - sizes)) - (1 << (MAX_LENGTH - sizes))
-    codes = np.zeros(len(lengths), dtype=np.uint16)
-    codes[order] = _reverse_bits(starts, MAX_LENGTH)
+    room = 1 << (MAX_LENGTH - lengths[order])  # in units of the longest code, each starts where the one before ends
+    codes = np.zeros(len(lengths), dtype=np.int64)
+    codes[order] = _reversed_bits(MAX_LENGTH)[np.cumsum(room) - room]
     return codes
 
 
-def decode_table(lengths: np.ndarray) -> np.ndarray:
-    """Return the table that maps the next bits to (length << 12 | symbol).
+def decode_table(lengths: np.ndarray, log: int) -> np.ndarray:
+    """Return the table that maps the next bits to (symbol << 8 | length).
 
     Args:
-        lengths: (symbols,), uint8, a complete code of at most `MAX_ALPHABET` symbols.
+        lengths: (symbols,), int64, a complete code of at most `MAX_ALPHABET` symbols.
+        log: bits looked at, at least the longest length.
 
     Returns:
-        (2 ** longest,), uint16; index = the next `longest` bits, first bit least significant.
+        (2 ** log,), uint32; index = the next bits, first bit least significant.
     """
-    longest = int(lengths.max())
     order = _canonical_order(lengths)
-    sizes = lengths[order].astype(np.int64)
-    entries = (sizes << 12 | order).astype(np.uint16)
-    by_code = np.repeat(entries, 1 << (longest - sizes))
-    return by_code[_reverse_bits(np.arange(1 << longest), longest)]
+    sizes = lengths[order]
+    by_code = np.repeat((order << 8 | sizes).astype(np.uint32), 1 << (log - sizes))
+    return by_code[_reversed_bits(log)]
 
 
 def _canonical_order(lengths: np.ndarray) -> np.ndarray:
@@ -153,10 +155,13 @@ def _canonical_order(lengths: np.ndarray) -> np.ndarray:
     return order[np.count_nonzero(lengths == 0) :]
 
 
-def _reverse_bits(values: np.ndarray, width: int) -> np.ndarray:
-    rest = values.astype(np.int64)
-    reversed_ = np.zeros_like(rest)
+@cache
+def _reversed_bits(width: int) -> np.ndarray:
+    """Return the numbers of `width` bits, each with its bits in the opposite order; read-only."""
+    rest: np.ndarray = np.arange(1 << width)
+    reversed_: np.ndarray = np.zeros_like(rest)
     for _ in range(width):
         reversed_ = reversed_ << 1 | rest & 1
         rest = rest >> 1
+    reversed_.flags.writeable = False
     return reversed_

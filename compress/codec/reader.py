@@ -1,4 +1,4 @@
-"""Reading .krimp files: the whole original, or one tensor of it."""
+"""Reading .krimp files: the whole original, or some tensors of it."""
 
 from __future__ import annotations
 
@@ -6,33 +6,28 @@ import hashlib
 import io
 import mmap
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from zlib import crc32
 
 import numpy as np
 
 from compress.codec.bitstream import choose_backend
-from compress.codec.layout import (
-    HEADER_BYTES,
-    KINDS,
-    MAX_COUNT,
-    RAW,
-    IndexReader,
-    Table,
-    TensorRecord,
-    parse_header,
-    payload_bytes,
-    stream_bytes,
-    stream_symbols,
-)
-from compress.codec.plane_decoder import assemble_plane, plane_jobs
+from compress.codec.index import IndexReader, payload_bytes, plane_bytes
+from compress.codec.layout import HEADER_BYTES, KINDS, RAW, SideFile, Table, TensorRecord, parse_header
+from compress.codec.plane_decoder import PlaneJob, constant_value, plane_job, with_tail
 from compress.codec.sections import expand
-from compress.codec.stream_decoder import StreamError, StreamJob, decode_streams
-from compress.codec.values import from_planes
+from compress.codec.stream_decoder import StreamError, decode_streams
+from compress.codec.values import put_plane, undo_transform
+from compress.codec.whole_file import memory_for
 from compress.errors import CodecError
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
 
@@ -54,12 +49,30 @@ class Placed:
     size: int
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A plane that is being decoded: whose it is, its job, and where its values go in the end."""
+
+    tensor: Placed
+    number: int
+    job: PlaneJob
+    out: np.ndarray
+
+    def put(self, backend: str) -> None:
+        self.job.finish(backend)
+        if self.job.out is not self.out:
+            put_plane(self.job.out, KINDS[self.tensor.record.kind], self.number, self.out)
+
+
 class PackedFile:
     """An open .krimp file whose header, index and skeleton have been checked; use it with `with`.
+
+    Decoding changes nothing in it, so that several threads can do it at once.
 
     Attributes:
         name: path for messages.
         header: its header.
+        side_files: files that follow the original.
         tables, tensors: its index.
         skeleton: the bytes of the original outside the tensors.
         file_bytes: its size.
@@ -72,8 +85,7 @@ class PackedFile:
         self.file_bytes = len(self._data)
         self.header = parse_header(self._data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
         self._backend = choose_backend(backend, self.header.original_bytes)
-        self.skeleton = b""
-        self.tables, self.tensors = self._read_index()
+        self.side_files, self.tables, self.tensors = self._read_index()
         self.skeleton = self._section(
             HEADER_BYTES + self.header.payload_bytes,
             self.header.skeleton_packed_bytes,
@@ -94,7 +106,7 @@ class PackedFile:
 
         Args:
             tensor: one of `self.tensors`.
-            out: (num_bytes,), uint8, to write into; a new array if None.
+            out: (num_bytes,), uint8, contiguous, to write into; a new array if None.
 
         Returns:
             Its bytes, uint8.
@@ -106,64 +118,73 @@ class PackedFile:
         self.decode_many([tensor], [out])
         return out
 
-    def decode_many(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray]) -> None:
+    def decode_many(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray], *, check: bool = True) -> None:
         """Decode tensors together, which is much faster for small ones.
 
         Args:
             tensors: some of `self.tensors`.
-            outs: (num_bytes,), uint8, for each, to write into.
+            outs: (num_bytes,), uint8, contiguous, for each, to write into.
+            check: compare their checksums first; only without if the hash of the whole is compared afterwards.
 
         Raises:
             CodecError: a checksum is wrong or a tensor cannot be decoded.
         """
-        jobs: list[StreamJob] = []
-        owners: list[Placed] = []
-        parts: list[list[np.ndarray]] = []
-        for tensor in tensors:
-            parts.append(self._plane_payloads(tensor))
-            for plane, part in zip(tensor.record.planes, parts[-1], strict=True):
-                if plane.method != RAW:
-                    found = plane_jobs(plane, part, tensor.record.count, self.tables)
-                    jobs += found
-                    owners += [tensor] * len(found)
+        parts: list[_Part] = []
+        waiting = 0
+        for tensor, out in zip(tensors, outs, strict=True):
+            if check:
+                self._check_payload(tensor)
+            for part in self._parts(tensor, out):
+                parts.append(part)
+                waiting += len(part.job.out)
+                if waiting >= _BATCH_BYTES:
+                    self._decode_parts(parts)
+                    parts, waiting = [], 0
+        self._decode_parts(parts)
+        for tensor, out in zip(tensors, outs, strict=True):
+            if KINDS[tensor.record.kind].planes > 1:
+                undo_transform(out, KINDS[tensor.record.kind])
+
+    def _parts(self, tensor: Placed, out: np.ndarray) -> Iterator[_Part]:
+        """Write the raw planes of a tensor; yield the others."""
+        record, kind = tensor.record, KINDS[tensor.record.kind]
+        at = tensor.offset
+        for number, plane in enumerate(record.planes):
+            size = plane_bytes(plane, record, self.tables)
+            constant = constant_value(plane, self.tables)
+            if plane.method == RAW:
+                out[number :: kind.planes] = self._data[at : at + size]
+            elif constant is not None and kind.planes > 1:
+                out[number :: kind.planes] = constant
+            else:
+                whole = kind.planes == 1 and kind.value_bits == 8
+                values = out if whole else np.empty(record.count, dtype=np.uint8)
+                flip = 1 << kind.value_bits - 1 if kind.is_signed else 0
+                payload = with_tail(self._data, at, size)
+                yield _Part(tensor, number, plane_job(plane, payload, record.count, self.tables, values, flip), out)
+            at += size
+
+    def _decode_parts(self, parts: list[_Part]) -> None:
+        jobs = [(stream, part) for part in parts for stream in part.job.streams]
         try:
-            decoded = iter(decode_streams(jobs, self._backend))
+            decode_streams([stream for stream, _ in jobs], self._backend)
         except StreamError as error:
-            raise self._damaged(owners[error.number], error) from error
-        for tensor, payloads, out in zip(tensors, parts, outs, strict=True):
-            record = tensor.record
-            kind = KINDS[record.kind]
-            if kind.planes == 1 and record.planes[0].method == RAW:
-                out[:] = payloads[0]
-                continue
+            raise self._damaged(jobs[error.number][1].tensor, error) from error
+        for part in parts:
             try:
-                planes = [
-                    part if plane.method == RAW else assemble_plane(plane, record.count, self.tables, decoded)
-                    for plane, part in zip(record.planes, payloads, strict=True)
-                ]
+                part.put(self._backend)
             except ValueError as error:
-                raise self._damaged(tensor, error) from error
-            from_planes(planes, kind, out)
+                raise self._damaged(part.tensor, error) from error
 
     def _damaged(self, tensor: Placed, error: ValueError) -> CodecError:
         return CodecError(f"{self.name}: byte {tensor.offset}: {error}.")
 
-    def _plane_payloads(self, tensor: Placed) -> list[np.ndarray]:
-        """Return the coded bytes of each plane after checking the checksum."""
-        record = tensor.record
+    def _check_payload(self, tensor: Placed) -> None:
         payload = self._data[tensor.offset : tensor.offset + tensor.size]
-        if crc32(payload.data) != record.crc32:
+        if crc32(payload.data) != tensor.record.crc32:
             raise CodecError(
                 f"{self.name}: byte {tensor.offset}: checksum of this tensor is wrong; the file is damaged."
             )
-        parts, at = [], 0
-        for plane in record.planes:
-            size = record.num_bytes // len(record.planes) if plane.method == RAW else 0
-            for stream, symbols in stream_symbols(plane, record.count, self.tables):
-                size += stream_bytes(stream, symbols)
-            parts.append(payload[at : at + size])
-            at += size
-        return parts
 
     def batches(self) -> Iterator[list[Placed]]:
         """Yield all tensors in order, in groups of a few megabytes that are decoded together."""
@@ -179,7 +200,7 @@ class PackedFile:
             yield batch
 
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """Yield the original file piece by piece, in order.
+        """Yield the original file, and what follows it, piece by piece, in order.
 
         Raises:
             CodecError: a tensor is damaged.
@@ -195,13 +216,23 @@ class PackedFile:
                 yield out.data
         yield self.skeleton[at:]
 
-    def fill(self, out: np.ndarray, *, with_tensors: bool = True, progress: Progress | None = None) -> None:
-        """Write the original file into `out`.
+    def fill(
+        self,
+        out: np.ndarray,
+        *,
+        with_tensors: bool = True,
+        progress: Progress | None = None,
+        threads: int = 1,
+        check: bool = True,
+    ) -> None:
+        """Write the original file, and what follows it, into `out`.
 
         Args:
-            out: (original_bytes,), uint8.
+            out: (original_bytes,), uint8, contiguous.
             with_tensors: False leaves the tensors' bytes as they are.
             progress: called with (bytes done, bytes in all).
+            threads: how many decode at once.
+            check: compare the tensors' checksums; only without if the hash of the whole is compared afterwards.
 
         Raises:
             CodecError: a tensor is damaged.
@@ -214,10 +245,29 @@ class PackedFile:
             taken += gap
             at = tensor.start + tensor.record.num_bytes
         out[at:] = skeleton[taken:]
-        for batch in self.batches() if with_tensors else ():
-            self.decode_many(batch, [out[t.start : t.start + t.record.num_bytes] for t in batch])
+        if not with_tensors:
+            return
+
+        def decode(batch: list[Placed]) -> int:
+            self.decode_many(batch, [out[t.start : t.start + t.record.num_bytes] for t in batch], check=check)
+            return batch[-1].start + batch[-1].record.num_bytes
+
+        for done in map_in_threads(decode, list(self.batches()), threads):
             if progress:
-                progress(batch[-1].start + batch[-1].record.num_bytes, len(out))
+                progress(done, len(out))
+
+    def uncoded(self, start: int, num_bytes: int) -> np.ndarray:
+        """Return bytes of the original that lie between the coded tensors, (num_bytes,), uint8.
+
+        Raises:
+            CodecError: some of them belong to a coded tensor.
+        """
+        before = [tensor for tensor in self.tensors if tensor.start < start + num_bytes]
+        end = before[-1].start + before[-1].record.num_bytes if before else 0
+        if start < end:
+            raise CodecError(f"{self.name}: byte {HEADER_BYTES}: byte {start} of the original is coded differently.")
+        at = start - sum(tensor.record.num_bytes for tensor in before)
+        return np.frombuffer(self.skeleton[at : at + num_bytes], dtype=np.uint8)
 
     def check_hash(self, digest: bytes) -> None:
         """Compare the hash of the decoded bytes with the one inside.
@@ -226,10 +276,20 @@ class PackedFile:
             CodecError: they differ.
         """
         if digest != self.header.sha256:
+            self.check_payloads()  # names the place
             raise CodecError(
                 f"{self.name}: byte 24: sha256 of the unpacked bytes is {digest.hex()};"
                 f" expected {self.header.sha256.hex()}."
             )
+
+    def check_payloads(self) -> None:
+        """Compare the checksums of all tensors.
+
+        Raises:
+            CodecError: one of them is wrong.
+        """
+        for tensor in self.tensors:
+            self._check_payload(tensor)
 
     def _section(self, offset: int, packed: int, size: int, is_lzma: bool, checksum: int, what: str) -> bytes:
         data = self._data[offset : offset + packed].tobytes()
@@ -237,7 +297,7 @@ class PackedFile:
             raise CodecError(f"{self.name}: byte {offset}: checksum of the {what} is wrong; the file is damaged.")
         return expand(data, size, is_lzma, f"{self.name}: byte {offset}")
 
-    def _read_index(self) -> tuple[list[Table], list[Placed]]:
+    def _read_index(self) -> tuple[list[SideFile], list[Table], list[Placed]]:
         header = self.header
         offset = HEADER_BYTES + header.payload_bytes + header.skeleton_packed_bytes
         index = self._section(
@@ -249,7 +309,10 @@ class PackedFile:
             "index",
         )
         reader = IndexReader(index, self.name)
-        tables = [reader.table() for _ in range(reader.varint(MAX_COUNT))]
+        side_files = reader.side_files()
+        if sum(file.num_bytes for file in side_files) > header.original_bytes:
+            raise reader.fail(f"files beside the original are larger than all, {header.original_bytes} bytes")
+        tables = reader.tables()
         tensors, start, place, gaps = [], 0, HEADER_BYTES, 0
         for _ in range(header.num_tensors):
             record = reader.record(tables)
@@ -274,21 +337,43 @@ class PackedFile:
                 f"tensors and skeleton make {covered} bytes from {place - HEADER_BYTES} coded ones;"
                 f" expected {header.original_bytes} from {header.payload_bytes}"
             )
-        return tables, tensors
+        return side_files, tables, tensors
 
 
-def unpack_bytes(path: Path | str, *, backend: str = "auto", progress: Progress | None = None) -> bytes:
-    """Return the original file of a .krimp file, checked against its hash.
+def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int) -> Iterator[_Result]:
+    """Yield function(item) of each item in order; with more than one thread several run at once."""
+    if threads <= 1 or len(items) < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(function, items)
+
+
+def unpack_bytes(
+    path: Path | str,
+    *,
+    backend: str = "auto",
+    progress: Progress | None = None,
+    threads: int = 1,
+    check_hash: bool = True,
+) -> bytes:
+    """Return the original file of a .krimp file.
 
     Args:
         path: the .krimp file.
         backend: 'auto', 'numpy' or 'numba' (same bytes).
         progress: called with (bytes done, bytes in all).
+        threads: how many decode at once.
+        check_hash: compare the SHA-256 of the whole; every tensor has its own checksum besides.
 
     Raises:
-        CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version.
+        CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version; or it holds
+            several files.
     """
-    with PackedFile(path, backend=backend) as packed:
+    with memory_for(path), PackedFile(path, backend=backend) as packed:
+        if packed.side_files:
+            names = ", ".join(file.name for file in packed.side_files[:3])
+            raise CodecError(f"{path}: byte 0: holds files beside the model ({names}). Unpack it into a folder.")
         total = packed.header.original_bytes
         # BytesIO hands its buffer over without a copy, and can be written in place before.
         buffer = io.BytesIO()
@@ -296,28 +381,18 @@ def unpack_bytes(path: Path | str, *, backend: str = "auto", progress: Progress 
             buffer.seek(total - 1)
             buffer.write(b"\0")
             with buffer.getbuffer() as view:
-                packed.fill(np.frombuffer(view, dtype=np.uint8), progress=progress)
+                whole = np.frombuffer(view, dtype=np.uint8)
+                try:  # the hash covers what the checksums do; they only know the place better
+                    packed.fill(whole, progress=progress, threads=threads, check=not check_hash)
+                except CodecError:
+                    packed.check_payloads()
+                    raise
+                finally:
+                    del whole
         data = buffer.getvalue()
-        packed.check_hash(hashlib.sha256(data).digest())
+        if check_hash:
+            packed.check_hash(hashlib.sha256(data).digest())
         return data
-
-
-def write_original(
-    packed: PackedFile, write: Callable[[bytes | memoryview], object], progress: Progress | None
-) -> None:
-    """Pass the original file to `write` piece by piece, then check its hash.
-
-    Raises:
-        CodecError: the file is damaged; what was written must be thrown away.
-    """
-    digest, at = hashlib.sha256(), 0
-    for data in packed.pieces():
-        digest.update(data)
-        write(data)
-        at += len(data)
-        if progress:
-            progress(at, packed.header.original_bytes)
-    packed.check_hash(digest.digest())
 
 
 def open_map(path: Path | str) -> memoryview:
@@ -331,5 +406,6 @@ def open_map(path: Path | str) -> memoryview:
             if file.seek(0, io.SEEK_END) == 0:
                 return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise CodecError(f"{path}: byte 0: cannot be read: {error.strerror}. Expected a file.") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CodecError(f"{path}: byte 0: cannot be read: {reason}. Expected a file.") from error

@@ -15,6 +15,7 @@ from compress.codec.layout import KINDS
 from compress.errors import CodecError
 
 _MAX_DEPTH = 64
+_MAX_JSON_BYTES = 100_000_000
 
 # onnx.TensorProto.DataType -> (name, kind)
 _ONNX_TYPES = {
@@ -52,12 +53,35 @@ class Span:
     data_type: str = ""
 
 
+@dataclass(frozen=True)
+class ExternalTensor:
+    """A tensor whose bytes lie in another file.
+
+    Attributes:
+        at: where the tensor's message begins, for messages.
+        location: path relative to the folder of the model, as the model has it.
+        offset: first byte in that file.
+        num_bytes: its length; None: up to the end of the file.
+        kind, name, dims, data_type: see `Span`.
+    """
+
+    at: int
+    location: str
+    offset: int
+    num_bytes: int | None
+    kind: int
+    name: str
+    dims: tuple[int, ...]
+    data_type: str
+
+
 @dataclass
 class _Tensor:
     name: str = ""
     dims: list[int] = field(default_factory=list)
     data_type: int = 0
     is_external: bool = False
+    external: dict[str, str] = field(default_factory=dict)
     spans: list[tuple[int, int, int]] = field(default_factory=list)  # start, end, kind or -1 = by data_type
 
 
@@ -72,7 +96,34 @@ def find_spans(data: memoryview, container: int, name: str) -> list[Span]:
     Raises:
         CodecError: the file is truncated, not of that container, or keeps weights in other files.
     """
-    found = {0: _onnx_spans, 1: _safetensors_spans}[container](data, name) if container < 2 else []
+    spans, external = find_tensors(data, container, name)
+    if external:
+        raise CodecError(
+            f"{name}: byte {external[0].at}: tensor {external[0].name!r} keeps its data in another file;"
+            " save the model as one file first (onnx.save_model with save_as_external_data=False)."
+        )
+    return spans
+
+
+def find_tensors(data: memoryview, container: int, name: str) -> tuple[list[Span], list[ExternalTensor]]:
+    """Return the tensors inside a file as `find_spans` does, and those that it keeps in other files.
+
+    Raises:
+        CodecError: the file is truncated or not of that container.
+    """
+    if container == 0:
+        walker = _OnnxWalker(data, name)
+        walker.model()
+        return in_order(walker.spans, name), walker.external
+    return in_order(_safetensors_spans(data, name) if container == 1 else [], name), []
+
+
+def in_order(found: list[Span], name: str) -> list[Span]:
+    """Return spans in the order of their bytes, without empty ones.
+
+    Raises:
+        CodecError: two of them overlap.
+    """
     spans = sorted((span for span in found if span.num_bytes), key=lambda span: span.start)
     for before, after in pairwise(spans):
         if before.start + before.num_bytes > after.start:
@@ -88,6 +139,8 @@ def _whole_elements(span: Span) -> Span:
 
 def _safetensors_spans(data: memoryview, name: str) -> list[Span]:
     length = int.from_bytes(data[:8], "little")
+    if len(data) >= 8 and length > _MAX_JSON_BYTES:
+        raise CodecError(f"{name}: byte 0: header of {length} bytes; safetensors allows {_MAX_JSON_BYTES}.")
     if len(data) < 8 or length > len(data) - 8:
         raise CodecError(f"{name}: byte {len(data)}: header of {length} bytes does not fit; the file is truncated.")
     try:
@@ -104,17 +157,11 @@ def _safetensors_spans(data: memoryview, name: str) -> list[Span]:
                 )
             data_type, kind = _SAFETENSORS_TYPES.get(entry["dtype"], (str(entry["dtype"]).lower(), 0))
             found.append(Span(start, end - start, kind, key, tuple(entry["shape"]), data_type))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CodecError(
             f"{name}: byte 8: header is not that of a safetensors file ({error}); expected JSON."
         ) from error
     return found
-
-
-def _onnx_spans(data: memoryview, name: str) -> list[Span]:
-    walker = _OnnxWalker(data, name)
-    walker.model()
-    return walker.spans
 
 
 class _OnnxWalker:
@@ -123,9 +170,12 @@ class _OnnxWalker:
     def __init__(self, data: memoryview, name: str) -> None:
         self._data, self._name = data, name
         self.spans: list[Span] = []
+        self.external: list[ExternalTensor] = []
 
     def model(self) -> None:
         """Visit ModelProto; refuse what cannot be one."""
+        if not len(self._data):
+            raise self._fail(0, "the file is empty, perhaps truncated; expected an ONNX model")
         ir_version, seen = 0, set()
         for number, wire, start, end in self._fields(0, len(self._data)):
             seen.add((number, wire))
@@ -185,16 +235,33 @@ class _OnnxWalker:
         tensor = _Tensor(name=owner)
         for number, wire, inner, stop in self._fields(start, end):
             self._tensor_field(tensor, number, wire, inner, stop)
-        if tensor.is_external:
-            raise self._fail(
-                start,
-                f"tensor {tensor.name!r} keeps its data in another file; save the model as one file first"
-                " (onnx.save_model with save_as_external_data=False)",
-            )
         data_type, kind = _ONNX_TYPES.get(tensor.data_type, (f"type {tensor.data_type}", 0))
+        if tensor.is_external:
+            self.external.append(self._external(tensor, start, kind, data_type))
         for inner, stop, fixed in tensor.spans:
             chosen = kind if fixed < 0 else fixed
             self.spans.append(Span(inner, stop - inner, chosen, tensor.name, tuple(tensor.dims), data_type))
+
+    def _external(self, tensor: _Tensor, start: int, kind: int, data_type: str) -> ExternalTensor:
+        entries = tensor.external
+        try:
+            offset = int(entries.get("offset", "0") or 0)
+            num_bytes = int(entries["length"]) if entries.get("length") else None
+        except ValueError:
+            offset, num_bytes = -1, None
+        if offset < 0 or (num_bytes is not None and num_bytes < 0) or not entries.get("location"):
+            raise self._fail(start, f"tensor {tensor.name!r} lies in another file at {entries}; expected a place")
+        dims = tuple(tensor.dims)
+        return ExternalTensor(start, entries["location"], offset, num_bytes, kind, tensor.name, dims, data_type)
+
+    def _external_entry(self, tensor: _Tensor, start: int, end: int) -> None:
+        key = value = ""
+        for number, wire, inner, stop in self._fields(start, end):
+            if (number, wire) == (1, 2):
+                key = self._text(inner, stop)
+            elif (number, wire) == (2, 2):
+                value = self._text(inner, stop)
+        tensor.external[key] = value
 
     def _tensor_field(self, tensor: _Tensor, number: int, wire: int, inner: int, stop: int) -> None:
         match number, wire:
@@ -214,6 +281,8 @@ class _OnnxWalker:
                 tensor.spans.append((inner, stop, -1))  # raw_data
             case 10, 2:
                 tensor.spans.append((inner, stop, 10))  # packed double_data
+            case 13, 2:
+                self._external_entry(tensor, inner, stop)
             case 14, 0:
                 tensor.is_external = self._varint(inner, stop)[0] == 1
 

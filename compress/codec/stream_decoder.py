@@ -1,4 +1,4 @@
-"""Reading streams of prefix codes: all chunks of many streams side by side."""
+"""Reading streams of symbols: all chunks of many streams side by side."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress.codec.bitstream import fast_module, index_bytes, num_chunks
-from compress.codec.prefix_code import decode_table
+from compress.codec import ans_code, prefix_code
+from compress.codec.bitstream import choose_backend, unpack_uints
+from compress.codec.layout import COUNTS, Stream, Table
 
-_TAIL = 16  # zero bytes after the codes, so that windows never end outside
+TAIL = 16  # bytes that must follow the codes, so that windows never end outside
+_BLOCK = 1 << 21  # symbols decoded at a time by NumPy: bounds its memory
 
 
 @dataclass(frozen=True)
@@ -18,20 +20,22 @@ class StreamJob:
     """One stream to decode.
 
     Attributes:
-        payload: (bytes,), uint8, exactly the bytes of this stream.
+        data: (>= size + TAIL,), uint8, read-only: its payload, then anything.
+        size: bytes of the payload.
         count: symbols, >= 1.
-        lengths: (alphabet,), uint8, a complete code.
-        chunk_log2: symbols a chunk, as a power of two.
-        total_bits, min_bits, width: see `bitstream.CodedStream`.
+        stream: its description, not constant.
+        tables: tables of its classes.
+        expand: (alphabet, group), uint8: the bytes that each symbol stands for.
+        out: (values,), uint8, contiguous; count * group of them or up to group - 1 less.
     """
 
-    payload: np.ndarray
+    data: np.ndarray
+    size: int
     count: int
-    lengths: np.ndarray
-    chunk_log2: int
-    total_bits: int
-    min_bits: int
-    width: int
+    stream: Stream
+    tables: tuple[Table, ...]
+    expand: np.ndarray
+    out: np.ndarray
 
 
 class StreamError(ValueError):
@@ -42,142 +46,301 @@ class StreamError(ValueError):
         super().__init__(what)
 
 
-def decode_streams(jobs: Sequence[StreamJob], backend: str = "auto") -> list[np.ndarray]:
-    """Decode streams; the more at once, the faster NumPy is.
+@dataclass(frozen=True)
+class _Split:
+    """Where the parts of a stream are.
+
+    Attributes:
+        classes: (segments,), uint8.
+        code_byte: first byte of the codes.
+        starts, ends: (chunks,), int64, bits from there.
+    """
+
+    classes: np.ndarray
+    code_byte: int
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+def decode_streams(jobs: Sequence[StreamJob], backend: str = "auto") -> None:
+    """Decode streams into their `out`; the more at once, the faster NumPy is.
 
     Args:
         jobs: the streams.
-        backend: 'auto', 'numpy' or 'numba' (same symbols).
-
-    Returns:
-        (count,), uint16, for each job.
+        backend: 'auto', 'numpy' or 'numba' (same bytes).
 
     Raises:
         StreamError: chunk lengths, code bits and padding of a stream do not fit together.
     """
-    split = [_chunk_bits(number, job) for number, job in enumerate(jobs)]
-    tables: dict[int, np.ndarray] = {}
-    for job in jobs:
-        if id(job.lengths) not in tables:
-            tables[id(job.lengths)] = decode_table(job.lengths)
-    fast = fast_module(backend, sum(job.count for job in jobs))
-    if fast is None:
-        return _lock_step(jobs, split, tables)
-    found = []
-    for number, (job, (chunk_bits, bits)) in enumerate(zip(jobs, split, strict=True)):
-        ends = np.cumsum(chunk_bits)
-        padded = np.concatenate([bits, np.zeros(_TAIL, dtype=np.uint8)])
-        symbols, stops = fast.decode(padded, ends - chunk_bits, job.count, 1 << job.chunk_log2, tables[id(job.lengths)])
-        _check_ends(number, stops, ends)
-        found.append(symbols)
-    return found
+    splits = [_split(number, job) for number, job in enumerate(jobs)]
+    if choose_backend(backend, sum(job.count for job in jobs)) == "numba":
+        for number, (job, split) in enumerate(zip(jobs, splits, strict=True)):
+            _decode_numba(number, job, split)
+        return
+    for is_ans in (False, True):
+        chosen = [number for number, job in enumerate(jobs) if (job.tables[0].form == COUNTS) == is_ans]
+        _lock_step(jobs, splits, chosen, is_ans)
 
 
-def _chunk_bits(number: int, job: StreamJob) -> tuple[np.ndarray, np.ndarray]:
-    """Return (bits of every chunk, int64; code bytes), checked."""
-    chunks = num_chunks(job.count, job.chunk_log2)
-    split = index_bytes(chunks, job.width)
-    if job.count > job.total_bits or len(job.payload) != split + (job.total_bits + 7) // 8:
+def _split(number: int, job: StreamJob) -> _Split:
+    stream = job.stream
+    chunks, segments = -(-job.count // stream.chunk), -(-job.count // stream.segment)
+    class_bytes = (segments * stream.selector_bits + 7) // 8
+    code_byte = class_bytes + ((chunks - 1) * stream.width + 7) // 8
+    if job.tables[0].form != COUNTS and job.count > stream.total_bits:
+        raise StreamError(number, f"{job.count} symbols in {stream.total_bits} bits; expected a bit or more for each")
+    classes = unpack_uints(job.data[:class_bytes], segments, stream.selector_bits)
+    if classes is None or classes.max(initial=0) >= len(job.tables):
+        raise StreamError(number, f"classes of the segments are not below {len(job.tables)}, or padding is not zero")
+    stored = unpack_uints(job.data[class_bytes:code_byte], chunks - 1, stream.width)
+    if stored is None:
+        raise StreamError(number, "padding after the chunk lengths is not zero")
+    ends = np.empty(chunks, dtype=np.int64)
+    np.cumsum(stored + stream.min_bits, out=ends[:-1])
+    ends[-1] = stream.total_bits
+    if chunks > 1 and not 0 <= int(ends[-2]) < stream.total_bits:
         raise StreamError(
             number,
-            f"{job.count} symbols in {job.total_bits} bits and {len(job.payload)} bytes;"
-            " expected a bit or more for each",
+            f"chunks have {int(ends[-2])} bits without the last one; the index says {stream.total_bits} with it",
         )
-    unpacked = np.unpackbits(job.payload[:split], bitorder="little")
-    stored_bits = (chunks - 1) * job.width
-    if unpacked[stored_bits:].any():
-        raise StreamError(number, "padding after the chunk lengths is not zero")
-    weights = 1 << np.arange(job.width, dtype=np.int64)
-    stored = unpacked[:stored_bits].reshape(chunks - 1, job.width).astype(np.int64) @ weights + job.min_bits
-    before_last = int(stored.sum())
-    if not 0 <= before_last < job.total_bits:
-        raise StreamError(
-            number, f"chunks have {before_last} bits without the last one; the index says {job.total_bits} with it"
-        )
-    bits = job.payload[split:]
-    if job.total_bits & 7 and int(bits[-1]) >> (job.total_bits & 7):
+    if stream.total_bits & 7 and int(job.data[job.size - 1]) >> (stream.total_bits & 7):
         raise StreamError(number, "padding after the last code is not zero")
-    return np.append(stored, job.total_bits - before_last), bits
+    starts = np.concatenate([[0], ends[:-1]])
+    return _Split(classes.astype(np.uint8), code_byte, starts, ends)
 
 
-def _check_ends(number: int, stops: np.ndarray, ends: np.ndarray) -> None:
-    wrong = np.flatnonzero(stops != ends)
-    if len(wrong):
-        first = wrong[0]
-        raise StreamError(number, f"codes of chunk {first} end at bit {stops[first]}; the index says {ends[first]}")
+def _table_log(job: StreamJob) -> int:
+    return job.tables[0].log or int(max(table.entries.max() for table in job.tables))
 
 
-def _lock_step(
-    jobs: Sequence[StreamJob], split: list[tuple[np.ndarray, np.ndarray]], tables: dict[int, np.ndarray]
-) -> list[np.ndarray]:
+def _decode_table(table: Table, log: int) -> np.ndarray:
+    if table.form == COUNTS:
+        return ans_code.decode_table(table.entries)
+    return prefix_code.decode_table(table.entries, log)
+
+
+def _check_ends(number: int, stops: np.ndarray, ends: np.ndarray, states: np.ndarray | None, first: int = 0) -> None:
+    wrong = stops != ends
+    if states is not None:
+        wrong |= states != 0
+    if wrong.any():
+        chunk = int(np.flatnonzero(wrong)[0])
+        state = "" if states is None else f" in state {int(states[chunk])}"
+        raise StreamError(
+            number,
+            f"codes of chunk {first + chunk} end at bit {int(stops[chunk])}{state};"
+            f" the index says {int(ends[chunk])}{'' if states is None else ', and state 0 is the last one'}",
+        )
+
+
+def _decode_numba(number: int, job: StreamJob, split: _Split) -> None:
+    from compress.codec import fast
+
+    log, group = _table_log(job), job.expand.shape[1]
+    tables = np.concatenate([_decode_table(table, log) for table in job.tables])
+    wide = np.zeros((len(job.expand), 8), dtype=np.uint8)
+    wide[:, :group] = job.expand
+    is_ans = job.tables[0].form == COUNTS
+    stops, states = fast.decode(
+        job.data,
+        split.starts + 8 * split.code_byte,
+        tables,
+        log,
+        is_ans,
+        split.classes,
+        job.stream.chunk,
+        job.stream.segment,
+        job.count,
+        wide.view("<u8")[:, 0],
+        group,
+        job.out,
+    )
+    _check_ends(number, stops - 8 * split.code_byte, split.ends, states if is_ans else None)
+
+
+@dataclass
+class _Lanes:
+    """Chunks that are decoded in one go; lists with an entry for each piece of a stream."""
+
+    pieces: list[tuple[int, int, int]]  # job, first chunk, end chunk
+    symbols: int = 0
+
+
+def _lock_step(jobs: Sequence[StreamJob], splits: list[_Split], chosen: list[int], is_ans: bool) -> None:
     """Decode all chunks of all streams together: one vector operation advances each by a symbol."""
-    if not jobs:
-        return []
-    table_at, joined_tables = _join_tables(tables)
-    starts, counts, masks, bases, origins = [], [], [], [], []
-    origin = 0
-    for job, (chunk_bits, bits) in zip(jobs, split, strict=True):
-        lanes = len(chunk_bits)
-        chunk = 1 << job.chunk_log2
-        starts.append(np.cumsum(chunk_bits) - chunk_bits + 8 * origin)
-        counts.append(np.minimum(chunk, job.count - chunk * np.arange(lanes)))
-        masks.append(np.full(lanes, len(tables[id(job.lengths)]) - 1, dtype=np.uint64))
-        bases.append(np.full(lanes, table_at[id(job.lengths)], dtype=np.int64))
-        origins.append(origin)
-        origin += len(bits)
-    data = np.concatenate([*(bits for _, bits in split), np.zeros(_TAIL, dtype=np.uint8)])
+    block = _Lanes([])
+    for number in chosen:
+        chunk, chunks = jobs[number].stream.chunk, len(splits[number].starts)
+        step = max(_BLOCK // chunk, 1)
+        for first in range(0, chunks, step):
+            stop = min(chunks, first + step)
+            size = min(jobs[number].count, stop * chunk) - first * chunk
+            if block.pieces and block.symbols + size > _BLOCK:
+                _decode_block(jobs, splits, block.pieces, is_ans)
+                block = _Lanes([])
+            block.pieces.append((number, first, stop))
+            block.symbols += size
+    if block.pieces:
+        _decode_block(jobs, splits, block.pieces, is_ans)
+
+
+def _decode_block(
+    jobs: Sequence[StreamJob], splits: list[_Split], pieces: list[tuple[int, int, int]], is_ans: bool
+) -> None:
+    tables, bases, logs = _join_tables(jobs, {number for number, _, _ in pieces})
+    data, starts, counts, lane_logs, lane_bases, lane_jobs = [], [], [], [], [], []
+    at = 0
+    for number, first, stop in pieces:
+        job, split = jobs[number], splits[number]
+        lanes = stop - first
+        begin = split.code_byte + int(split.starts[first] >> 3)
+        end = split.code_byte + int(split.ends[stop - 1] + 7 >> 3)
+        data.append(job.data[begin:end])
+        starts.append(split.starts[first:stop] + 8 * (at + split.code_byte - begin))
+        at += end - begin
+        chunk = job.stream.chunk
+        counts.append(np.minimum(chunk, job.count - chunk * np.arange(first, stop)))
+        lane_logs.append(np.full(lanes, logs[number]))
+        lane_bases.append(np.full(lanes, bases[number]))
+        lane_jobs.append(np.arange(first, stop))
     count = np.concatenate(counts)
     order = np.argsort(-count, kind="stable")  # long chunks first: the ones that are done fall off the end
-    rows, stops = _advance(
-        data,
-        np.concatenate(starts)[order],
-        count[order],
-        np.concatenate(masks)[order],
-        np.concatenate(bases)[order],
-        joined_tables,
-    )
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
+    switches = _switches(jobs, splits, pieces, place, bases, logs)
+    rows, stops, states = _advance(
+        np.concatenate([*data, np.zeros(TAIL, dtype=np.uint8)]),
+        np.concatenate(starts)[order],
+        count[order],
+        np.concatenate(lane_logs)[order],
+        np.concatenate(lane_bases)[order],
+        tables,
+        switches,
+        is_ans,
+    )
+    lane = 0
+    for (number, first, stop), firsts in zip(pieces, starts, strict=True):
+        job, split = jobs[number], splits[number]
+        mine = place[lane : lane + stop - first]
+        lane += stop - first
+        moved = int(firsts[0] - split.starts[first])
+        _check_ends(number, stops[mine] - moved, split.ends[first:stop], states[mine] if is_ans else None, first)
+        chunk = job.stream.chunk
+        size = min(job.count, stop * chunk) - first * chunk
+        symbols = np.ascontiguousarray(rows[: min(chunk, size), mine].T).reshape(-1)[:size]
+        group = job.expand.shape[1]
+        part = job.out[first * chunk * group : (first * chunk + size) * group]
+        part[:] = _expand(symbols, job.expand)[: len(part)]
+
+
+def _join_tables(jobs: Sequence[StreamJob], numbers: set[int]) -> tuple[np.ndarray, dict[int, int], dict[int, int]]:
+    """Return all tables behind each other, uint64, and for each job where its first one is and their log."""
+    parts, known, bases, logs, at = [], {}, {}, {}, 0
+    for number in sorted(numbers):
+        job = jobs[number]
+        logs[number] = _table_log(job)
+        key = (tuple(map(id, job.tables)), logs[number])
+        if key not in known:
+            known[key] = at
+            parts += [_decode_table(table, logs[number]) for table in job.tables]
+            at += len(job.tables) << logs[number]
+        bases[number] = known[key]
+    return np.concatenate(parts).astype(np.uint64), bases, logs
+
+
+@dataclass(frozen=True)
+class _Switch:
+    """Lanes that change their table every `segment` symbols.
+
+    Attributes:
+        segment: symbols.
+        lanes: (n,), int64, ascending.
+        bases: (steps, n), int64: where the table is in each segment.
+    """
+
+    segment: int
+    lanes: np.ndarray
+    bases: np.ndarray
+
+
+def _switches(
+    jobs: Sequence[StreamJob],
+    splits: list[_Split],
+    pieces: list[tuple[int, int, int]],
+    place: np.ndarray,
+    bases: dict[int, int],
+    logs: dict[int, int],
+) -> list[_Switch]:
     found, lane = [], 0
-    for number, (job, (chunk_bits, _)) in enumerate(zip(jobs, split, strict=True)):
-        mine = place[lane : lane + len(chunk_bits)]
-        _check_ends(number, stops[mine] - 8 * origins[number], np.cumsum(chunk_bits))
-        chunk = min(1 << job.chunk_log2, job.count)
-        found.append(np.ascontiguousarray(rows[:chunk, mine].T).reshape(-1)[: job.count])
-        lane += len(chunk_bits)
+    for number, first, stop in pieces:
+        mine = place[lane : lane + stop - first]
+        lane += stop - first
+        if len(jobs[number].tables) == 1:
+            continue
+        stream = jobs[number].stream
+        each = stream.chunk // stream.segment
+        chosen = np.zeros((stop - first) * each, dtype=np.int64)
+        classes = splits[number].classes[first * each : stop * each]
+        chosen[: len(classes)] = classes
+        order = np.argsort(mine)
+        columns = chosen.reshape(-1, each)[order].T
+        found.append(_Switch(stream.segment, mine[order], bases[number] + (columns << logs[number])))
     return found
 
 
 def _advance(
-    data: np.ndarray, position: np.ndarray, count: np.ndarray, mask: np.ndarray, base: np.ndarray, table: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run the lanes; return (symbols, (longest, lanes), uint16; end positions)."""
+    data: np.ndarray,
+    starts: np.ndarray,
+    count: np.ndarray,
+    logs: np.ndarray,
+    bases: np.ndarray,
+    table: np.ndarray,
+    switches: list[_Switch],
+    is_ans: bool,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Run the lanes; return (symbols, (longest, lanes), uint16; end positions and last states, int64)."""
     # windows[i] = the eight bytes from byte i on: one gather serves four symbols.
     overlapping = np.lib.stride_tricks.as_strided(data, shape=(len(data) - 8, 8), strides=(1, 1))
     windows: np.ndarray = np.ascontiguousarray(overlapping).view("<u8")[:, 0]
+    position: np.ndarray = starts.astype(np.uint64)
+    base: np.ndarray = bases.astype(np.uint64)
+    window: np.ndarray = np.empty(len(starts), dtype=np.uint64)
+    mask = (np.uint64(1) << logs.astype(np.uint64)) - np.uint64(1)
+    state: np.ndarray = np.zeros(len(starts), dtype=np.uint64)
+    if is_ans:
+        state = np.take(windows, (position >> 3).view(np.int64), mode="clip") >> (position & 7) & mask
+        position += logs.astype(np.uint64)
+    symbol_shift, size_mask = np.uint64(16 if is_ans else 8), np.uint64(15 if is_ans else 0xFF)
+    one, four, next_mask = np.uint64(1), np.uint64(4), np.uint64(0xFFF)
     rows = np.empty((int(count[0]), len(count)), dtype=np.uint16)
-    stops = position.copy()
-    window: np.ndarray = np.empty(0, dtype=np.uint64)
+    stops, states = np.empty(len(count), dtype=np.uint64), np.zeros(len(count), dtype=np.uint64)
     # active[step] = lanes that have a symbol left.
     active = len(count) - np.searchsorted(count[::-1], np.arange(int(count[0])), side="right")
     for step, lanes in enumerate(active.tolist()):
         if lanes < len(position):
-            stops[lanes : len(position)] = position[lanes:]
-            position, window, mask, base = position[:lanes], window[:lanes], mask[:lanes], base[:lanes]
+            stops[lanes : len(position)], states[lanes : len(position)] = position[lanes:], state[lanes:]
+            position, window, mask, base, state = (x[:lanes] for x in (position, window, mask, base, state))
+        for switch in switches:
+            if step % switch.segment == 0:
+                live = int(np.searchsorted(switch.lanes, lanes))
+                base[switch.lanes[:live]] = switch.bases[step // switch.segment, :live] if live else 0
         if step % 4 == 0:
-            window = np.take(windows, position >> 3, mode="clip") >> (position & 7).astype(np.uint64)
-        entry = table[(window & mask).astype(np.int64) + base]
-        rows[step, :lanes] = entry & 0xFFF
-        size = entry >> 12
+            window = np.take(windows, (position >> 3).view(np.int64), mode="clip") >> (position & 7)
+        index = state + base if is_ans else (window & mask) + base
+        entry = np.take(table, index.view(np.int64), mode="clip")
+        rows[step, :lanes] = entry >> symbol_shift
+        size = entry & size_mask
+        if is_ans:
+            state = (entry >> four & next_mask) + (window & (one << size) - one)
         window = window >> size
         position = position + size
-    stops[: len(position)] = position
-    return rows, stops
+    stops[: len(position)], states[: len(position)] = position, state
+    return rows, stops.astype(np.int64), states.astype(np.int64)
 
 
-def _join_tables(tables: dict[int, np.ndarray]) -> tuple[dict[int, int], np.ndarray]:
-    table_at, at = {}, 0
-    for key, table in tables.items():
-        table_at[key] = at
-        at += len(table)
-    return table_at, np.concatenate(list(tables.values()))
+def _expand(symbols: np.ndarray, expand: np.ndarray) -> np.ndarray:
+    """Return the bytes of the symbols, (count * group,), uint8."""
+    group = expand.shape[1]
+    if group in (1, 2, 4, 8):  # gather whole groups as one integer
+        return np.take(expand.view(f"u{group}")[:, 0], symbols).view(np.uint8)
+    return np.take(expand, symbols, axis=0).reshape(-1)

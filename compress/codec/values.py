@@ -6,6 +6,8 @@ import numpy as np
 
 from compress.codec.layout import Kind
 
+_BLOCK = 1 << 18  # elements at a time: bounds the memory
+
 
 def to_planes(data: np.ndarray, kind: Kind) -> list[np.ndarray]:
     """Return the planes of a tensor, least significant byte first.
@@ -31,32 +33,37 @@ def to_planes(data: np.ndarray, kind: Kind) -> list[np.ndarray]:
     return [np.ascontiguousarray(columns[:, i]) for i in range(kind.planes)]
 
 
-def from_planes(planes: list[np.ndarray], kind: Kind, out: np.ndarray) -> None:
-    """Undo `to_planes`, writing the bytes into `out`.
+def put_plane(values: np.ndarray, kind: Kind, number: int, out: np.ndarray) -> None:
+    """Write one plane to its place.
 
     Args:
-        planes: as `to_planes` returns them.
+        values: (count,), uint8; for kinds with one plane those of the original, not of the transform.
         kind: how to write them.
-        out: (bytes,), uint8, written whole.
+        number: which plane.
+        out: (bytes,), uint8: the tensor.
     """
-    if kind.planes == 1:
-        values = planes[0]
-        packed = values if kind.value_bits == 8 else _pack(values, kind.value_bits)
-        if kind.is_signed:
-            np.bitwise_xor(packed, np.uint8({8: 0x80, 4: 0x88, 2: 0xAA}[kind.value_bits]), out=out)
+    if kind.planes > 1:
+        out[number :: kind.planes] = values
+    else:
+        out[:] = values if kind.value_bits == 8 else _pack(values, kind.value_bits)
+
+
+def undo_transform(out: np.ndarray, kind: Kind) -> None:
+    """Undo the transform of `to_planes` in place, once all planes have been put.
+
+    Args:
+        out: (bytes,), uint8: the tensor.
+        kind: how to read it; with more than one plane.
+    """
+    one, top = np.array([1, 8 * kind.planes - 1], dtype=f"<u{kind.planes}")
+    step = _BLOCK * kind.planes
+    for start in range(0, len(out) if kind.transform else 0, step):
+        elements = out[start : start + step].copy().view(f"<u{kind.planes}")  # may begin anywhere in a file
+        if kind.transform == "rotate":
+            elements = elements >> one | elements << top
         else:
-            out[:] = packed
-        return
-    columns = np.empty((len(planes[0]), kind.planes), dtype=np.uint8)
-    for i, plane in enumerate(planes):
-        columns[:, i] = plane
-    elements = columns.reshape(-1).view(f"<u{kind.planes}")
-    one, top = elements.dtype.type(1), elements.dtype.type(8 * kind.planes - 1)
-    if kind.transform == "rotate":
-        elements = elements >> one | elements << top
-    elif kind.transform == "zigzag":
-        elements = elements >> one ^ (~(elements & one) + one)
-    out[:] = elements.view(np.uint8)
+            elements = elements >> one ^ (~(elements & one) + one)
+        out[start : start + step] = elements.view(np.uint8)
 
 
 def _unpack(data: np.ndarray, bits: int) -> np.ndarray:

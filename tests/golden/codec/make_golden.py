@@ -84,8 +84,53 @@ def rebuild(packed, *, index=None, payload=None, skeleton=None, tensor_crc=True,
     return head + struct.pack("<I", crc32(head)) + payload + skeleton + body
 
 
-def refused(packed):
-    """Return {file name: bytes} of files that a reader must refuse."""
+def classed():
+    """Return a file whose tensors need tables for classes of channels, by both kinds of code."""
+    rng = np.random.default_rng(1)
+    spread = np.repeat(np.array([1, 2, 6, 20]), 16)[rng.permutation(64)][:, None]
+    dense = np.round(rng.laplace(0, spread, (64, 144))).clip(-127, 127).astype(np.int8)
+    ternary = np.where(rng.random((64, 144)) < 0.02 * spread, rng.integers(1, 3, (64, 144)), 0).astype(np.uint8)
+    packed = (ternary.reshape(-1, 2)[:, 0] | ternary.reshape(-1, 2)[:, 1] << 4).reshape(64, 72)
+    few = np.where(rng.random((64, 512)) < 0.02 * spread, rng.choice([-1, 1], (64, 512)), 0).astype(np.int8)
+    return safetensors(
+        {"dense": ("I8", dense), "ternary": ("U8", ternary), "pairs": ("U8", packed), "few": ("I8", few)}
+    )
+
+
+def rare():
+    """Return a file that is coded by table ANS."""
+    rng = np.random.default_rng(2)
+    values = np.where(rng.random(20000) < 0.96, 0, rng.choice([-1, 1], 20000)).astype(np.int8)
+    return safetensors({"rare": ("I8", values)})
+
+
+def network():
+    """Return {name: bytes} of an ONNX file and the file of its weights, written by hand, field by field."""
+
+    def message(number, data):
+        return bytes([number << 3 | 2]) + varint(len(data)) + data
+
+    weights = bytes((31 * i % 97).bit_count() for i in range(300))
+    place = message(13, message(1, b"location") + message(2, b"weights/w.bin"))
+    tensor = b"\x08\xac\x02\x10\x03" + message(8, b"w") + place + b"\x70\x01"  # 300 x int8, external
+    graph = message(2, b"g") + message(5, tensor)
+    model = b"\x08\x0a" + message(7, graph) + message(8, b"\x10\x15")
+    return {"network.onnx": model, "weights/w.bin": weights}
+
+
+def varint(value):
+    """Return an unsigned LEB128 number."""
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def refused(packed, ans, split):
+    """Return {file name: bytes} of files that a reader must refuse.
+
+    Args:
+        packed: example.krimp.
+        ans: rare.krimp.
+        split: network.krimp.
+    """
     body = packed[0xD6:-4]  # index up to the tensor's checksum
     payload = packed[0x6C:0x95]
 
@@ -93,8 +138,12 @@ def refused(packed):
         """Return the index with bytes from `at` on replaced."""
         return rebuild(packed, index=body[:at] + bytes(new) + body[at + len(new) :])
 
+    def stream(*new):
+        """Return the example with another description of its stream."""
+        return rebuild(packed, index=body[:17] + bytes(new))
+
     crc = struct.pack("<I", crc32(payload))
-    record = body[10:]
+    record = body[11:]
     constant = bytes([8, 1, 4, 1, 4])  # the constant table of digit 4
     return {
         "empty": b"",
@@ -111,84 +160,160 @@ def refused(packed):
         "ten_terabytes": rebuild(packed, original_bytes=10**13),
         "ratio": rebuild(packed, original_bytes=(len(packed) << 20) + 1),
         "skeleton_larger_than_original": rebuild(packed, original_bytes=64),
-        "index_limit": rebuild(packed, index_bytes=(1 << 28) + 1),
+        "index_limit": rebuild(packed, index_bytes=(1 << 26) + 1),
+        "index_ratio": rebuild(packed, index_bytes=64 * (len(body) + 4) + 1),
         "tensor_limit": rebuild(packed, num_tensors=(1 << 17) + 1),
-        "section_size": rebuild(packed, index_bytes=27),
+        "more_tensors_than_room": rebuild(packed, num_tensors=4),
+        "section_size": rebuild(packed, index_bytes=len(body) + 5),
         "lzma_damaged": rebuild(packed, flags=1),
         "skeleton_checksum": packed[:0x96] + b"\1" + packed[0x97:],
         "index_checksum": packed[:0xD7] + b"\7" + packed[0xD8:],
         "tensor_checksum": packed[:0x6D] + b"\0" + packed[0x6E:],
         "sha256": rebuild(packed, sha256=bytes(32)),
-        "varint_not_shortest": rebuild(packed, index=body[:10] + b"\xc1\x00" + body[11:]),
-        "varint_too_large": rebuild(packed, index=body[:10] + b"\xff" * 9 + b"\x01" + body[11:]),
-        "radix_zero": put(1, 0),
-        "group_zero": put(2, 0),
-        "group_too_large": put(2, 13),
-        "alphabet_too_large": put(2, 5),
-        "centre": put(3, 8),
-        "table_form": put(4, 2),
-        "constant_symbol": rebuild(packed, index=b"\1\x08\1\4\1\x08" + record),
-        "too_many_lengths": put(9, 0x62),
-        "code_incomplete": put(6, 0x50),
-        "code_oversubscribed": put(6, 0x10),
-        "code_length_15": put(9, 0xF1),
-        "one_length": rebuild(packed, index=b"\1\x08\1\4\0\x10\x06" + record),
-        "too_many_tables": rebuild(packed, index=b"\xff\xff\xff\x01" + body[1:]),
-        "kind": put(13, 7),
-        "num_bytes_zero": rebuild(packed, index=body[:11] + b"\0" + body[13:]),
-        "half_element": rebuild(packed, index=body[:11] + b"\x7f\x08" + bytes(3) * 2),
-        "method": put(14, 3),
-        "low_too_large": put(15, 249),
-        "unknown_table": put(16, 1),
-        "chunk_size_zero": put(17, 0),
-        "chunk_size_one": put(17, 1),
-        "chunk_size_17": put(17, 17),
-        "constant_with_chunks": rebuild(packed, index=b"\1" + constant + record),
-        "no_bits": rebuild(packed, index=body[:18] + b"\0\0\0", payload=b""),
+        "varint_not_shortest": rebuild(packed, index=body[:11] + b"\xc1\x00" + body[12:]),
+        "varint_too_large": rebuild(packed, index=body[:11] + b"\xff" * 9 + b"\x01" + body[12:]),
+        "radix_zero": put(2, 0),
+        "group_zero": put(3, 0),
+        "group_too_large": put(2, 1, 9, 0),
+        "alphabet_too_large": put(3, 5),
+        "centre": put(4, 8),
+        "table_form": put(5, 3),
+        "constant_symbol": rebuild(packed, index=b"\0\1\x08\1\4\1\x08" + record),
+        "too_many_lengths": put(10, 0x62),
+        "code_incomplete": put(7, 0x50),
+        "code_oversubscribed": put(7, 0x10),
+        "code_length_15": put(10, 0xF1),
+        "one_length": rebuild(packed, index=b"\0\1\x08\1\4\0\x10\x06" + record),
+        "too_many_tables": rebuild(packed, index=b"\0\xff\xff\xff\x01" + body[2:]),
+        "more_tables_than_room": put(1, 6),
+        "kind": put(14, 7),
+        "num_bytes_zero": rebuild(packed, index=body[:12] + b"\0" + body[14:]),
+        "half_element": rebuild(packed, index=body[:12] + b"\x7f\x08" + bytes(3) * 2),
+        "method": put(15, 3),
+        "low_too_large": put(16, 249),
+        "classes_zero": stream(0, 0, 0x80, 8, 0xC5, 2, 0, 0),
+        "classes_17": stream(17, *bytes(17), 0x80, 8, 0x80, 1, 0xC5, 2, 0, 0),
+        "unknown_table": put(18, 1),
+        "chunk_zero": stream(1, 0, 0),
+        "chunk_too_large": stream(1, 0, 0x81, 0x80, 0x40, 0xC5, 2, 0, 0),
+        "segment_15": stream(1, 0, 15, 0xC5, 2, 0, 0),
+        "segment_zero": stream(2, 0, 0, 0x80, 8, 0, 0xC5, 2, 0, 0),
+        "chunk_of_one_and_a_half_segments": stream(2, 0, 0, 48, 32, 0xC5, 2, 0, 0),
+        "constant_with_chunks": rebuild(packed, index=b"\0\1" + constant + record),
+        "constant_in_classes": rebuild(packed, index=b"\0\1" + constant + record[:6] + b"\2\0\0\0", payload=b""),
+        "tables_differ": rebuild(
+            packed, index=b"\0\2" + body[2:11] + constant + record[:6] + bytes([2, 0, 1, 0x80, 8, 64, 0xC5, 2, 0, 0])
+        ),
+        "class_unknown": rebuild(
+            packed, index=body[:17] + bytes([3, 0, 0, 0, 0x80, 8, 64, 0xC5, 2, 0, 0]), payload=b"\x0c" + payload
+        ),
+        "class_padding": rebuild(
+            packed, index=body[:17] + bytes([3, 0, 0, 0, 0x80, 8, 64, 0xC5, 2, 0, 0]), payload=b"\x10" + payload
+        ),
+        "no_bits": rebuild(packed, index=body[:21] + b"\0\0\0", payload=b""),
         "width_25": rebuild(packed, index=body[:-1] + b"\x19"),
-        "more_symbols_than_bits": rebuild(packed, index=body[:18] + b"\x7f\0\0", payload=payload[:16]),
-        "chunk_ends_elsewhere": rebuild(packed, index=body[:18] + b"\xc4\x02\0\0", payload=payload[:-1] + b"\x0c"),
+        "more_symbols_than_bits": rebuild(packed, index=body[:21] + b"\x7f\0\0", payload=payload[:16]),
+        "chunk_ends_elsewhere": rebuild(packed, index=body[:21] + b"\xc4\x02\0\0", payload=payload[:-1] + b"\x0c"),
         "padding": rebuild(packed, payload=payload[:-1] + bytes([payload[-1] | 0x80])),
-        "chunk_lengths": rebuild(packed, index=body[:17] + b"\x06\xc5\x02\xc5\x02\0"),
-        "chunk_length_padding": rebuild(packed, index=body[:17] + b"\x06\xc5\x02\x01\x07", payload=b"\xa0" + payload),
-        "tensor_past_original": rebuild(packed, index=body[:11] + b"\x81\x01" + body[13:]),
-        "gap_past_skeleton": put(10, 0x42),
+        "chunk_lengths": stream(1, 0, 64, 0xC5, 2, 0xC5, 2, 0),
+        "chunk_length_padding": rebuild(
+            packed, index=body[:17] + bytes([1, 0, 64, 0xC5, 2, 1, 7]), payload=b"\xa0" + payload
+        ),
+        "tensor_past_original": rebuild(packed, index=body[:12] + b"\x81\x01" + body[14:]),
+        "gap_past_skeleton": put(11, 0x42),
         "payload_left_over": rebuild(packed, payload=payload + b"\0"),
         "index_left_over": rebuild(packed, index=body + crc + b"\0", tensor_crc=False),
         "index_ends_early": rebuild(packed, index=body, tensor_crc=False),
         "skeleton_left_over": rebuild(packed, skeleton=packed[0x95:0xD6] + b"\0"),
         "escapes_zero": escapes(packed, body, count=0),
         "escapes_wrong": escapes(packed, body, count=4),
-        "escape_joined": escapes(packed, body, table=2),
+        "escapes_more_than_values": escapes(packed, body, count=129),
         "escape_low_too_large": escapes(packed, body, low=249),
-        "digits_after_the_end": joined(packed, body, constant=16),
+        **refused_ans(ans),
+        **refused_names(split),
     }
 
 
-def escapes(packed, body, *, count=2, low=100, table=1):
+def escapes(packed, body, *, count=2, low=100):
     """Return the example with digit 7 as the escape, its values coded by a constant table."""
-    tables = b"\3" + body[1:10] + bytes([8, 1, 4, 1, 4]) + bytes([8, 2, 4, 1, 4])
-    record = body[10:14] + b"\2" + body[15:] + bytes([low, count, table, 0])
+    tables = b"\0\2" + body[2:11] + bytes([8, 1, 4, 1, 4])
+    record = body[11:15] + b"\2" + body[16:] + bytes([low]) + varint(count) + bytes([1, 1, 0])
     return rebuild(packed, index=tables + record)
 
 
-def joined(packed, body, *, constant):
-    """Return the example with a constant table of three joined digits, which leaves one digit over."""
-    index = b"\1" + bytes([4, 3, 0, 1, constant]) + body[10:14] + bytes([1, 0, 0, 0])
-    return rebuild(packed, index=index, payload=b"")
+def refused_ans(ans):
+    """Return what is wrong with table ANS, made from a file of one tensor with one table."""
+    payload_bytes, skeleton_bytes = struct.unpack_from("<QQ", ans, 56)
+    index_at = 108 + payload_bytes + struct.unpack_from("<Q", ans, 72)[0]
+    body, payload = ans[index_at:-4], ans[108 : 108 + payload_bytes]
+    assert body[:2] == b"\0\1"
+    assert body[5] == 2
+    first, second = body[:6], body[7:]
+    pad = len(payload) * 8
+    total_bits = next(bits for bits in range(pad, pad - 8, -1) if varint(bits) in body)
+
+    def again(**new):
+        return rebuild(ans, skeleton_bytes=skeleton_bytes, **new)
+
+    return {
+        "ans_log_4": again(index=first + b"\x04" + second),
+        "ans_log_13": again(index=first + b"\x0d" + second),
+        "ans_sum": again(index=first + bytes([body[6] - 1]) + second),
+        "ans_too_many_counts": again(index=body[:7] + b"\1\xff\x1f" + second),
+        "ans_one_count": again(index=body[:2] + bytes([2, 1, 0, 2, 5, 64, 0]) + body[body.index(varint(20000)) - 1 :]),
+        "ans_last_state": again(payload=payload[:-1] + bytes([payload[-1] ^ 1 << (total_bits - 1 & 7)])),
+        "ans_ends_elsewhere": again(
+            index=body.replace(varint(total_bits), varint(total_bits - 1)),
+            payload=payload[:-1] + bytes([payload[-1] & ~(1 << (total_bits - 1 & 7))]),
+        ),
+    }
+
+
+def refused_names(split):
+    """Return names of side files that are refused, made from a network of two files."""
+    payload_bytes = struct.unpack_from("<Q", split, 56)[0]
+    index_at = 108 + payload_bytes + struct.unpack_from("<Q", split, 72)[0]
+    body = split[index_at:-4]
+    entry = b"\x0dweights/w.bin\xac\x02"
+    assert body[:17] == b"\1" + entry
+    names = {
+        "absolute": b"/weights/w.bin", "parent": b"../ghts/w.bin", "dot": b"./weights/w.b",
+        "double_slash": b"weights//w.bin",
+        "backslash": b"weights\\w.bin", "drive": b"c:weights.bin", "control": b"weights/w\nbin",
+        "not_utf8": b"weights/w\xff", "empty": b"",
+    }  # fmt: skip
+
+    def named(name):
+        return rebuild(split, index=b"\1" + varint(len(name)) + name + body[15:])
+
+    return {
+        **{f"name_{what}": named(name) for what, name in names.items()},
+        "name_too_long": named(b"w" * 1025),
+        "name_twice": rebuild(split, index=b"\2" + entry * 2 + body[17:]),
+        "side_file_too_large": rebuild(split, index=body[:15] + b"\xac\x7f" + body[17:]),
+        "too_many_side_files": rebuild(split, index=b"\x81\x20" + body[1:]),
+    }
 
 
 def main():
     """Write all files."""
-    for name, data in (("example", example()), ("mixed", mixed())):
-        (HERE / "good" / f"{name}.safetensors").write_bytes(data)
-        codec.pack_file(HERE / "good" / f"{name}.safetensors", HERE / "good" / f"{name}.krimp", backend="numpy")
+    good = HERE / "good"
+    originals = {"example": example(), "mixed": mixed(), "classed": classed(), "rare": rare()}
+    for name, data in originals.items():
+        (good / f"{name}.safetensors").write_bytes(data)
+        codec.pack_file(good / f"{name}.safetensors", good / f"{name}.krimp", backend="numpy")
+    for name, data in network().items():
+        (good / name).parent.mkdir(exist_ok=True)
+        (good / name).write_bytes(data)
+    codec.pack_file(good / "network.onnx", good / "network.krimp", backend="numpy")
+    packed = [(good / f"{name}.krimp").read_bytes() for name in ("example", "rare", "network")]
     texts = []
-    for name, data in sorted(refused((HERE / "good" / "example.krimp").read_bytes()).items()):
+    for name, data in sorted(refused(*packed).items()):
         path = HERE / "refused" / f"{name}.krimp"
         path.write_bytes(data)
         try:
-            codec.unpack_bytes(path, backend="numpy")
+            codec.verify_file(path)
+            print(f"{name}: NOT REFUSED")
         except CodecError as error:
             texts.append(f"{name}: {str(error).removeprefix(f'{path}: ')}\n")
     (HERE / "refused" / "expected.txt").write_text("".join(texts), encoding="utf-8")

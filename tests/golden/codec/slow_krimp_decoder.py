@@ -4,6 +4,7 @@ import hashlib
 import lzma
 import struct
 import zlib
+from dataclasses import dataclass
 
 PLANES = {0: 1, 1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 8: 2, 9: 4, 10: 8, 12: 2, 13: 4, 14: 8, 16: 2, 17: 4, 18: 8}
 BITS = {2: 4, 3: 4, 4: 2, 5: 2}
@@ -73,16 +74,18 @@ def decode(data):
     refuse_if(zlib.crc32(data[:104]) != header_crc, "header crc")
     refuse_if(container > 2 or flags > 3, "container or flags")
     refuse_if(len(data) != 108 + payload_bytes + skeleton_packed + index_packed, "size")
-    refuse_if(skeleton_bytes > original_bytes or tensors > 1 << 17 or index_bytes > 1 << 28, "limits")
+    refuse_if(skeleton_bytes > original_bytes or index_bytes > min(1 << 26, 64 * index_packed), "limits")
+    refuse_if(tensors > min(1 << 17, index_bytes // 8), "limits")
     refuse_if(original_bytes > min(1 << 36, len(data) << 20), "limits")
     skeleton_at = 108 + payload_bytes
     index_at = skeleton_at + skeleton_packed
     skeleton = section(data[skeleton_at:index_at], skeleton_bytes, flags & 1, skeleton_crc)
     index = Bytes(section(data[index_at:], index_bytes, flags & 2, index_crc))
+    read_side_files(index, original_bytes)
     num_tables = index.varint()
-    refuse_if(num_tables > 1 << 17, "limits")
+    refuse_if(num_tables > min(1 << 17, index_bytes // 5), "limits")
     tables = [read_table(index) for _ in range(num_tables)]
-    refuse_if(sum(radix**group for radix, group, _, _ in tables) > 1 << 24, "limits")
+    refuse_if(sum(table.radix**table.group for table in tables) > 1 << 22, "limits")
     payload, rest, original = Bytes(data[108:skeleton_at]), Bytes(skeleton), bytearray()
     for _ in range(tensors):
         original += rest.take(index.varint())
@@ -106,32 +109,98 @@ def section(packed, size, is_lzma, crc):
     return packed
 
 
+def read_side_files(index, original_bytes):
+    """Return [(name, size)] of the files that follow the network."""
+    number = index.varint()
+    refuse_if(number > 1 << 12, "limits")
+    files = []
+    for _ in range(number):
+        size = index.varint()
+        refuse_if(size > 1024, "name too long")
+        try:
+            name = index.take(size).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise RefusedError("not UTF-8") from error
+        refuse_if(any(part in ("", ".", "..") for part in name.split("/")), "name")
+        refuse_if(any(ord(letter) < 32 or letter in '\x7f\\:*?"<>|' for letter in name), "name")
+        refuse_if(name in [known for known, _ in files], "name twice")
+        files.append((name, index.varint()))
+    refuse_if(sum(size for _, size in files) > original_bytes, "side files")
+    return files
+
+
+@dataclass
+class Table:
+    """code: {text of bits: symbol}, the constant symbol, or [(symbol, next state, bits to read)] of the states."""
+
+    radix: int
+    group: int
+    centre: int
+    form: int
+    log: int
+    code: object
+
+    @property
+    def shape(self):
+        return self.radix, self.group, self.centre, self.form, self.log
+
+
 def read_table(index):
-    """Return (radix, group, centre, {code: symbol} or the constant symbol)."""
     radix, group, centre, form = index.varint(), index.varint(), index.varint(), index.byte()
-    refuse_if(not radix or not 1 <= group <= 12 or radix**group > 4096 or centre >= radix or form > 1, "table")
+    refuse_if(not radix or not 1 <= group <= 8 or radix**group > 4096 or centre >= radix or form > 2, "table")
+    size = radix**group
     if form == 1:
         symbol = index.varint()
-        refuse_if(symbol >= radix**group, "table")
-        return radix, group, centre, symbol
+        refuse_if(symbol >= size, "table")
+        return Table(radix, group, centre, 1, 0, symbol)
+    log = index.byte() if form == 2 else 0
+    refuse_if(form == 2 and not 5 <= log <= 12, "log")
 
     def distance(symbol):
         return sum(abs(symbol // radix**i % radix - centre) for i in range(group))
 
-    lengths = []
-    while len(lengths) < radix**group:
-        token = index.byte()
-        lengths += [token >> 4] * ((token & 15) + 1 if token & 15 < 15 else 16 + index.varint())
-    refuse_if(len(lengths) > radix**group, "table")
-    order = sorted(range(radix**group), key=lambda symbol: (distance(symbol), symbol))
-    pairs = sorted((length, symbol) for length, symbol in zip(lengths, order, strict=True) if length)
-    refuse_if(len(pairs) < 2 or pairs[-1][0] > 14 or sum(2 ** (14 - length) for length, _ in pairs) != 2**14, "table")
+    listed = []
+    while len(listed) < size:
+        if form == 0:
+            token = index.byte()
+            listed += [token >> 4] * ((token & 15) + 1 if token & 15 < 15 else 16 + index.varint())
+        else:
+            token = index.varint()
+            listed += [token >> 1] * (2 + index.varint() if token & 1 else 1)
+        refuse_if(len(listed) > size, "table")
+    order = sorted(range(size), key=lambda symbol: (distance(symbol), symbol))
+    entries = dict(zip(order, listed, strict=True))
+    refuse_if(sum(entry > 0 for entry in listed) < 2, "table")
+    code = prefix_code(entries) if form == 0 else ans_states(entries, log)
+    return Table(radix, group, centre, form, log, code)
+
+
+def prefix_code(lengths):
+    pairs = sorted((length, symbol) for symbol, length in lengths.items() if length)
+    refuse_if(pairs[-1][0] > 14 or sum(2 ** (14 - length) for length, _ in pairs) != 2**14, "code")
     codes, code, before = {}, 0, pairs[0][0]
     for length, symbol in pairs:
         code <<= length - before
         codes[f"{code:0{length}b}"] = symbol
         code, before = code + 1, length
-    return radix, group, centre, codes
+    return codes
+
+
+def ans_states(counts, log):
+    size = 2**log
+    refuse_if(sum(counts.values()) != size, "counts")
+    symbols, place = [None] * size, 0
+    for symbol in sorted(counts):
+        for _ in range(counts[symbol]):
+            symbols[place] = symbol
+            place = (place + size // 2 + size // 8 + 3) % size
+    numbers, states = dict(counts), []
+    for symbol in symbols:
+        number = numbers[symbol]
+        numbers[symbol] += 1
+        bits = log - (number.bit_length() - 1)
+        states.append((symbol, number * 2**bits - size, bits))
+    return states
 
 
 def read_tensor(index, payload, tables):
@@ -167,52 +236,86 @@ def read_plane(index, payload, tables, count, bits, raw_bytes):
         return payload.take(raw_bytes)
     low = index.byte()
     main = read_stream(index, tables)
-    radix, group, centre, _ = tables[main[0]]
-    refuse_if(low + radix - (method == 2) > 1 << bits, "range")
+    table = main.tables[0]
+    refuse_if(low + table.radix - (method == 2) > 1 << bits, "range")
     if method == 2:
         escape_low, escapes, escape = index.byte(), index.varint(), read_stream(index, tables)
-        refuse_if(escapes == 0 or tables[escape[0]][1] != 1 or escape_low + tables[escape[0]][0] > 1 << bits, "escape")
-    symbols = read_symbols(payload, main, -(-count // group), tables)
-    digits = [symbol // radix**i % radix for symbol in symbols for i in range(group)]
-    refuse_if(any(digit != centre for digit in digits[count:]), "digits after the last value")
+        refuse_if(not 1 <= escapes <= count or escape_low + escape.tables[0].radix > 1 << bits, "escape")
+    digits = read_digits(payload, main, count)
     if method == 1:
-        return [low + digit for digit in digits[:count]]
-    refuse_if(digits[:count].count(radix - 1) != escapes, "number of escapes")
-    values = iter(read_symbols(payload, escape, escapes, tables))
-    return [escape_low + next(values) if digit == radix - 1 else low + digit for digit in digits[:count]]
+        return [low + digit for digit in digits]
+    refuse_if(digits.count(table.radix - 1) != escapes, "number of escapes")
+    values = iter(read_digits(payload, escape, escapes))
+    return [escape_low + next(values) if digit == table.radix - 1 else low + digit for digit in digits]
+
+
+@dataclass
+class Stream:
+    tables: list
+    chunk: int = 0
+    segment: int = 0
+    total_bits: int = 0
+    min_bits: int = 0
+    width: int = 0
 
 
 def read_stream(index, tables):
-    table, chunk_log2 = index.varint(), index.byte()
-    refuse_if(table >= len(tables) or (chunk_log2 == 0) != isinstance(tables[table][3], int), "stream")
-    if chunk_log2 == 0:
-        return table, 0, 0, 0, 0
-    total_bits, min_bits, width = index.varint(), index.varint(), index.byte()
-    refuse_if(not 2 <= chunk_log2 <= 16 or total_bits == 0 or width > 24, "stream")
-    return table, chunk_log2, total_bits, min_bits, width
+    classes = index.byte()
+    refuse_if(not 1 <= classes <= 16, "classes")
+    numbers = [index.varint() for _ in range(classes)]
+    refuse_if(max(numbers) >= len(tables), "table")
+    mine = [tables[number] for number in numbers]
+    refuse_if(any(table.shape != mine[0].shape for table in mine), "tables differ")
+    chunk = index.varint()
+    refuse_if(chunk > 1 << 20, "chunk")
+    if mine[0].form == 1:
+        refuse_if(chunk or classes > 1, "constant")
+        return Stream(mine)
+    segment = index.varint() if classes > 1 else chunk
+    refuse_if(not chunk or segment < 16 or chunk % segment, "segment")
+    stream = Stream(mine, chunk, segment, index.varint(), index.varint(), index.byte())
+    refuse_if(stream.total_bits == 0 or stream.width > 24, "stream")
+    return stream
 
 
-def read_symbols(payload, stream, count, tables):
-    table, chunk_log2, total_bits, min_bits, width = stream
-    codes = tables[table][3]
-    if isinstance(codes, int):
-        return [codes] * count
-    refuse_if(count > total_bits, "more symbols than bits")
-    chunks = -(-count // 2**chunk_log2)
-    lengths = Bits(payload.take(((chunks - 1) * width + 7) // 8))
-    sizes = [min_bits + lengths.number(width) for _ in range(chunks - 1)]
+def read_digits(payload, stream, count):
+    table = stream.tables[0]
+    symbols = read_symbols(payload, stream, -(-count // table.group))
+    return [symbol // table.radix**i % table.radix for symbol in symbols for i in range(table.group)][:count]
+
+
+def read_symbols(payload, stream, count):
+    form, log = stream.tables[0].form, stream.tables[0].log
+    if form == 1:
+        return [stream.tables[0].code] * count
+    refuse_if(form == 0 and count > stream.total_bits, "more symbols than bits")
+    segments, chunks = -(-count // stream.segment), -(-count // stream.chunk)
+    selector_bits = (len(stream.tables) - 1).bit_length()
+    selectors = Bits(payload.take((segments * selector_bits + 7) // 8))
+    classes = [selectors.number(selector_bits) for _ in range(segments)]
+    selectors.pad()
+    refuse_if(max(classes) >= len(stream.tables), "class")
+    lengths = Bits(payload.take(((chunks - 1) * stream.width + 7) // 8))
+    sizes = [stream.min_bits + lengths.number(stream.width) for _ in range(chunks - 1)]
     lengths.pad()
-    refuse_if(sum(sizes) >= total_bits, "chunk lengths")
-    sizes.append(total_bits - sum(sizes))
-    bits = Bits(payload.take((total_bits + 7) // 8))
+    refuse_if(sum(sizes) >= stream.total_bits, "chunk lengths")
+    sizes.append(stream.total_bits - sum(sizes))
+    bits = Bits(payload.take((stream.total_bits + 7) // 8))
     symbols = []
     for size in sizes:
         end = bits.at + size
-        for _ in range(min(2**chunk_log2, count - len(symbols))):
-            code = str(bits.bit())
-            while code not in codes:
-                code += str(bits.bit())
-            symbols.append(codes[code])
-        refuse_if(bits.at != end, "chunk does not end where it should")
+        state = bits.number(log)
+        for _ in range(min(stream.chunk, count - len(symbols))):
+            code = stream.tables[classes[len(symbols) // stream.segment]].code
+            if form == 2:
+                symbol, following, more = code[state]
+                state = following + bits.number(more)
+            else:
+                text = str(bits.bit())
+                while text not in code:
+                    text += str(bits.bit())
+                symbol = code[text]
+            symbols.append(symbol)
+        refuse_if(bits.at != end or state, "chunk does not end where it should")
     bits.pad()
     return symbols

@@ -4,9 +4,12 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from compress import codec
+from compress.codec.ans_code import decode_table
+from compress.codec.unpacking import write_original
 from compress.errors import CodecError
 
 HERE = Path(__file__).parent
@@ -16,6 +19,13 @@ REFUSED = sorted((HERE / "refused").glob("*.krimp"))
 EXPECTED = dict(
     line.split(": ", 1) for line in (HERE / "refused" / "expected.txt").read_text(encoding="utf-8").splitlines()
 )
+
+
+def original(path):
+    """Return the bytes that a golden file holds, side files behind the network."""
+    if path.stem == "network":
+        return b"".join((HERE / "good" / name).read_bytes() for name in ("network.onnx", "weights/w.bin"))
+    return path.with_suffix(".safetensors").read_bytes()
 
 
 def module(name):
@@ -31,25 +41,50 @@ slow = module("slow_krimp_decoder")
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_golden_files_decode(path, backend):
-    assert codec.unpack_bytes(path, backend=backend) == path.with_suffix(".safetensors").read_bytes()
+    with codec.PackedFile(path, backend=backend) as packed:
+        assert b"".join(packed.pieces()) == original(path)
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_the_decoder_written_from_the_text_agrees(path):
-    assert slow.decode(path.read_bytes()) == path.with_suffix(".safetensors").read_bytes()
+    assert slow.decode(path.read_bytes()) == original(path)
+
+
+def test_golden_files_use_every_way_of_coding():
+    coders = " ".join(fact.coder for path in GOOD for fact in codec.inspect_file(path))
+    for word in (
+        "huffman",
+        "ans",
+        "raw",
+        "constant",
+        "huffman of",
+        "ans of",
+        "huffman in",
+        "ans of 4 joined in",
+        "zero mask",
+        "others",
+    ):
+        assert word in coders
+
+
+def test_a_network_of_two_files_is_unpacked_into_its_folder(tmp_path):
+    codec.unpack_file(HERE / "good" / "network.krimp", tmp_path / "network.onnx")
+    for name in ("network.onnx", "weights/w.bin"):
+        assert (tmp_path / name).read_bytes() == (HERE / "good" / name).read_bytes()
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_packing_again_gives_the_same_bytes(path, tmp_path):
-    codec.pack_file(path.with_suffix(".safetensors"), tmp_path / "again.krimp")
+    source = path.with_suffix(".onnx") if path.stem == "network" else path.with_suffix(".safetensors")
+    codec.pack_file(source, tmp_path / "again.krimp")
     assert (tmp_path / "again.krimp").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
 def test_damaged_files_are_refused_with_place_and_reason(path):
     for backend in ("numpy", "numba"):
-        with pytest.raises(CodecError) as caught:
-            codec.unpack_bytes(path, backend=backend)
+        with pytest.raises(CodecError) as caught, codec.PackedFile(path, backend=backend) as packed:
+            write_original(packed, len, None)
         assert str(caught.value) == f"{path}: {EXPECTED[path.stem]}"
     with pytest.raises(CodecError):
         codec.verify_file(path)
@@ -73,3 +108,14 @@ def test_the_worked_example_is_the_golden_file():
     original = (HERE / "good" / "example.safetensors").read_bytes()
     values = bytes((73 * i % 251).bit_count() - 4 & 0xFF for i in range(128))
     assert original == b"\x39" + bytes(7) + b'{"w":{"dtype":"I8","shape":[128],"data_offsets":[0,128]}}' + values
+
+
+def test_the_ans_table_worked_by_hand_is_that_of_the_decoders():
+    text = (ROOT / "compress" / "codec" / "FORMAT.md").read_text(encoding="utf-8")
+    found = re.search(r"digit 0 gets the states ([\d,\s]+); digit 1 gets ([\d,\s]+)\.", text)
+    listed = [[int(number) for number in part.split(",")] for part in found.groups()]
+    states = decode_table(np.array([24, 8])).tolist()
+    assert [sorted(part) for part in listed] == [[s for s in range(32) if states[s] >> 16 == d] for d in (0, 1)]
+    slow_states = slow.ans_states({0: 24, 1: 8}, 5)
+    assert slow_states == [(state >> 16, state >> 4 & 0xFFF, state & 15) for state in states]
+    assert (slow_states[4], slow_states[0]) == ((1, 0, 2), (0, 16, 1))

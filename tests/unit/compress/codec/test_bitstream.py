@@ -1,83 +1,149 @@
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.codec.bitstream import encode_symbols
+from compress.codec.ans_code import normalise
+from compress.codec.bitstream import encode_symbols, pack_fields
+from compress.codec.layout import COUNTS, LENGTHS, Stream, Table
 from compress.codec.prefix_code import code_lengths
-from compress.codec.stream_decoder import StreamError, StreamJob, decode_streams
+from compress.codec.stream_decoder import TAIL, StreamError, StreamJob, decode_streams
+
+FORMS = st.sampled_from([LENGTHS, COUNTS])
+SHAPES = st.sampled_from([(2, 1), (16, 1), (256, 1), (4096, 1), (2, 8), (3, 3), (5, 5)])
 
 
-def code_of(symbols, alphabet):
-    """Return the lengths for some symbols; 0 and 1 always have a code."""
-    counts = np.bincount(symbols, minlength=alphabet)
+def table_of(symbols, radix, group, form, twist=0):
+    """Return a table for some symbols; 0 and 1 always have a code."""
+    counts = np.bincount(symbols, minlength=radix**group)
     counts[:2] += 1
-    return code_lengths(counts)
+    counts = np.where(counts > 0, counts + twist * np.arange(len(counts)), 0)
+    entries = code_lengths(counts) if form == LENGTHS else normalise(counts, 12)
+    return Table(radix, group, 0, form, entries)
 
 
-def job(coded, count, lengths, chunk_log2):
-    return StreamJob(count=count, lengths=lengths, chunk_log2=chunk_log2, **asdict(coded))
+def tailed(payload):
+    """Return a payload with bytes behind it that mean nothing, read-only as a mapped file is."""
+    data = np.concatenate([payload, np.full(TAIL, 0xA5, dtype=np.uint8)])
+    data.flags.writeable = False
+    return data
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(1, 5000), st.sampled_from([2, 3, 16, 256, 4096]), st.integers(2, 12), st.integers(0, 2**32 - 1))
-def test_numpy_and_numba_write_the_same_bytes_and_read_them_back(count, alphabet, chunk_log2, seed):
+def job(symbols, tables, chunk, segment, backend="numpy", values=None):
+    """Return (what was coded, a job that decodes it)."""
+    classes = (np.arange(-(-len(symbols) // segment)) * 7 % len(tables)).astype(np.uint8)
+    coded = encode_symbols(symbols, tables, classes, chunk=chunk, segment=segment, backend=backend)
+    stream = Stream(tuple(range(len(tables))), chunk, segment, coded.total_bits, coded.min_bits, coded.width)
+    group, alphabet = tables[0].group, np.arange(tables[0].alphabet)
+    expand = np.stack([alphabet // tables[0].radix ** i % tables[0].radix % 256 for i in range(group)], axis=1)
+    out = np.zeros(len(symbols) * group if values is None else values, dtype=np.uint8)
+    size = len(coded.payload)
+    return coded, StreamJob(
+        tailed(coded.payload), size, len(symbols), stream, tuple(tables), expand.astype(np.uint8), out
+    )
+
+
+def geometric(rng, count, alphabet):
+    return np.minimum(rng.geometric(rng.uniform(0.01, 0.9), count) - 1, alphabet - 1).astype(np.uint16)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 6000), SHAPES, FORMS, st.integers(16, 400), st.integers(1, 7), st.integers(1, 4),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_numpy_and_numba_write_the_same_bytes_and_read_them_back(count, shape, form, segment, per_chunk, classes, seed):
     rng = np.random.default_rng(seed)
-    symbols = np.minimum(rng.geometric(rng.uniform(0.01, 0.9), count) - 1, alphabet - 1).astype(np.uint16)
-    lengths = code_of(symbols, alphabet)
-    slow = encode_symbols(symbols, lengths, chunk_log2=chunk_log2, backend="numpy")
-    fast = encode_symbols(symbols, lengths, chunk_log2=chunk_log2, backend="numba")
+    radix, group = shape
+    symbols = geometric(rng, count, radix**group)
+    tables = [table_of(symbols, radix, group, form, twist) for twist in range(classes)]
+    if classes == 1:
+        segment *= per_chunk
+    chunk = segment * (per_chunk if classes > 1 else 1)
+    cut = int(rng.integers(0, group))
+    slow, decoding = job(symbols, tables, chunk, segment, "numpy", count * group - cut)
+    fast, _ = job(symbols, tables, chunk, segment, "numba")
     assert slow.payload.tobytes() == fast.payload.tobytes()
     assert (slow.total_bits, slow.min_bits, slow.width) == (fast.total_bits, fast.min_bits, fast.width)
+    expected = decoding.expand[symbols].reshape(-1)[: count * group - cut]
     for backend in ("numpy", "numba"):
-        (found,) = decode_streams([job(slow, count, lengths, chunk_log2)], backend)
-        assert np.array_equal(found, symbols)
+        decoding.out[:] = 99
+        decode_streams([decoding], backend)
+        assert np.array_equal(decoding.out, expected)
 
 
-def test_blocks_of_the_numpy_encoder_join_without_a_seam():
+@pytest.mark.parametrize("form", [LENGTHS, COUNTS])
+def test_nothing_is_written_beyond_the_output(form):
+    symbols = geometric(np.random.default_rng(0), 40_000, 16)
+    _, decoding = job(symbols, [table_of(symbols, 2, 4, form)], 1024, 1024)
+    room = np.full(len(decoding.out) + 64, 77, dtype=np.uint8)
+    for backend in ("numpy", "numba"):
+        decode_streams([replace(decoding, out=room[32:-32])], backend)
+        assert (room[:32] == 77).all()
+        assert (room[-32:] == 77).all()
+
+
+@pytest.mark.parametrize("form", [LENGTHS, COUNTS])
+def test_blocks_of_the_numpy_encoder_join_without_a_seam(form):
     symbols = np.minimum(np.random.default_rng(0).geometric(0.2, (1 << 20) + 77), 30).astype(np.uint16)
-    lengths = code_of(symbols, 32)
-    slow = encode_symbols(symbols, lengths, backend="numpy")
-    assert slow.payload.tobytes() == encode_symbols(symbols, lengths, backend="numba").payload.tobytes()
+    tables = [table_of(symbols, 32, 1, form)]
+    slow, _ = job(symbols, tables, 1000, 1000, "numpy")
+    fast, _ = job(symbols, tables, 1000, 1000, "numba")
+    assert slow.payload.tobytes() == fast.payload.tobytes()
 
 
+@given(st.lists(st.tuples(st.integers(0, 16), st.integers(0, 2**16 - 1)), max_size=60), st.integers(0, 7))
+def test_fields_are_packed_behind_each_other(fields, offset):
+    sizes = np.array([size for size, _ in fields], dtype=np.int64)
+    values = np.array([value & ((1 << size) - 1) for size, value in fields], dtype=np.int64)
+    expected = at = 0
+    for size, value in zip(sizes.tolist(), values.tolist(), strict=True):
+        expected |= value << (at + offset)
+        at += size
+    packed = pack_fields(values, sizes, offset)
+    assert int.from_bytes(packed.tobytes(), "little") == expected
+    assert len(packed) == (at + offset + 7) // 8
+
+
+@pytest.mark.parametrize("form", [LENGTHS, COUNTS])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_no_damaged_payload_is_read_beyond_its_end(backend):
+def test_no_damaged_payload_is_read_beyond_its_end(backend, form):
     rng = np.random.default_rng(1)
     symbols = rng.integers(0, 200, 3000).astype(np.uint16)
-    lengths = code_of(symbols, 256)
-    coded = encode_symbols(symbols, lengths, chunk_log2=6)
+    coded, decoding = job(symbols, [table_of(symbols, 256, 1, form)] * 2, 64, 16)
     for _ in range(50):
         payload = coded.payload.copy()
         payload[rng.integers(0, len(payload), 40)] = rng.integers(0, 256, 40)
         with suppress(ValueError):
-            (found,) = decode_streams([job(replace(coded, payload=payload), 3000, lengths, 6)], backend)
-            assert len(found) == 3000
+            decode_streams([replace(decoding, data=tailed(payload))], backend)
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 3000), st.integers(2, 10), st.integers(2, 300)), max_size=8))
-def test_streams_of_all_lengths_and_codes_are_decoded_together(shapes):
-    rng = np.random.default_rng(len(shapes))
+@given(st.lists(st.tuples(st.integers(1, 3000), st.integers(16, 999), SHAPES, FORMS, st.integers(1, 3)), max_size=8))
+def test_streams_of_all_lengths_and_codes_are_decoded_together(streams):
+    rng = np.random.default_rng(len(streams))
     jobs, expected = [], []
-    for count, chunk_log2, alphabet in shapes:
-        symbols = np.minimum(rng.geometric(0.1, count) - 1, alphabet - 1).astype(np.uint16)
-        lengths = code_of(symbols, alphabet)
-        jobs.append(job(encode_symbols(symbols, lengths, chunk_log2=chunk_log2), count, lengths, chunk_log2))
-        expected.append(symbols)
+    for count, segment, (radix, group), form, classes in streams:
+        symbols = geometric(rng, count, radix**group)
+        tables = [table_of(symbols, radix, group, form, twist) for twist in range(classes)]
+        jobs.append(job(symbols, tables, segment * (3 if classes > 1 else 1), segment)[1])
+        expected.append(jobs[-1].expand[symbols].reshape(-1))
     for backend in ("numpy", "numba"):
-        for found, symbols in zip(decode_streams(jobs, backend), expected, strict=True):
-            assert np.array_equal(found, symbols)
+        for decoding in jobs:
+            decoding.out[:] = 99
+        decode_streams(jobs, backend)
+        for decoding, values in zip(jobs, expected, strict=True):
+            assert np.array_equal(decoding.out, values)
 
 
+@pytest.mark.parametrize("form", [LENGTHS, COUNTS])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_the_damaged_stream_is_named(backend):
+def test_the_damaged_stream_is_named(backend, form):
     symbols = np.random.default_rng(0).integers(0, 200, 3000).astype(np.uint16)
-    lengths = code_of(symbols, 256)
-    good = job(encode_symbols(symbols, lengths, chunk_log2=6), 3000, lengths, 6)
+    _, good = job(symbols, [table_of(symbols, 256, 1, form)], 64, 64)
     with pytest.raises(StreamError) as caught:
-        decode_streams([good, good, replace(good, count=2999), good], backend)
+        decode_streams([good, good, replace(good, count=2999, out=good.out[:2999]), good], backend)
     assert caught.value.number == 2

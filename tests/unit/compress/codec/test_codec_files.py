@@ -173,12 +173,122 @@ def test_a_missing_file_is_named(tmp_path):
             call(tmp_path / "none.krimp")
 
 
-def test_weights_in_another_file_are_refused_with_advice(tmp_path):
-    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    tensor.external_data.add(key="location", value="w.bin")
-    (tmp_path / "x.onnx").write_bytes(model_bytes([tensor]))
+def external_model(folder, location, values, offset=0, length=None):
+    """Write x.onnx whose tensor 'w' lies in another file; return its path."""
+    tensor = TensorProto(name="w", data_type=TensorProto.INT8, dims=[len(values)])
+    tensor.data_location = TensorProto.EXTERNAL
+    entries = {"location": location, "offset": str(offset), "length": str(length or len(values))}
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+    (folder / "x.onnx").write_bytes(model_bytes([tensor]))
+    return folder / "x.onnx"
+
+
+def test_weights_in_another_file_come_back_beside_the_model(tmp_path):
+    values = np.random.default_rng(0).binomial(9, 0.5, 4000).astype(np.int8)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "w.bin").write_bytes(b"head" + values.tobytes() + b"tail")
+    model = external_model(tmp_path, "./sub/w.bin", values, offset=4)
+    codec.pack_file(model, tmp_path / "x.krimp")
+    (tmp_path / "new").mkdir()
+    for _ in range(2):  # a second time over identical files
+        codec.unpack_file(tmp_path / "x.krimp", tmp_path / "new" / "y.onnx")
+    assert (tmp_path / "new" / "y.onnx").read_bytes() == model.read_bytes()
+    assert (tmp_path / "new" / "sub" / "w.bin").read_bytes() == (tmp_path / "sub" / "w.bin").read_bytes()
+    assert np.array_equal(codec.load_tensors(tmp_path / "x.krimp")["w"], values)
+    (fact,) = codec.inspect_file(tmp_path / "x.krimp")
+    assert (fact.name, fact.elements) == ("w", 4000)
+    (tmp_path / "new" / "sub" / "w.bin").write_bytes(b"other")
+    with pytest.raises(CodecError, match="is there already"):
+        codec.unpack_file(tmp_path / "x.krimp", tmp_path / "new" / "y.onnx")
+    assert (tmp_path / "new" / "sub" / "w.bin").read_bytes() == b"other"
+    for read in (codec.load, codec.unpack_bytes):
+        with pytest.raises(CodecError, match="holds files beside the model"):
+            read(tmp_path / "x.krimp")
+
+
+@pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "a/../../w.bin", "link.bin", "x.onnx"])
+def test_files_that_leave_the_folder_are_refused(tmp_path, location):
+    (tmp_path / "w.bin").write_bytes(bytes(300))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "link.bin").symlink_to(tmp_path / "w.bin")
+    with pytest.raises(CodecError, match="expected a file beside the model or below"):
+        codec.pack_file(external_model(folder, location, bytes(300)), folder / "x.krimp")
+    assert not (folder / "x.krimp").exists()
+
+
+def test_missing_and_short_files_of_weights_are_named(tmp_path):
+    model = external_model(tmp_path, "w.bin", bytes(300))
+    with pytest.raises(CodecError, match=r"w\.bin: byte 0: cannot be read"):
+        codec.pack_file(model, tmp_path / "x.krimp")
+    (tmp_path / "w.bin").write_bytes(bytes(299))
+    with pytest.raises(CodecError, match="truncated"):
+        codec.pack_file(model, tmp_path / "x.krimp")
     with pytest.raises(CodecError, match="'w' keeps its data in another file"):
-        codec.pack_file(tmp_path / "x.onnx", tmp_path / "x.krimp")
+        codec.load(model)
+
+
+def test_tensors_are_loaded_by_name_and_in_threads(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "b": rng.integers(-9, 9, (40, 50)).astype(np.int8),
+        "f": rng.standard_normal((30, 20)).astype(np.float32),
+        "i": rng.integers(-(2**40), 2**40, 77),
+        "scalar": np.array(3.5, dtype=np.float32),
+        "none": np.empty((0, 4), dtype=np.float32),
+    }
+    nibbles = rng.integers(-8, 8, 1001).astype(np.int8)
+    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    tensors.append(helper.make_tensor("n", TensorProto.INT4, [1001], nibbles))
+    raw = TensorProto(name="q", data_type=TensorProto.INT4, dims=[1001])
+    padded = np.append(nibbles, 0).astype(np.uint8) & 15
+    raw.raw_data = (padded[0::2] | padded[1::2] << 4).tobytes()
+    packed = round_trip(tmp_path, model_bytes([*tensors, raw]))
+    for threads in (1, 3):
+        found = codec.load_tensors(packed, threads=threads)
+        for name in ("b", "f", "i", "scalar"):
+            assert found[name].dtype == arrays[name].dtype
+            assert np.array_equal(found[name], arrays[name])
+        assert np.array_equal(found["q"], nibbles)
+        assert codec.load(packed, threads=threads) == codec.load(packed, check_hash=False)
+    assert list(codec.load_tensors(packed, ["f"])) == ["f"]
+    with pytest.raises(CodecError, match="no tensor 'x'"):
+        codec.load_tensors(packed, ["x"])
+
+
+def test_nothing_but_a_regular_file_is_written_over(small, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for target, what in ((tmp_path / "pipe", "a device or pipe"), (tmp_path, "a folder")):
+        with pytest.raises(CodecError, match=what):
+            codec.unpack_file(small, target)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_inputs_that_are_something_else_get_their_own_words(small, tmp_path):
+    pointer = tmp_path / "p.onnx"
+    pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0")
+    nested = tmp_path / "n.safetensors"
+    nested.write_bytes((5000).to_bytes(8, "little") + b"[" * 5000)
+    (tmp_path / "e.onnx").write_bytes(b"")
+    cases = (
+        (pointer, "Git LFS"),
+        (nested, "not that of a safetensors"),
+        (tmp_path / "e.onnx", "empty"),
+        (small, "already"),
+    )
+    for path, words in cases:
+        with pytest.raises(CodecError, match=words):
+            codec.pack_file(path, tmp_path / "out.krimp")
+
+
+@pytest.mark.parametrize("check_hash", [True, False])
+def test_a_damaged_tensor_is_named_with_and_without_the_hash(small, check_hash):
+    data = bytearray(small.read_bytes())
+    data[110] ^= 4
+    small.write_bytes(data)
+    with pytest.raises(CodecError, match=r"byte 108: checksum of this tensor"):
+        codec.load(small, check_hash=check_hash)
 
 
 def test_load_takes_both_forms_whatever_their_names(small, tmp_path):

@@ -51,13 +51,13 @@ def test_codes_are_canonical_and_prefix_free(counts):
 
 
 def test_table_gives_every_symbol_for_every_continuation():
-    lengths = np.array([1, 0, 3, 3, 2], dtype=np.uint8)
-    codes, table = canonical_codes(lengths), decode_table(lengths)
+    lengths = np.array([1, 0, 3, 3, 2])
+    codes, table = canonical_codes(lengths), decode_table(lengths, 3)
     for symbol, length in enumerate(lengths):
         if length:
             for rest in range(1 << 3 - length):
                 entry = int(table[int(codes[symbol]) | rest << length])
-                assert (entry & 0xFFF, entry >> 12) == (symbol, length)
+                assert (entry >> 8, entry & 0xFF) == (symbol, length)
 
 
 def test_fibonacci_counts_are_limited_to_the_optimal_limited_code():

@@ -1,0 +1,93 @@
+"""Measurements of benchmarks/codec.py that need a process of their own; each prints one line of JSON.
+
+python -m benchmarks.codec_process memory FILE.krimp       memory that codec.load adds to the imported process
+python -m benchmarks.codec_process first FILE.krimp        seconds of the first and of the second codec.load
+python -m benchmarks.codec_process session FILE.onnx FILE.krimp ROUNDS    file to a ready ONNX Runtime session
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from compress import codec
+
+
+def memory(path: Path) -> dict[str, Any]:
+    """Return the peak memory of a process before and after it unpacked a file, bytes.
+
+    Everything is imported and compiled before: a small file of the same kinds goes first.
+    """
+    warm_up(path)
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use now
+    before = _peak_bytes()
+    data = codec.load(path)
+    peak = _peak_bytes()
+    return {"original_bytes": len(data), "before_bytes": before, "peak_bytes": peak, "added_bytes": peak - before}
+
+
+def first(path: Path) -> dict[str, Any]:
+    """Return processor seconds of this process's first codec.load (compiler's cache as it is) and of its second."""
+    seconds = [_seconds(lambda: codec.load(path))[1] for _ in range(2)]
+    return {"first_s": seconds[0], "second_s": seconds[1]}
+
+
+def session(plain: Path, packed: Path, rounds: int) -> dict[str, Any]:
+    """Return times from file to session, of the plain and of the packed file in turns, hash check apart."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+
+    def open_session(source: str | bytes) -> Any:
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+    calls: dict[str, Callable[[], Any]] = {
+        "plain": lambda: open_session(str(plain)),
+        "krimp": lambda: open_session(codec.load(packed, check_hash=False)),
+        "hash": lambda: hashlib.sha256(plain_bytes).digest(),
+        "krimp_with_hash": lambda: open_session(codec.load(packed)),
+    }
+    plain_bytes = plain.read_bytes()
+    times: dict[str, list[dict[str, float]]] = {name: [] for name in calls}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            wall, cpu = _seconds(call)
+            if number:  # the first round warms up
+                times[name].append({"wall_s": wall, "cpu_s": cpu})
+    return {"times": times, "rounds": rounds}
+
+
+def warm_up(path: Path) -> None:
+    """Decode a file once through every kernel it needs, without keeping anything of its size."""
+    with codec.PackedFile(path) as file:
+        for tensor in sorted(file.tensors, key=lambda tensor: tensor.record.num_bytes)[:50]:
+            file.decode(tensor)
+
+
+def _seconds(call: Callable[[], Any]) -> tuple[float, float]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def _peak_bytes() -> int:
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    raise OSError("/proc/self/status: no VmHWM. Memory is measured on Linux only.")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    command, *arguments = sys.argv[1:]
+    call = {"memory": memory, "first": first, "session": session}[command]
+    values = [int(text) if text.isdigit() else Path(text) for text in arguments]
+    print(json.dumps(call(*values)))

@@ -1,0 +1,97 @@
+"""The tensors of a .krimp file by name, decoded one by one or several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from compress.codec.layout import KINDS
+from compress.codec.reader import PackedFile, Placed, map_in_threads
+from compress.codec.source import normal_name, side_spans
+from compress.codec.spans import ExternalTensor, Span, find_tensors
+from compress.codec.values import to_planes
+from compress.codec.whole_file import memory_for
+from compress.errors import CodecError
+
+_DTYPES = {
+    "float32": "<f4", "float64": "<f8", "float16": "<f2", "complex64": "<c8", "complex128": "<c16", "bool": "?",
+    "int8": "i1", "uint8": "u1", "int16": "<i2", "uint16": "<u2", "int32": "<i4", "uint32": "<u4", "int64": "<i8",
+    "uint64": "<u8", "bfloat16": "<u2",
+}  # fmt: skip
+
+
+def named_spans(packed: PackedFile) -> list[Span]:
+    """Return all tensors of the original with names, shapes and places, small ones included.
+
+    Raises:
+        CodecError: the original is not what the header says.
+    """
+    # Names lie in the skeleton; zeros in place of the tensors keep all offsets. Untouched zeros take no memory.
+    whole = np.zeros(packed.header.original_bytes, dtype=np.uint8)
+    packed.fill(whole, with_tensors=False)
+    main = packed.header.original_bytes - sum(file.num_bytes for file in packed.side_files)
+    spans, external = find_tensors(whole[:main].data, packed.header.container, packed.name)
+    by_file: dict[str, list[ExternalTensor]] = {}
+    for tensor in external:
+        by_file.setdefault(normal_name(tensor.location), []).append(tensor)
+    at = main
+    for file in packed.side_files:
+        side = whole[at : at + file.num_bytes].data
+        spans += side_spans(packed.name, side, by_file.get(file.name, []), at)
+        at += file.num_bytes
+    return spans
+
+
+def load_tensors(
+    path: Path | str, names: Iterable[str] | None = None, *, threads: int = 1, backend: str = "auto"
+) -> dict[str, np.ndarray]:
+    """Return tensors of a .krimp file; only their bytes are decoded.
+
+    Args:
+        path: the .krimp file.
+        names: which ones; all that have a name if None.
+        threads: how many are decoded at once.
+        backend: 'auto', 'numpy' or 'numba' (same values).
+
+    Returns:
+        Arrays of the original's shape. Types that NumPy lacks: integers of 2 and 4 bits as int8 or uint8,
+        bfloat16 as uint16 with the same bits, floats of 8 and 4 bits as uint8 with the same bits.
+
+    Raises:
+        CodecError: the file is damaged, or has no such tensor.
+    """
+    with memory_for(path), PackedFile(path, backend=backend) as packed:
+        spans = {span.name: span for span in named_spans(packed) if span.name}
+        wanted = list(spans) if names is None else list(names)
+        missing = [name for name in wanted if name not in spans]
+        if missing:
+            raise CodecError(f"{path}: byte 0: no tensor {missing[0]!r}; expected one of {sorted(spans)[:20]}.")
+        coded = {tensor.start: tensor for tensor in packed.tensors}
+
+        def load(name: str) -> np.ndarray:
+            span = spans[name]
+            return _as_array(_tensor_bytes(packed, span, coded.get(span.start)), span)
+
+        return dict(zip(wanted, map_in_threads(load, wanted, threads), strict=True))
+
+
+def _tensor_bytes(packed: PackedFile, span: Span, coded: Placed | None) -> np.ndarray:
+    if coded is not None and coded.record.num_bytes == span.num_bytes:
+        return packed.decode(coded)
+    return packed.uncoded(span.start, span.num_bytes)
+
+
+def _as_array(data: np.ndarray, span: Span) -> np.ndarray:
+    kind = KINDS[span.kind]
+    if kind.value_bits < 8:
+        (values,) = to_planes(data, kind)
+        if kind.is_signed:
+            middle = np.int16(1 << kind.value_bits - 1)
+            values = (values.astype(np.int16) - middle).astype(np.int8)
+        array = values[: int(np.prod(span.dims, dtype=np.int64))]  # the last byte can have values to spare
+    else:
+        dtype = np.dtype(_DTYPES.get(span.data_type, "u1"))
+        array = data.view(dtype) if len(data) % dtype.itemsize == 0 else data
+    return array.reshape(span.dims) if array.size == np.prod(span.dims, dtype=np.int64) else array

@@ -1,0 +1,364 @@
+"""The index of a .krimp file: side files, tables and tensor records, to bytes and back (FORMAT.md, sections 4 to 6)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from compress.codec.ans_code import MAX_LOG, MIN_LOG
+from compress.codec.layout import (
+    CODED,
+    CODED_WITH_ESCAPES,
+    CONSTANT,
+    COUNTS,
+    KINDS,
+    LENGTHS,
+    MAX_CHUNK,
+    MAX_CLASSES,
+    MAX_COUNT,
+    MAX_FILES,
+    MAX_GROUP,
+    MAX_NAME_BYTES,
+    MAX_ORIGINAL_BYTES,
+    MAX_SYMBOLS,
+    MAX_WIDTH,
+    MIN_CHUNK,
+    MIN_TABLE_BYTES,
+    RAW,
+    Plane,
+    SideFile,
+    Stream,
+    Table,
+    TensorRecord,
+)
+from compress.codec.prefix_code import MAX_ALPHABET, MAX_LENGTH, is_complete
+from compress.errors import CodecError
+
+_NO_ENTRIES = np.empty(0, dtype=np.int64)
+
+
+def stream_symbols(plane: Plane, count: int, tables: list[Table]) -> list[tuple[Stream, int]]:
+    """Return the streams of a plane of `count` values with the number of symbols in each."""
+    streams = []
+    if plane.main is not None:
+        streams.append((plane.main, -(-count // tables[plane.main.tables[0]].group)))
+    if plane.escape is not None:
+        streams.append((plane.escape, -(-plane.escapes // tables[plane.escape.tables[0]].group)))
+    return streams
+
+
+def stream_bytes(stream: Stream, symbols: int) -> int:
+    """Return the bytes of a stream in the payload."""
+    if not stream.chunk:
+        return 0
+    chunks = -(-symbols // stream.chunk)
+    segments = -(-symbols // stream.segment)
+    return (
+        (segments * stream.selector_bits + 7) // 8
+        + ((chunks - 1) * stream.width + 7) // 8
+        + (stream.total_bits + 7) // 8
+    )
+
+
+def plane_bytes(plane: Plane, record: TensorRecord, tables: list[Table]) -> int:
+    """Return the bytes of a plane in the payload."""
+    if plane.method == RAW:
+        return record.num_bytes // len(record.planes)
+    return sum(stream_bytes(stream, symbols) for stream, symbols in stream_symbols(plane, record.count, tables))
+
+
+def payload_bytes(record: TensorRecord, tables: list[Table]) -> int:
+    """Return the coded bytes of a tensor."""
+    return sum(plane_bytes(plane, record, tables) for plane in record.planes)
+
+
+@lru_cache(maxsize=256)
+def symbol_order(radix: int, group: int, centre: int) -> np.ndarray:
+    """Return the symbols in the order in which a table lists its entries.
+
+    The key is the sum of the distances of the digits from the centre, ties by symbol: for
+    weights that is close to the order of falling probability, so equal entries meet.
+
+    Returns:
+        (radix ** group,), int64, read-only.
+    """
+    order = np.argsort(digit_distance(radix, group, centre), kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def digit_distance(radix: int, group: int, centre: int) -> np.ndarray:
+    """Return for every symbol the summed distance of its digits from the centre, int64."""
+    step = np.abs(np.arange(radix, dtype=np.int64) - centre)
+    distance = step
+    for _ in range(group - 1):
+        distance = (step[:, None] + distance[None, :]).reshape(-1)
+    return distance
+
+
+def write_varint(value: int) -> bytes:
+    """Return an unsigned LEB128 number."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def write_side_files(files: Sequence[SideFile]) -> bytes:
+    """Return the bytes of the list of files that follow the original."""
+    out = bytearray(write_varint(len(files)))
+    for file in files:
+        name = file.name.encode()
+        out += write_varint(len(name)) + name + write_varint(file.num_bytes)
+    return bytes(out)
+
+
+def unsafe_name(name: str) -> str | None:
+    """Return why a file name could lead out of its folder or hurt on some system, or None."""
+    parts = name.split("/")
+    if not name or "" in parts or "." in parts or ".." in parts:
+        return "is not a plain relative path"
+    if any(ord(letter) < 32 or letter in '\\:*?"<>|\x7f' for letter in name):
+        return "has a letter that file names must not have"
+    return None
+
+
+def write_table(table: Table) -> bytes:
+    """Return the bytes of a table."""
+    out = bytearray(write_varint(table.radix) + write_varint(table.group) + write_varint(table.centre))
+    out.append(table.form)
+    if table.form == CONSTANT:
+        return bytes(out + write_varint(table.constant))
+    if table.form == COUNTS:
+        out.append(table.log)
+    listed = table.entries[symbol_order(table.radix, table.group, table.centre)]
+    starts = np.flatnonzero(np.diff(listed, prepend=-1))
+    runs = np.diff(starts, append=len(listed))
+    write_run = _write_length_run if table.form == LENGTHS else _write_count_run
+    for entry, run in zip(listed[starts].tolist(), runs.tolist(), strict=True):
+        out += write_run(entry, run)
+    return bytes(out)
+
+
+def table_bytes(table: Table) -> int:
+    """Return the length of `write_table`, quicker."""
+    head = sum(len(write_varint(number)) for number in (table.radix, table.group, table.centre)) + 1
+    if table.form == CONSTANT:
+        return head + len(write_varint(table.constant))
+    listed = table.entries[symbol_order(table.radix, table.group, table.centre)]
+    starts = np.flatnonzero(np.diff(listed, prepend=-1))
+    runs = np.diff(starts, append=len(listed))
+    if table.form == LENGTHS:
+        return head + len(runs) + int(_varint_bytes(runs[runs >= 16] - 16).sum())
+    firsts = _varint_bytes(listed[starts] << 1)
+    return head + 1 + int(firsts.sum()) + int(_varint_bytes(runs[runs > 1] - 2).sum())
+
+
+def _varint_bytes(numbers: np.ndarray) -> np.ndarray:
+    return 1 + (numbers >= 1 << 7).astype(np.int64) + (numbers >= 1 << 14)  # tables hold no larger ones
+
+
+def _write_length_run(length: int, run: int) -> bytes:
+    if run < 16:
+        return bytes([length << 4 | run - 1])
+    return bytes([length << 4 | 15]) + write_varint(run - 16)
+
+
+def _write_count_run(count: int, run: int) -> bytes:
+    if run == 1:
+        return write_varint(count << 1)
+    return write_varint(count << 1 | 1) + write_varint(run - 2)
+
+
+def write_record(record: TensorRecord) -> bytes:
+    """Return the bytes of a tensor record."""
+    out = bytearray(write_varint(record.gap) + write_varint(record.num_bytes))
+    out.append(record.kind)
+    for plane in record.planes:
+        out.append(plane.method)
+        if plane.main is not None:
+            out.append(plane.low)
+            out += _write_stream(plane.main)
+        if plane.escape is not None:
+            out.append(plane.escape_low)
+            out += write_varint(plane.escapes) + _write_stream(plane.escape)
+    out += struct.pack("<I", record.crc32)
+    return bytes(out)
+
+
+def _write_stream(stream: Stream) -> bytes:
+    out = bytes([len(stream.tables)]) + b"".join(write_varint(table) for table in stream.tables)
+    out += write_varint(stream.chunk)
+    if not stream.chunk:
+        return out
+    if len(stream.tables) > 1:
+        out += write_varint(stream.segment)
+    return out + write_varint(stream.total_bits) + write_varint(stream.min_bits) + bytes([stream.width])
+
+
+class IndexReader:
+    """Reads tables and records from the unpacked index; every step checks that bytes are left."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self._data, self._name, self._at, self._symbols = data, name, 0, 0
+
+    def fail(self, what: str) -> CodecError:
+        """Return the error for the current position."""
+        return CodecError(f"{self._name}: index byte {self._at}: {what}.")
+
+    def byte(self) -> int:
+        """Return the next byte."""
+        if self._at >= len(self._data):
+            raise self.fail("the index ends inside a record; expected more bytes")
+        self._at += 1
+        return self._data[self._at - 1]
+
+    def varint(self, limit: int = MAX_ORIGINAL_BYTES * 16) -> int:
+        """Return the next number, at most `limit`."""
+        if self._at < len(self._data) and (value := self._data[self._at]) < 0x80 and value <= limit:  # nearly always
+            self._at += 1
+            return value
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if value > limit or shift > 63:
+                raise self.fail(f"number {value} is too large; expected at most {limit}")
+            if byte < 0x80:
+                if byte == 0 and shift:
+                    raise self.fail("number is not written in the shortest way; expected no zero byte at its end")
+                return value
+            shift += 7
+
+    def end(self) -> None:
+        """Refuse bytes after the last record."""
+        if self._at != len(self._data):
+            raise self.fail(f"{len(self._data) - self._at} bytes follow the last record; expected none")
+
+    def side_files(self) -> list[SideFile]:
+        """Read the files that follow the original."""
+        files: list[SideFile] = []
+        for _ in range(self.varint(MAX_FILES)):
+            size = self.varint(MAX_NAME_BYTES)
+            raw = bytes(self.byte() for _ in range(size))
+            name = raw.decode("utf-8", errors="replace")
+            reason = unsafe_name(name) if name.encode() == raw else "is not UTF-8"
+            if reason or any(file.name == name for file in files):
+                raise self.fail(f"file name {name!r} {reason or 'is there twice'}; expected a path inside the folder")
+            files.append(SideFile(name, self.varint()))
+        return files
+
+    def tables(self) -> list[Table]:
+        """Read all tables."""
+        number = self.varint(MAX_COUNT)
+        if number * MIN_TABLE_BYTES > len(self._data):
+            raise self.fail(f"{number} tables in an index of {len(self._data)} bytes; expected fewer")
+        return [self._table() for _ in range(number)]
+
+    def _table(self) -> Table:
+        """Read one table."""
+        radix, group = self.varint(MAX_ALPHABET), self.varint(MAX_GROUP)
+        size = radix**group if radix and group else 0
+        if not 1 <= size <= MAX_ALPHABET:
+            raise self.fail(f"alphabet of {radix} to the power of {group} symbols; expected 1 to {MAX_ALPHABET}")
+        self._symbols += size
+        if self._symbols > MAX_SYMBOLS:
+            raise self.fail(f"tables of {self._symbols} symbols together; expected at most {MAX_SYMBOLS}")
+        centre = self.varint(radix - 1)
+        form = self.byte()
+        if form == CONSTANT:
+            return Table(radix, group, centre, CONSTANT, _NO_ENTRIES, self.varint(size - 1))
+        if form not in (LENGTHS, COUNTS):
+            raise self.fail(f"table form {form}; expected 0, 1 or 2")
+        log = self.byte() if form == COUNTS else 0
+        if form == COUNTS and not MIN_LOG <= log <= MAX_LOG:
+            raise self.fail(f"2 ** {log} states; expected 2 ** {MIN_LOG} to 2 ** {MAX_LOG}")
+        entries = np.zeros(size, dtype=np.int64)
+        entries[symbol_order(radix, group, centre)] = self._entries(size, form)
+        if form == LENGTHS and not is_complete(entries):
+            raise self.fail(f"code lengths do not form a complete code of at most {MAX_LENGTH} bits")
+        if form == COUNTS and (int(entries.sum()) != 1 << log or np.count_nonzero(entries) < 2):
+            raise self.fail(f"counts have the sum {int(entries.sum())}; expected {1 << log}, of two symbols or more")
+        return Table(radix, group, centre, form, entries)
+
+    def _entries(self, size: int, form: int) -> list[int]:
+        listed: list[int] = []
+        while len(listed) < size:
+            if form == LENGTHS:
+                token = self.byte()
+                entry, run = token >> 4, (token & 15) + 1
+                if run == 16:
+                    run += self.varint(MAX_ALPHABET)
+            else:
+                token = self.varint(2 << MAX_LOG | 1)
+                entry, run = token >> 1, 1
+                if token & 1:
+                    run = 2 + self.varint(MAX_ALPHABET)
+            if len(listed) + run > size:
+                raise self.fail(f"{len(listed) + run} symbols in a table; expected {size}")
+            listed += [entry] * run
+        return listed
+
+    def record(self, tables: list[Table]) -> TensorRecord:
+        """Read one tensor record."""
+        gap, num_bytes, kind = self.varint(), self.varint(), self.byte()
+        if kind not in KINDS:
+            raise self.fail(f"tensor kind {kind}; expected one of {sorted(KINDS)}")
+        if num_bytes == 0 or num_bytes % KINDS[kind].planes:
+            raise self.fail(f"{num_bytes} bytes of {KINDS[kind].name}; expected whole elements, at least one")
+        count = num_bytes // KINDS[kind].planes * (8 // KINDS[kind].value_bits)
+        planes = tuple(self._plane(tables, count, 1 << KINDS[kind].value_bits) for _ in range(KINDS[kind].planes))
+        checksum = int.from_bytes(bytes(self.byte() for _ in range(4)), "little")
+        return TensorRecord(gap, num_bytes, kind, planes, checksum)
+
+    def _plane(self, tables: list[Table], count: int, num_values: int) -> Plane:
+        method = self.byte()
+        if method == RAW:
+            return Plane(RAW)
+        if method not in (CODED, CODED_WITH_ESCAPES):
+            raise self.fail(f"method {method}; expected 0, 1 or 2")
+        low, main = self.byte(), self._stream(tables)
+        self._check_range(low + tables[main.tables[0]].radix - (method == CODED_WITH_ESCAPES), num_values)
+        if method == CODED:
+            return Plane(CODED, low, main)
+        escape_low, escapes, escape = self.byte(), self.varint(), self._stream(tables)
+        self._check_range(escape_low + tables[escape.tables[0]].radix, num_values)
+        if not 0 < escapes <= count:
+            raise self.fail(f"{escapes} escapes among {count} values; expected at least one and not more than values")
+        return Plane(CODED_WITH_ESCAPES, low, main, escape_low, escapes, escape)
+
+    def _check_range(self, end: int, num_values: int) -> None:
+        if end > num_values:
+            raise self.fail(f"values reach {end - 1}; expected at most {num_values - 1}")
+
+    def _stream(self, tables: list[Table]) -> Stream:
+        classes = self.byte()
+        if not 1 <= classes <= MAX_CLASSES:
+            raise self.fail(f"stream of {classes} tables; expected 1 to {MAX_CLASSES}")
+        numbers = tuple(self.varint() for _ in range(classes))
+        if max(numbers) >= len(tables):
+            raise self.fail(f"table {max(numbers)}; expected less than {len(tables)}")
+        chunk = self.varint(MAX_CHUNK)
+        first, *others = (tables[number] for number in numbers)
+        shape = (first.radix, first.group, first.centre, first.form, first.log)
+        if any((other.radix, other.group, other.centre, other.form, other.log) != shape for other in others):
+            raise self.fail("tables of one stream differ in radix, group, centre, form or size; expected equal ones")
+        if first.form == CONSTANT:
+            if classes > 1 or chunk:
+                raise self.fail(f"constant stream with {classes} tables and chunks of {chunk}; expected 1 and 0")
+            return Stream(numbers)
+        segment = self.varint(MAX_CHUNK) if classes > 1 else chunk
+        if segment < MIN_CHUNK or chunk == 0 or chunk % segment:
+            raise self.fail(
+                f"chunks of {chunk} symbols, segments of {segment}; expected segments of {MIN_CHUNK} or more,"
+                " whole ones in a chunk"
+            )
+        total_bits, min_bits, width = self.varint(), self.varint(), self.byte()
+        if total_bits == 0 or width > MAX_WIDTH:
+            raise self.fail(f"stream of {total_bits} bits, lengths of {width} bits; expected some, at most {MAX_WIDTH}")
+        return Stream(numbers, chunk, segment, total_bits, min_bits, width)

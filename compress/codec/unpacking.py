@@ -1,0 +1,114 @@
+"""From a .krimp file back to the files that were packed; proving a .krimp file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from compress.codec.layout import SideFile
+from compress.codec.reader import PackedFile, Progress
+from compress.codec.whole_file import memory_for, whole_file
+from compress.errors import CodecError
+
+_Write = Callable[[bytes | memoryview], object]
+
+
+def unpack_file(src: Path | str, dst: Path | str, progress: Progress | None = None) -> int:
+    """Write the original of a .krimp file, whole or not at all, checked against its hash.
+
+    Files that belong to it (ONNX external data) are written beside it, under the names that the model has for
+    them; one that is there already must have the same contents, and is left alone.
+
+    Args:
+        src: the .krimp file.
+        dst: file to write; replaced if it exists.
+        progress: called with (bytes done, bytes in all).
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        CodecError: src is not a .krimp file, damaged, truncated, or of a newer version; a file is in the way.
+    """
+    dst = Path(dst)
+    with memory_for(src), PackedFile(src) as packed, ExitStack() as stack:
+        total = packed.header.original_bytes
+        sizes = [total - sum(file.num_bytes for file in packed.side_files)]
+        writes: list[_Write] = [stack.enter_context(whole_file(dst)).write]
+        for file in packed.side_files:
+            writes.append(_side_write(dst, file, stack))
+            sizes.append(file.num_bytes)
+        write_original(packed, _Splitter(writes, sizes).write, progress)
+        return total
+
+
+def _side_write(dst: Path, file: SideFile, stack: ExitStack) -> _Write:
+    """Return what takes the bytes of a side file: a new file, or a comparison with one that is there already."""
+    side = dst.parent / file.name
+    if dst.parent.resolve() not in side.resolve().parents or side.resolve() == dst.resolve():
+        raise CodecError(f"{side}: leads out of the folder {dst.parent}, or to --out itself. Choose an empty folder.")
+    if not side.exists():
+        side.parent.mkdir(parents=True, exist_ok=True)
+        return stack.enter_context(whole_file(side)).write
+    if not side.is_file() or side.stat().st_size != file.num_bytes:
+        raise _in_the_way(side)
+    there = stack.enter_context(side.open("rb"))
+
+    def compare(data: bytes | memoryview) -> None:
+        if there.read(len(data)) != data:
+            raise _in_the_way(side)
+
+    return compare
+
+
+def _in_the_way(side: Path) -> CodecError:
+    return CodecError(f"{side}: is there already, and differs from what belongs to the model. Choose an empty folder.")
+
+
+class _Splitter:
+    """Passes a sequence of pieces on to several files of known sizes, one after the other."""
+
+    def __init__(self, writes: list[_Write], sizes: list[int]) -> None:
+        self._files = _with_sizes(writes, sizes)
+        self._write, self._room = next(self._files)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write one piece."""
+        while len(data) > self._room:
+            self._write(data[: self._room])
+            data = data[self._room :]
+            self._write, self._room = next(self._files)
+        self._write(data)
+        self._room -= len(data)
+
+
+def _with_sizes(writes: list[_Write], sizes: list[int]) -> Iterator[tuple[_Write, int]]:
+    yield from zip(writes, sizes, strict=True)
+
+
+def verify_file(path: Path | str, progress: Progress | None = None) -> None:
+    """Prove a .krimp file against the checksums and the hash inside, without writing anything.
+
+    Raises:
+        CodecError: it is not a .krimp file, damaged, truncated, or of a newer version.
+    """
+    with memory_for(path), PackedFile(path) as packed:
+        write_original(packed, len, progress)
+
+
+def write_original(packed: PackedFile, write: _Write, progress: Progress | None) -> None:
+    """Pass the original file, and what follows it, to `write` piece by piece, then check its hash.
+
+    Raises:
+        CodecError: the file is damaged; what was written must be thrown away.
+    """
+    digest, at = hashlib.sha256(), 0
+    for data in packed.pieces():
+        digest.update(data)
+        write(data)
+        at += len(data)
+        if progress:
+            progress(at, packed.header.original_bytes)
+    packed.check_hash(digest.digest())

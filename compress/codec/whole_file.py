@@ -1,0 +1,59 @@
+"""Files that appear whole or not at all; memory that is not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from compress.errors import CodecError
+
+
+@contextmanager
+def whole_file(dst: Path | str) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `dst` that replaces it when the block ends without error.
+
+    Yields:
+        The file; its `name` is its path.
+
+    Raises:
+        CodecError: `dst` is no regular file, the folder is missing or the disk is full.
+    """
+    dst = Path(dst)
+    if dst.exists() and not dst.is_file():  # a rename would put a file in the place of a device
+        what = "a folder" if dst.is_dir() else "a device or pipe"
+        raise CodecError(f"{dst}: is {what}. Expected the name of a file to write.")
+    if dst.is_symlink():  # the file behind the link is replaced, not the link
+        dst = dst.resolve()
+    temporary = dst.with_name(f".{dst.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("w+b") as file:
+            yield file  # type: ignore[misc]
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(dst)
+        folder = os.open(dst.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise CodecError(f"{dst}: cannot be written: {error.strerror}. Expected a folder with room.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def memory_for(path: Path | str) -> Iterator[None]:
+    """Turn a lack of memory into an error that names the file.
+
+    Raises:
+        CodecError: there is not enough memory.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        raise CodecError(f"{path}: byte 0: there is not enough memory for it{reason}. Expected some more.") from error
