@@ -85,7 +85,8 @@ def join_group(label: str, *, device: str) -> None:
     if not several or not from_launcher or distributed.is_initialized():
         return
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = distributed.PrefixStore(f"krimp/{label}", distributed.TCPStore(address, port, is_master=False))
+    own = distributed.TCPStore(address, port, is_master=False)  # type: ignore[attr-defined]
+    store = distributed.PrefixStore(f"krimp/{label}", own)  # type: ignore[attr-defined]
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     backend = "gloo" if device == "cpu" else "nccl"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
