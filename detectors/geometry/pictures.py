@@ -1,0 +1,41 @@
+"""From a picture to the network's input, for every plug-in that normalises and pads. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def normalise_picture(
+    image: np.ndarray,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size_divisor: int,
+    minimum_size: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Return a picture as a batch of one: RGB, normalised, padded with zeros below and to the right.
+
+    Args:
+        image: (H, W, 3) uint8, BGR.
+        mean: of R, G, B, 0..255.
+        std: of R, G, B, 0..255.
+        size_divisor: height and width become multiples of it.
+        minimum_size: (height, width) to pad to at least, px.
+
+    Returns:
+        (1, 3, H', W') float32.
+
+    Raises:
+        ValueError: the picture is not (H, W, 3) uint8.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"picture: {image.dtype} {image.shape}; expected uint8 (height, width, 3) in the order BGR.")
+    height, width = (max(size, low) for size, low in zip(image.shape[:2], minimum_size or (1, 1), strict=True))
+    padded = np.zeros((1, 3, -(-height // size_divisor) * size_divisor, -(-width // size_divisor) * size_divisor), "f4")
+    for channel in range(3):
+        # One table a channel: 256 divisions instead of one a pixel.
+        table = (np.arange(256, dtype=np.float32) - np.float32(mean[channel])) / np.float32(std[channel])
+        padded[0, channel, : image.shape[0], : image.shape[1]] = table[image[:, :, 2 - channel]]
+    return padded
