@@ -55,7 +55,7 @@ class AlignedConv(nn.Module):
             deltas: (N, 5, H, W) of each earlier stage, first stage first; no gradient flows through them.
         """
         offsets = self.offsets(level, [one.detach() for one in deltas])
-        mask = offsets.new_ones(1)
+        mask = offsets.new_zeros((x.shape[0], 1))  # not used: these layers have offsets only
         bias = self.weight.new_zeros(self.weight.shape[0])
         return torch.ops.torchvision.deform_conv2d(x, self.weight, offsets, mask, bias, 1, 1, 1, 1, 1, 1, 1, 1, False)
 
