@@ -16,6 +16,8 @@ import torchvision  # noqa: F401 - registers torch.ops.torchvision.deform_conv2d
 from mmrotate.models.utils import ORConv2d
 from torch import Tensor, nn
 
+from compress.errors import DetectorError
+
 TAPS = 9
 SIZE_CLIP = abs(math.log(16 / 1000))  # largest |log| by which a box may differ from its anchor
 ANGLE_START = {"le135": -math.pi / 4, "le90": -math.pi / 2}  # angles are wrapped into [start, start + pi)
@@ -42,8 +44,7 @@ class AlignedConv(nn.Module):
         self.kernel_size = (3, 3)
         self.weight = nn.Parameter(layer.weight.detach().clone())
         self.strides = tuple(int(stride[0]) for stride in priors.strides)
-        first = priors.grid_priors([(1, 1)] * len(self.strides), device="cpu")
-        self.anchors = tuple(tuple(getattr(level, "tensor", level).reshape(-1).tolist()) for level in first)
+        self.anchors = _anchors(priors)
         self.coders = tuple(coders)
 
     def forward(self, x: Tensor, level: int, *deltas: Tensor) -> Tensor:
@@ -83,6 +84,21 @@ class AlignedConv(nn.Module):
     def extra_repr(self) -> str:
         """Return the widths for printing."""
         return f"{self.in_channels}, {self.out_channels}, kernel_size=(3, 3), stride=1, padding=1, bias=False"
+
+
+def _anchors(priors: Any) -> tuple[tuple[float, ...], ...]:
+    """Return the box of the first cell of each level.
+
+    Raises:
+        DetectorError: there are several a cell, or the cells differ in more than their place: single precision has
+            rounded some square anchors to wide ones and some to tall ones, which MMRotate turns by a quarter.
+    """
+    shape = (64, 64)
+    boxes = [getattr(level, "tensor", level) for level in priors.grid_priors([shape] * priors.num_levels, device="cpu")]
+    for level in boxes:
+        if len(level) != shape[0] * shape[1] or (level[:, 2:] != level[:1, 2:]).any():
+            raise DetectorError("detector.config: aligned convolutions need one anchor a cell, the same in every cell.")
+    return tuple(tuple(level[0].tolist()) for level in boxes)
 
 
 def _move(box: Sequence[Any], deltas: Tensor, coder: Any) -> list[Any]:

@@ -62,7 +62,6 @@ def _boxes(
     """Return the boxes (n, 5) float64 at pairs of anchor and cell."""
     stride = float(meta["strides"][number])
     rows, columns = np.divmod(cell, width)
-    cells = np.stack([columns * stride, rows * stride], axis=1)
     values = _values(level["bbox_pred"], meta["coders"][-1]["size"], anchor, cell)
     angle = None
     if meta["angle_coder"]["kind"] != "none":
@@ -71,11 +70,10 @@ def _boxes(
     priors = meta["priors"]
     if priors["kind"] == "points":
         assert angle is not None
-        points = cells + float(priors["offset"]) * stride
+        points = (np.stack([columns, rows], axis=1) + float(priors["offset"])) * stride
         distances = values * (stride if priors["distances_in_strides"] else 1.0)
         return decode_distances(points, distances, angle, meta["coders"][-1])
-    boxes = np.array(priors["anchors"][number], np.float64)[anchor]
-    boxes[:, :2] += cells
+    boxes = anchor_boxes(priors, number, anchor, columns * stride, rows * stride)
     for stage, coder in enumerate(meta["coders"][:-1]):
         earlier = _values(level[f"refined_bbox_pred_{stage}"], coder["size"], anchor, cell)
         boxes = decode_deltas(boxes, earlier, coder)
@@ -90,6 +88,32 @@ def _boxes(
 def _values(raw: np.ndarray, size: int, anchor: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """Return the `size` values of each pair of anchor and cell, (n, size) float64."""
     return raw.reshape(-1, size, raw.shape[1] * raw.shape[2])[anchor, :, cell].astype(np.float64)
+
+
+def anchor_boxes(
+    priors: Mapping[str, Any], number: int, anchor: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    """Return the anchors (n, 5) float64 of cells whose first corner lies at (x, y) px.
+
+    All in single precision, step by step as MMRotate does it: a square anchor is turned by a quarter or not
+    depending on how its corners were rounded, and the network was trained with those.
+
+    Source:
+        MMRotate 1.x, `FakeRotatedAnchorGenerator`; MMDetection 3.x, `AnchorGenerator`.
+    """
+    single = np.float32
+    corners = np.array(priors["corners"][number], single)[anchor] + np.stack([x, y, x, y], axis=1).astype(single)
+    size, centre = corners[:, 2:] - corners[:, :2], (corners[:, 2:] + corners[:, :2]) / single(2)
+    w, h = size.T
+    angle = np.zeros_like(w)
+    version = priors["angle_version"]
+    if version == "oc":  # angles lie in [-pi/2, 0), so upright boxes are turned by a quarter
+        w, h, angle = h, w, np.full_like(w, -np.pi / 2)
+    elif version is not None:
+        wide = w > h
+        w, h = np.where(wide, w, h), np.where(wide, h, w)
+        angle = wrap(np.where(wide, angle, single(np.pi / 2)).astype(np.float64), version)
+    return np.column_stack([centre, w, h, angle]).astype(np.float64)
 
 
 def decode_deltas(

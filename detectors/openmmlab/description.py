@@ -70,17 +70,12 @@ def _priors(head: nn.Module, coder: Mapping[str, Any]) -> dict[str, Any]:
             "offset": float(generator.offset),
             "distances_in_strides": bool(getattr(head, "norm_on_bbox", False)),
         }
-    levels = generator.grid_priors([(1, 1)] * len(generator.strides), device="cpu")
-    anchors = []
-    for level in levels:
-        boxes = getattr(level, "tensor", level).double()
-        if boxes.shape[1] == 4:
-            x1, y1, x2, y2 = boxes.T
-            rows = [((a + c) / 2, (b + d) / 2, c - a, d - b, 0.0) for a, b, c, d in zip(x1, y1, x2, y2, strict=True)]
-            anchors.append([[float(value) for value in row] for row in rows])
-        else:
-            anchors.append(boxes.tolist())
-    return {"kind": "anchors", "anchors": anchors}
+    return {
+        "kind": "anchors",
+        # Corners and single precision, because MMRotate's rounding decides which way a square anchor is turned.
+        "corners": [level.tolist() for level in generator.base_anchors],
+        "angle_version": getattr(generator, "angle_version", None),
+    }
 
 
 def _angle_coder(head: nn.Module) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_every_candidate_equals_that_of_mmrotate(config, monkeypatch):
 def test_detections_after_suppression_equal_those_of_mmrotate(config):
     """With so many candidates that mmcv's single precision decides no pair at the threshold."""
     detector = small(config)
-    dense = detector.metadata()["priors"]["kind"] == "anchors" and len(detector.metadata()["priors"]["anchors"][0]) > 1
+    dense = detector.metadata()["priors"]["kind"] == "anchors" and len(detector.metadata()["priors"]["corners"][0]) > 1
     maps = random_maps(detector, seed=3, mean_logit=-7 if dense else -4.5)
     meta = detector.metadata()
     exported = [one.numpy() for one in maps[: len(detector.output_names())]]
