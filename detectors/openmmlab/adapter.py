@@ -30,6 +30,7 @@ STAGE_NAMES = {
 }
 OUTPUT_PATTERN = re.compile(rf"bbox_head.*\.(?:{'|'.join(OUTPUT_LAYERS)})(?:\.\d+)?")
 ORIENTED_PATTERN = re.compile(r"bbox_head_refine\.\d+\.or_conv")
+ATTENTION_PATTERN = re.compile(r".*\.attention\.fc")
 ALIGN_PATTERN = re.compile(r"align\.\d+")
 DISTILL_PATTERN = re.compile(r"neck\.(?:fpn_convs|out_convs)\.\d+")
 
@@ -155,9 +156,10 @@ class OpenMmlab:
         return torch.randn(batch_size, 3, height, width, generator=torch.Generator().manual_seed(0))
 
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
-        """Return the output layers, and what rotates as eight."""
+        """Return the output layers, what rotates as eight, and what runs across the two branches of a CSP layer."""
         found = dict.fromkeys(_layers(model, OUTPUT_PATTERN), "output layer: its channels are classes, boxes or angles")
-        return found | dict.fromkeys(_layers(model, ORIENTED_PATTERN), "its channels are filters in eight rotations")
+        found |= dict.fromkeys(_layers(model, ORIENTED_PATTERN), "its channels are filters in eight rotations")
+        return found | dict.fromkeys(_layers(model, ATTENTION_PATTERN), "it weighs the channels of two branches as one")
 
     def not_quantisable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers and the aligned convolutions."""
