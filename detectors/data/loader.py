@@ -85,6 +85,8 @@ def build_loader(
         DataError: folders or labels are wrong.
     """
     samples = load_split(data, split, classes)
+    if split == "train" and data.max_train_images is not None and data.max_train_images < len(samples):
+        samples = [samples[i] for i in np.linspace(0, len(samples) - 1, data.max_train_images).round().astype(int)]
     dataset = SeededDota(samples, classes=classes, transforms=_transforms(data, augment=augment), seed=seed)
     minimum_size = (0, 0) if augment else data.image_size
     order = np.random.default_rng(seed).permutation(len(samples)).tolist() if augment else range(len(samples))

@@ -58,7 +58,10 @@ class OpenMmlab:
         self.data = data
         self._heads: nn.Module | None = None  # of the model that ran last, route 'features'
         # Configuration files and MMRotate decide what is built, so they belong to the key of every artifact.
-        package = importlib.metadata.version("onedl-mmrotate")
+        try:
+            package = importlib.metadata.version("onedl-mmrotate")
+        except importlib.metadata.PackageNotFoundError:
+            package = "from source"
         self.VERSION = f"{type(self).VERSION} mmrotate {package} {config_digest(find_config(config.config))[:16]}"  # type: ignore[misc]
 
     # ---- model ------------------------------------------------------------------------------------
@@ -88,9 +91,11 @@ class OpenMmlab:
     def _fresh_detector(self) -> nn.Module:
         from copy import deepcopy
 
-        from detectors.openmmlab.model_config import build_detector
+        from detectors.openmmlab.model_config import build_detector, widen_start
 
-        return build_detector(deepcopy(self._model_config.model))
+        detector = build_detector(deepcopy(self._model_config.model))
+        widen_start(detector, self._model_config.initial_gain)
+        return detector
 
     def _network(self, detector: nn.Module) -> nn.Module:
         from detectors.openmmlab.losses import make_portable
@@ -246,6 +251,8 @@ class OpenMmlab:
 
         box_type = self._model_config.box_type
         if self.layout.route == "features":
+            if not self.layout.learns:
+                raise DetectorError(f"detector.config {self.config.config!r}: cannot be trained here: {self.layout.reason}.")
             heads = getattr(model, "module", model).heads.detector
             return losses.feature_loss(heads, raw, batch, box_type)
         maps = split(raw, len(self.layout.kinds))

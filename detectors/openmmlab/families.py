@@ -28,6 +28,7 @@ OUTPUT_LAYERS = (
     "retina_cls", "retina_reg", "retina_angle_cls", "atss_cls", "atss_reg", "atss_centerness",
     "conv_cls", "conv_reg", "conv_angle", "conv_centerness", "rtm_cls", "rtm_reg", "rtm_ang", "rtm_obj",
 )  # fmt: skip
+UNTRAINABLE = "H2RBox"
 NOT_DECODED = {
     "RoIHead": "its second stage reads regions of the feature maps, as many as the first one proposes",
     "R3Head": "its feature refinement samples the maps at the best of several anchors (rotated_feature_align)",
@@ -46,12 +47,14 @@ class Layout:
         exported: kinds of the exported maps; each kind has one map a level.
         training: kinds of the maps behind them that only the loss reads.
         reason: for 'features': why there is nothing to decode.
+        learns: whether the plug-in's loader makes what its loss needs.
     """
 
     route: Route
     exported: tuple[str, ...]
     training: tuple[str, ...] = ()
     reason: str = ""
+    learns: bool = True
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -76,7 +79,8 @@ def layout_of(model: Mapping[str, Any]) -> Layout:
     names = " ".join(_class_name(model.get(part)) for part in ("roi_head", "bbox_head", "bbox_head_init"))
     names = f"{_class_name(model)} {names}"
     known = (why for part, why in NOT_DECODED.items() if part in names)
-    return Layout("features", ("feature",), reason=next(known, "this plug-in does not know how its head is decoded"))
+    reason = next(known, "this plug-in does not know how its head is decoded")
+    return Layout("features", ("feature",), reason=reason, learns=UNTRAINABLE not in names)
 
 
 def _class_name(part: Any) -> str:

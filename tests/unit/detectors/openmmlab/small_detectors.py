@@ -20,12 +20,19 @@ CSPNEXT = {
 }
 
 
+SWIN = {"backbone.embed_dims": 32, "backbone.depths": [1, 1, 1, 1], "backbone.num_heads": [1, 2, 4, 8], "neck.in_channels": [32, 64, 128, 256]}
+
+
 def small(config, *, size=SIZE, **fields):
     """Return the plug-in with a narrow version of a shipped configuration."""
     # A group norm of 32 groups on a map of one cell needs two channels a group.
     channels = 64 if "fcos" in config or "atss" in config else 32
     if "rtmdet" in config:
         fields = {"cfg_options": CSPNEXT, "channels": channels} | fields
+    elif "swin" in config:
+        fields = {"cfg_options": SWIN, "channels": channels} | fields
+    elif "redet" in config or "convnext" in config:
+        pass  # their backbones need packages that are not part of the environment
     else:
         fields = {"backbone": "resnet18", "base_channels": 16, "channels": channels} | fields
     data = OpenMmlab.DATA(image_size=(size, size))

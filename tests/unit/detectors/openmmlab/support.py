@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import re
 import tempfile
 import time
-from dataclasses import dataclass, field
+import warnings
+from collections import defaultdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,6 +20,12 @@ from compress.errors import CompressError
 from compress.export import check_parity, export_onnx
 from compress.pruning.structured import PruningRules, PruningSettings, measure_cost, prune_step
 from compress.quantization import QuantisationSettings, calibrate, quantise
+from detectors.openmmlab.config import OpenMmlabConfig, config_folder, shipped_configs
+from detectors.openmmlab.families import layout_of
+from detectors.openmmlab.model_config import read_model_config
+
+README = Path(__file__).parents[4] / "detectors" / "openmmlab" / "README.md"
+BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 
 STEPS = ("builds", "learns", "prunes", "QAT", "exports", "parity")
 PARITY_LIMIT = 0.03
@@ -60,7 +71,8 @@ def try_config(config, *, size=128, until="parity"):
 
 def _short(error):
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 220 else text[:217] + "..."
+    text = re.sub(r"'?/[^\s']*/([^/\s']+)'?", r"\1", text).replace("|", "/")  # folders differ from machine to machine
+    return text if len(text) <= 180 else text[:177] + "..."
 
 
 def _steps(config, size, result):
@@ -107,3 +119,82 @@ def _steps(config, size, result):
         unpack_file(path.with_suffix(".krimp"), path.with_suffix(".again"))
         assert path.with_suffix(".again").read_bytes() == path.read_bytes()
         yield "parity"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Configurations of one folder that describe networks of the same parts.
+
+    Attributes:
+        family: folder below MMRotate's configurations.
+        parts: classes of detector, backbone and heads.
+        configs: names; the first one is tried.
+    """
+
+    family: str
+    parts: str
+    configs: tuple[str, ...]
+
+
+def groups():
+    """Return all shipped configurations, grouped."""
+    found = defaultdict(list)
+    for name, path in shipped_configs().items():
+        family = path.relative_to(config_folder()).parts[0]
+        found[family, _parts(name)].append(name)
+    return [Group(family, parts, tuple(names)) for (family, parts), names in found.items()]
+
+
+def _parts(name):
+    try:
+        model = read_model_config(OpenMmlabConfig(config=name, classes=("a",))).model
+    except CompressError:
+        return "cannot be read"
+    heads = re.findall(r"'type': '(?:\w+\.)?(\w*Head)'", str(dict(model)))
+    backbone = str(model.backbone.type).rpartition(".")[2]
+    return f"{layout_of(model).route}: {backbone}, {', '.join(dict.fromkeys(heads))}"
+
+
+def row(group, result):
+    """Return one line of the table."""
+    marks = ["yes" if step in result["done"] else "no" for step in STEPS]
+    failed = len(result["done"])
+    marks = marks[: failed + 1] + ["-"] * (len(STEPS) - failed - 1)
+    others = f" (+{len(group.configs) - 1})" if len(group.configs) > 1 else ""
+    return f"| {group.family} | `{group.configs[0]}`{others} | {group.parts} | {' | '.join(marks)} | {result['reason']} |"
+
+
+def table(results):
+    """Return the table of the README."""
+    head = f"| family | tried (and as many more alike) | route: parts | {' | '.join(STEPS)} | why not |"
+    lines = [head, "|" + "---|" * (len(STEPS) + 4)]
+    return "\n".join(lines + [row(group, results[group.configs[0]]) for group in groups()])
+
+
+def committed_table():
+    """Return the table that the README has."""
+    return README.read_text().partition(BEGIN)[2].partition(END)[0].strip()
+
+
+def main():
+    """Try all groups, and write the table into the README once all are there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=Path, required=True, help="JSON file of results so far; goes on where it ends")
+    parser.add_argument("--only", nargs="*", default=[], help="try these configurations only")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    results = json.loads(arguments.rows.read_text()) if arguments.rows.exists() else {}
+    wanted = [group.configs[0] for group in groups()]
+    for name in arguments.only or wanted:
+        if name not in results:
+            results[name] = asdict(try_config(name))
+            arguments.rows.write_text(json.dumps(results, indent=1))
+            print(name, results[name]["done"], results[name]["reason"], flush=True)
+    if set(wanted) <= set(results):
+        before, _, rest = README.read_text().partition(BEGIN)
+        README.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()
