@@ -135,9 +135,9 @@ def image_facts(size: tuple[int, ...]) -> dict[str, Any]:
 
 
 def summed(losses: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return one scalar a name; several heads give a list with one entry a level."""
+    """Return one scalar a name, as MMEngine adds losses up: a tensor by its mean, the levels of a list by their sum."""
     return {
-        name: value if isinstance(value, Tensor) else torch.stack([one.reshape(()) for one in value]).sum()
+        name: value.mean() if isinstance(value, Tensor) else torch.stack([one.mean() for one in value]).sum()
         for name, value in losses.items()
     }
 

@@ -29,6 +29,7 @@ RESNET_DEPTH = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101
 MOBILENET_STAGES = (1, 2, 4, 6)  # strides 4, 8, 16, 32
 MOBILENET_WIDTHS = (24, 32, 96, 320)
 SYNC_NORMS = ("SyncBN", "MMSyncBN")
+NOTHING_FROZEN = {"frozen_stages": -1, "norm_eval": False}
 DEFAULT_TEST = {"score_thr": 0.05, "nms_pre": 2000, "max_per_img": 2000, "min_bbox_size": 0}
 
 
@@ -87,7 +88,8 @@ def read_model_config(config: OpenMmlabConfig) -> ModelConfig:
     _walk(model, _without_downloads)
     _walk(model, _without_sync)
     backbone = model.backbone
-    backbone.update({key: off for key, off in (("frozen_stages", -1), ("norm_eval", False)) if key in backbone})
+    freezes = str(backbone.type).rpartition(".")[2] == "ResNet"  # its defaults freeze, so it must be told not to
+    backbone.update({key: off for key, off in NOTHING_FROZEN.items() if freezes or key in backbone})
     if "neck" in model and str(model.neck.type).rpartition(".")[2] == "FPN":
         model.neck.upsample_cfg = {"scale_factor": 2.0, "mode": "nearest"}
     order = slice(None, None, -1) if takes_bgr else slice(None)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from detectors.openmmlab.adapter import OpenMmlab
+from detectors.openmmlab.adapter import OUTPUT_PATTERN, OpenMmlab
 
 SIZE = 128
 CLASSES = ("ship", "car", "plane")
@@ -20,7 +21,12 @@ CSPNEXT = {
 }
 
 
-SWIN = {"backbone.embed_dims": 32, "backbone.depths": [1, 1, 1, 1], "backbone.num_heads": [1, 2, 4, 8], "neck.in_channels": [32, 64, 128, 256]}
+SWIN = {
+    "backbone.embed_dims": 32,
+    "backbone.depths": [1, 1, 1, 1],
+    "backbone.num_heads": [1, 2, 4, 8],
+    "neck.in_channels": [32, 64, 128, 256],
+}
 
 
 def small(config, *, size=SIZE, **fields):
@@ -76,7 +82,7 @@ def enliven(model):
             continue
         if isinstance(layer, nn.Conv2d) and not name.startswith("backbone."):
             nn.init.kaiming_normal_(layer.weight)
-            if layer.out_channels in (1, 4, 5):
+            if OUTPUT_PATTERN.fullmatch(name):
                 with torch.no_grad():
                     layer.weight.mul_(0.1)
         if isinstance(layer, nn.BatchNorm2d):
@@ -98,4 +104,6 @@ def train_step(detector, model, batch=None):
     sum(losses.values()).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 10)
     optimizer.step()
-    return {name: float(value.detach()) for name, value in losses.items()}
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    assert all(math.isfinite(value) for value in values.values()), f"losses {values}"
+    return values

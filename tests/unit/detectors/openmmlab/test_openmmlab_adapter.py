@@ -133,7 +133,7 @@ def test_the_network_computes_what_mmrotate_computes_from_its_checkpoint(config,
 def test_a_checkpoint_of_another_network_is_refused_with_the_tensors_that_differ(tmp_path):
     path = save_published(published(small(RETINA)), tmp_path / "published.pth")
     other = small(RETINA, channels=64)
-    with pytest.raises(DetectorError, match=r"retina_cls.weight is \(27, 32, 3, 3\), expected \(27, 64, 3, 3\)"):
+    with pytest.raises(DetectorError, match=r"34 tensors do not fit the model.*\n  neck\S+ is \(32, .*expected \(64, "):
         other.load(other.build(), path)
 
 
@@ -210,7 +210,7 @@ def test_cells_in_an_ignored_box_teach_nothing(config):
     detector = small(config)
     model = enliven(detector.build())
     with torch.no_grad():
-        raw = [one.clone() for one in model(smooth_images(1, seed=0))]
+        raw = [one.clamp(-3, 3) for one in model(smooth_images(1, seed=0))]
     hidden = torch.tensor([[64.0, 64.0, 64.0, 48.0, 0.0]])
     batch = SimpleNamespace(
         images=smooth_images(1, seed=0),
@@ -258,7 +258,7 @@ def test_the_rotated_iou_loss_is_the_published_formula_on_every_device():
         torch.testing.assert_close(loss, 3.0 * (weight * expected).sum() / 4, rtol=1e-4, atol=1e-5)
 
 
-def test_sixty_steps_on_one_image_learn_it():
+def test_forty_steps_on_one_image_learn_it():
     detector = small(RETINA)
     model = detector.build()
     images = 0.1 * torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -269,7 +269,7 @@ def test_sixty_steps_on_one_image_learn_it():
     detector.set_train_mode(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     history = []
-    for _ in range(60):
+    for _ in range(40):
         total = sum(detector.loss(model, model(batch.images), batch).values())
         optimizer.zero_grad()
         total.backward()
