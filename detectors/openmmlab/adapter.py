@@ -13,7 +13,7 @@ from compress.detector import Batch, Forward, Scores
 from compress.errors import DetectorError
 from detectors.data.dota import DotaData, check_split, iterate_images, split_digest
 from detectors.openmmlab.config import OpenMmlabConfig, config_digest, find_config, resolve_checkpoint
-from detectors.openmmlab.families import OUTPUT_LAYERS, Layout, layout_of
+from detectors.openmmlab.families import OUTPUT_LAYERS, Layout, class_name, layout_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -164,7 +164,10 @@ class OpenMmlab:
         """Return the output layers, what rotates as eight, and what runs across the two branches of a CSP layer."""
         found = dict.fromkeys(_layers(model, OUTPUT_PATTERN), "output layer: its channels are classes, boxes or angles")
         found |= dict.fromkeys(_layers(model, ORIENTED_PATTERN), "its channels are filters in eight rotations")
-        return found | dict.fromkeys(_layers(model, ATTENTION_PATTERN), "it weighs the channels of two branches as one")
+        found |= dict.fromkeys(_layers(model, ATTENTION_PATTERN), "it weighs the channels of two branches as one")
+        if class_name(self._model_config.model.backbone) == "SwinTransformer":
+            found["backbone"] = "window attention ties its channels across reshapes"
+        return found
 
     def not_quantisable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers and the aligned convolutions."""
@@ -205,7 +208,7 @@ class OpenMmlab:
 
     def _frozen_prefixes(self) -> tuple[str, ...]:
         count = self.config.num_frozen_stages
-        kind = str(self._model_config.model.backbone.type).rpartition(".")[2]
+        kind = class_name(self._model_config.model.backbone)
         if count == 0 or kind not in STAGE_NAMES:
             return ()
         return tuple(f"backbone.{name}." for stage in STAGE_NAMES[kind][: count + 1] for name in stage)
@@ -252,7 +255,9 @@ class OpenMmlab:
         box_type = self._model_config.box_type
         if self.layout.route == "features":
             if not self.layout.learns:
-                raise DetectorError(f"detector.config {self.config.config!r}: cannot be trained here: {self.layout.reason}.")
+                raise DetectorError(
+                    f"detector.config {self.config.config!r}: cannot be trained here: {self.layout.reason}."
+                )
             heads = getattr(model, "module", model).heads.detector
             return losses.feature_loss(heads, raw, batch, box_type)
         maps = split(raw, len(self.layout.kinds))

@@ -110,7 +110,10 @@ def _move(box: Sequence[Any], deltas: Tensor, coder: Any) -> list[Any]:
     if coder.norm_factor:
         turn = turn * (coder.norm_factor * math.pi)
     if coder.proj_xy:
-        cos, sin = (f(angle) if isinstance(angle, Tensor) else g(angle) for f, g in ((torch.cos, math.cos), (torch.sin, math.sin)))
+        cos, sin = (
+            f(angle) if isinstance(angle, Tensor) else g(angle)
+            for f, g in ((torch.cos, math.cos), (torch.sin, math.sin))
+        )
         x, y = x + dx * w * cos - dy * h * sin, y + dx * w * sin + dy * h * cos
     else:
         x, y = x + dx * w, y + dy * h

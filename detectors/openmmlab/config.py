@@ -22,7 +22,7 @@ class OpenMmlabConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: str = Field(
-        description="MMRotate configuration: the name of a shipped one (its file name without .py), or a path to a file."
+        description="MMRotate configuration: the name of a shipped one (file name without .py), or a path to a file."
     )
     classes: tuple[str, ...] = Field(min_length=1, description="Class names in the order of their label index.")
     checkpoint: str | None = Field(
@@ -31,7 +31,10 @@ class OpenMmlabConfig(BaseModel):
     )
     backbone: Backbone | None = Field(None, description="Replaces the backbone of the configuration.")
     base_channels: int = Field(
-        64, ge=8, multiple_of=8, description="Width of the first stage of a replaced ResNet; narrow ones are for trials."
+        64,
+        ge=8,
+        multiple_of=8,
+        description="Width of the first stage of a replaced ResNet; narrow ones are for trials.",
     )
     channels: int | None = Field(
         None, ge=8, multiple_of=8, description="Width of neck and heads; null: as in the configuration."

@@ -64,25 +64,25 @@ class Layout:
 
 def layout_of(model: Mapping[str, Any]) -> Layout:
     """Return the raw outputs of the detector that a configuration describes."""
-    head = _class_name(model.get("bbox_head"))
-    if head in DENSE_HEADS and _class_name(model) != "H2RBoxV2Detector":
+    head = class_name(model.get("bbox_head"))
+    if head in DENSE_HEADS and class_name(model) != "H2RBoxV2Detector":
         return Layout("dense", DENSE_HEADS[head])
     refine = list(model.get("bbox_head_refine") or [])
     aligned = all(
-        _class_name(stage) == "S2ARefineHead" and _class_name(stage.get("frm_cfg")) == "AlignConv" for stage in refine
+        class_name(stage) == "S2ARefineHead" and class_name(stage.get("frm_cfg")) == "AlignConv" for stage in refine
     )
-    if refine and aligned and _class_name(model.get("bbox_head_init")) == "S2AHead":
+    if refine and aligned and class_name(model.get("bbox_head_init")) == "S2AHead":
         earlier = tuple(range(len(refine)))
         boxes = tuple(f"{REFINED}_{BOXES}_{stage}" for stage in earlier)
         scores = tuple(f"{REFINED}_{SCORES}_{stage}" for stage in earlier)
         return Layout("refine", (SCORES, BOXES, *boxes), scores)
-    names = " ".join(_class_name(model.get(part)) for part in ("roi_head", "bbox_head", "bbox_head_init"))
-    names = f"{_class_name(model)} {names}"
+    names = " ".join(class_name(model.get(part)) for part in ("roi_head", "bbox_head", "bbox_head_init"))
+    names = f"{class_name(model)} {names}"
     known = (why for part, why in NOT_DECODED.items() if part in names)
     reason = next(known, "this plug-in does not know how its head is decoded")
     return Layout("features", ("feature",), reason=reason, learns=UNTRAINABLE not in names)
 
 
-def _class_name(part: Any) -> str:
+def class_name(part: Any) -> str:
     """Return the class that a part names, without its scope."""
     return str(part.get("type", "")).rpartition(".")[2] if isinstance(part, Mapping) else ""

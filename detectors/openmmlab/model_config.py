@@ -70,7 +70,7 @@ def read_model_config(config: OpenMmlabConfig) -> ModelConfig:
         with quiet():
             whole = Config.fromfile(path)
             whole.merge_from_dict({f"model.{name}": value for name, value in config.cfg_options.items()})
-    except Exception as error:  # noqa: BLE001 - a configuration is a program: it may fail in any way
+    except Exception as error:
         raise DetectorError(
             f"detector.config {config.config!r}: cannot be read: {type(error).__name__}: {error}. "
             "Correct the file or detector.cfg_options."
@@ -102,15 +102,14 @@ def build_detector(model: ConfigDict) -> nn.Module:
     Raises:
         DetectorError: a part is not registered or its arguments do not fit.
     """
-    import mmdet.models
-    import mmrotate.models  # noqa: F401 - both fill the registries
+    import mmrotate.models  # noqa: F401 - fills the registries, those of MMDetection too
     from mmrotate.registry import MODELS
 
     try:
         with quiet(), DefaultScope.overwrite_default_scope("mmrotate"):
             detector = MODELS.build(model)
             detector.init_weights()
-    except Exception as error:  # noqa: BLE001 - a registry passes on whatever a constructor raises
+    except Exception as error:
         raise DetectorError(
             f"detector.config: the model cannot be built: {type(error).__name__}: {_first_line(error)}"
         ) from error

@@ -32,7 +32,7 @@ SWIN = {
 def small(config, *, size=SIZE, **fields):
     """Return the plug-in with a narrow version of a shipped configuration."""
     # A group norm of 32 groups on a map of one cell needs two channels a group.
-    channels = 64 if "fcos" in config or "atss" in config else 32
+    channels = 64 if any(name in config for name in ("fcos", "atss", "cfa", "reppoints")) else 32
     if "rtmdet" in config:
         fields = {"cfg_options": CSPNEXT, "channels": channels} | fields
     elif "swin" in config:

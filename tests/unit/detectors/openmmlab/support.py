@@ -29,7 +29,10 @@ BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 
 STEPS = ("builds", "learns", "prunes", "QAT", "exports", "parity")
 PARITY_LIMIT = 0.03
-FAILURES = (CompressError, RuntimeError, NotImplementedError, ValueError, TypeError, AssertionError, AttributeError)
+FAILURES = (
+    CompressError, RuntimeError, NotImplementedError, ValueError, TypeError, AssertionError, AttributeError,
+    LookupError, ImportError,
+)  # fmt: skip
 
 
 @dataclass
@@ -72,7 +75,7 @@ def try_config(config, *, size=128, until="parity"):
 def _short(error):
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"'?/[^\s']*/([^/\s']+)'?", r"\1", text).replace("|", "/")  # folders differ from machine to machine
-    return text if len(text) <= 180 else text[:177] + "..."
+    return text if len(text) <= 260 else text[:257] + "..."
 
 
 def _steps(config, size, result):
@@ -92,7 +95,9 @@ def _steps(config, size, result):
         shapes = [one.shape for one in model(example)]
     rules = PruningRules(detector.not_prunable(model), detector.custom_pruners(model))
     full = measure_cost(model, example, "macs")
-    stepped = prune_step(model, example, round(0.75 * full), rules=rules, settings=PruningSettings(importance="magnitude"))
+    stepped = prune_step(
+        model, example, round(0.75 * full), rules=rules, settings=PruningSettings(importance="magnitude")
+    )
     assert abs(stepped.cost_after / full - 0.75) < 0.03
     with torch.no_grad():
         assert [one.shape for one in model(example)] == shapes
@@ -160,7 +165,9 @@ def row(group, result):
     failed = len(result["done"])
     marks = marks[: failed + 1] + ["-"] * (len(STEPS) - failed - 1)
     others = f" (+{len(group.configs) - 1})" if len(group.configs) > 1 else ""
-    return f"| {group.family} | `{group.configs[0]}`{others} | {group.parts} | {' | '.join(marks)} | {result['reason']} |"
+    return (
+        f"| {group.family} | `{group.configs[0]}`{others} | {group.parts} | {' | '.join(marks)} | {result['reason']} |"
+    )
 
 
 def table(results):

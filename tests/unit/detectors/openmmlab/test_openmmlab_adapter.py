@@ -29,8 +29,7 @@ ORIENTED_RCNN = "oriented-rcnn-le90_r50_fpn_1x_dota"
 
 def published(detector):
     """Return MMRotate's own detector of the same configuration, with weights that make a difference."""
-    whole = enliven_published(detector._fresh_detector())
-    return whole
+    return enliven_published(detector._fresh_detector())
 
 
 def enliven_published(whole):
@@ -116,10 +115,7 @@ def test_the_network_computes_what_mmrotate_computes_from_its_checkpoint(config,
     with torch.no_grad():
         raw = model(images)
         features = whole.neck(whole.backbone(theirs))
-        if detector.layout.route == "refine":
-            outs = whole._forward(theirs)
-        else:
-            outs = whole.bbox_head(features)
+        outs = whole._forward(theirs) if detector.layout.route == "refine" else whole.bbox_head(features)
     if config == FCOS:
         strides = whole.bbox_head.strides
         outs = [outs[0], [m / s for m, s in zip(outs[1], strides, strict=True)], *outs[2:]]
@@ -158,7 +154,9 @@ def test_torchvision_backbone_weights_are_matched_by_position(tmp_path):
     torch.manual_seed(1)
     reference = mobilenet_v2(weights=None).eval()
     save_file(reference.state_dict(), tmp_path / "m.safetensors")
-    detector = small(RETINA, backbone="mobilenet_v2", base_channels=64, backbone_weights=str(tmp_path / "m.safetensors"))
+    detector = small(
+        RETINA, backbone="mobilenet_v2", base_channels=64, backbone_weights=str(tmp_path / "m.safetensors")
+    )
     images = smooth_images(1, seed=0)
     with torch.no_grad():
         ours = detector.build().eval().backbone(images)
@@ -237,7 +235,11 @@ def test_an_image_without_objects_gives_finite_losses():
         detector = small(config)
         model = enliven(detector.build())
         batch = scene(number=1)
-        batch.boxes, batch.labels, batch.ignored = [torch.zeros(0, 5)], [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, 5)]
+        batch.boxes, batch.labels, batch.ignored = (
+            [torch.zeros(0, 5)],
+            [torch.zeros(0, dtype=torch.long)],
+            [torch.zeros(0, 5)],
+        )
         total = sum(detector.loss(model, tuple(model(batch.images)), batch).values())
         assert bool(torch.isfinite(total))
         total.backward()
