@@ -259,7 +259,8 @@ class OpenMmlab:
                     f"detector.config {self.config.config!r}: cannot be trained here: {self.layout.reason}."
                 )
             heads = getattr(model, "module", model).heads.detector
-            return losses.feature_loss(heads, raw, batch, box_type)
+            plain = self._model_config.plain_boxes
+            return losses.feature_loss(heads, raw, batch, box_type, plain_boxes=plain)
         maps = split(raw, len(self.layout.kinds))
         if self.layout.route == "dense":
             return losses.dense_loss(self._loss_heads[0], maps, batch, box_type)

@@ -105,9 +105,13 @@ def refine_loss(
     return losses
 
 
-def feature_loss(detector: nn.Module, features: Sequence[Tensor], batch: Any, box_type: str) -> dict[str, Tensor]:
-    """Return the losses of heads that read feature maps."""
+def feature_loss(
+    detector: nn.Module, features: Sequence[Tensor], batch: Any, box_type: str, *, plain_boxes: bool
+) -> dict[str, Tensor]:
+    """Return the losses of heads that read feature maps; `plain_boxes`: they take the truth as a bare tensor."""
     truth, ignored, metas = targets(batch, box_type)
+    for one in (*truth, *ignored) if plain_boxes else ():
+        one.bboxes = one.bboxes.tensor
     samples = [
         DetDataSample(gt_instances=one, ignored_instances=skip, metainfo=meta)
         for one, skip, meta in zip(truth, ignored, metas, strict=True)

@@ -42,6 +42,7 @@ class ModelConfig:
         mean, std: of R, G, B, 0..255.
         takes_bgr: whether the published weights expect blue first (ours always take red first).
         box_type: 'rbox', 'qbox' or 'hbox', the form of the truth in training.
+        plain_boxes: whether the heads take the truth as a bare tensor (`boxtype2tensor`).
         initial_gain: factor on the initial weights of the heads' convolutions; see `widen_start`.
     """
 
@@ -50,6 +51,7 @@ class ModelConfig:
     std: tuple[float, float, float]
     takes_bgr: bool
     box_type: str
+    plain_boxes: bool
     initial_gain: float = 1.0
 
     @property
@@ -93,7 +95,8 @@ def read_model_config(config: OpenMmlabConfig) -> ModelConfig:
     if "neck" in model and str(model.neck.type).rpartition(".")[2] == "FPN":
         model.neck.upsample_cfg = {"scale_factor": 2.0, "mode": "nearest"}
     order = slice(None, None, -1) if takes_bgr else slice(None)
-    return ModelConfig(model, mean[order], std[order], takes_bgr, _box_type(whole), gain)
+    plain = bool(processor.get("boxtype2tensor", True))
+    return ModelConfig(model, mean[order], std[order], takes_bgr, _box_type(whole), plain, gain)
 
 
 def build_detector(model: ConfigDict) -> nn.Module:
