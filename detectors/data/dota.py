@@ -55,6 +55,9 @@ class DotaData(BaseModel):
     )
     brightness_jitter: float = Field(0.0, ge=0, le=1, description="Largest shift of training pixels, share of 255.")
     contrast_jitter: float = Field(0.0, ge=0, lt=1, description="Largest relative change of training contrast.")
+    max_train_images: int | None = Field(
+        None, ge=1, description="Train on so many images only, evenly spread over the sorted names; null: on all."
+    )
     min_edge_px: float = Field(
         0.0, ge=0, description="Training drops boxes with a shorter edge (official DCFL: 2). Scoring keeps them."
     )

@@ -86,6 +86,8 @@ def build_loader(
         DataError: folders or labels are wrong.
     """
     samples = load_split(data, split, classes)
+    if split == "train" and data.max_train_images is not None and data.max_train_images < len(samples):
+        samples = [samples[i] for i in np.linspace(0, len(samples) - 1, data.max_train_images).round().astype(int)]
     dataset = SeededDota(
         samples,
         classes=classes,

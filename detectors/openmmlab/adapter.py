@@ -1,0 +1,356 @@
+"""Detectors of MMRotate as a plug-in: the contract of `compress/detector.py`. Importing this file imports no torch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compress.detector import Batch, Forward, Scores
+from compress.errors import DetectorError
+from detectors.data.dota import DotaData, check_split, iterate_images, split_digest
+from detectors.openmmlab.config import OpenMmlabConfig, config_digest, find_config, resolve_checkpoint
+from detectors.openmmlab.families import OUTPUT_LAYERS, Layout, class_name, layout_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from detectors.openmmlab.model_config import ModelConfig
+
+SIZE_DIVISOR = 32
+# What `frozen_stages` counts: the stem first, then stage by stage.
+STAGE_NAMES = {
+    "MobileNetV2": (("conv1",), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
+    "ResNet": (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
+    "CSPNeXt": (("stem",), ("stage1",), ("stage2",), ("stage3",), ("stage4",)),
+}
+OUTPUT_PATTERN = re.compile(rf"bbox_head.*\.(?:{'|'.join(OUTPUT_LAYERS)})(?:\.\d+)?")
+ORIENTED_PATTERN = re.compile(r"bbox_head_refine\.\d+\.or_conv")
+ATTENTION_PATTERN = re.compile(r".*\.attention\.fc")
+ALIGN_PATTERN = re.compile(r"align\.\d+")
+DISTILL_PATTERN = re.compile(r"neck\.(?:fpn_convs|out_convs)\.\d+")
+
+
+class OpenMmlab:
+    """A detector of MMRotate on DOTA-format data.
+
+    Attributes:
+        config: the recipe's `detector:` part.
+        data: the recipe's `data:` part.
+    """
+
+    NAME: ClassVar[str] = "openmmlab"
+    VERSION: ClassVar[str] = "1"
+    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmrotate")
+    PRELOAD: ClassVar[tuple[str, ...]] = (
+        "detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring", "mmrotate.models",
+    )  # fmt: skip
+    CONFIG: ClassVar[type[OpenMmlabConfig]] = OpenMmlabConfig
+    DATA: ClassVar[type[DotaData]] = DotaData
+    DEPLOY: ClassVar[str] = "detectors.openmmlab.deploy"
+
+    def __init__(self, config: OpenMmlabConfig, data: DotaData) -> None:
+        self.config = config
+        self.data = data
+        self._heads: nn.Module | None = None  # of the model that ran last, route 'features'
+        # Configuration files and MMRotate decide what is built, so they belong to the key of every artifact.
+        try:
+            package = importlib.metadata.version("onedl-mmrotate")
+        except importlib.metadata.PackageNotFoundError:
+            package = "from source"
+        self.VERSION = f"{type(self).VERSION} mmrotate {package} {config_digest(find_config(config.config))[:16]}"  # type: ignore[misc]
+
+    # ---- model ------------------------------------------------------------------------------------
+
+    @cached_property
+    def _model_config(self) -> ModelConfig:
+        from detectors.openmmlab.model_config import read_model_config
+
+        return read_model_config(self.config)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The raw outputs of the network."""
+        return layout_of(self._model_config.model)
+
+    @cached_property
+    def _loss_heads(self) -> list[nn.Module]:
+        """Heads that lend their assigners, coders and losses; their weights are never read."""
+        from detectors.openmmlab.losses import make_portable
+
+        detector = self._fresh_detector()
+        make_portable(detector)
+        if self.layout.route == "dense":
+            return [detector.bbox_head]
+        return [detector.bbox_head_init, *detector.bbox_head_refine]
+
+    def _fresh_detector(self) -> nn.Module:
+        from copy import deepcopy
+
+        from detectors.openmmlab.model_config import build_detector, widen_start
+
+        detector = build_detector(deepcopy(self._model_config.model))
+        widen_start(detector, self._model_config.initial_gain)
+        return detector
+
+    def _network(self, detector: nn.Module) -> nn.Module:
+        from detectors.openmmlab.losses import make_portable
+        from detectors.openmmlab.networks import build_network
+
+        make_portable(detector)
+        return build_network(detector, self.layout, self._notice)
+
+    def _notice(self, heads: nn.Module) -> None:
+        self._heads = heads
+
+    def build(self) -> nn.Module:
+        """Return a fresh network; with `backbone_weights` and no checkpoint its backbone is loaded.
+
+        Raises:
+            DetectorError: the configuration cannot be built, or a backbone weight is missing or does not fit.
+        """
+        from detectors.openmmlab.checkpoint import load_backbone
+
+        model = self._network(self._fresh_detector())
+        if self.config.backbone_weights is not None and self.config.checkpoint is None:
+            load_backbone(model.backbone, Path(self.config.backbone_weights).expanduser())
+        return model
+
+    def load(self, model: nn.Module, checkpoint: str | Path) -> None:
+        """Load all weights in place: Krimp's safetensors, or a torch file with MMRotate's names.
+
+        Raises:
+            DetectorError: a tensor is missing, unexpected or of another shape.
+        """
+        from detectors.openmmlab.checkpoint import load_strictly, read_tensors
+
+        path = resolve_checkpoint(str(checkpoint))
+        state = read_tensors(path)
+        if path.suffix != ".safetensors":
+            published = self._fresh_detector()
+            load_strictly(published, state, str(path))
+            if self._model_config.takes_bgr:
+                _turn_input_channels(published.backbone)
+            state = self._network(published).state_dict()
+        load_strictly(model, state, str(path))
+
+    def checkpoint_path(self) -> Path | None:
+        """Return the file of `detector.checkpoint`, or None."""
+        return None if self.config.checkpoint is None else resolve_checkpoint(self.config.checkpoint)
+
+    @cached_property
+    def _strides(self) -> tuple[int, ...]:
+        if self.layout.route == "features":
+            return tuple(range(int(self._model_config.model.neck.num_outs)))
+        return tuple(int(stride[0]) for stride in self._loss_heads[0].prior_generator.strides)
+
+    def output_names(self) -> tuple[str, ...]:
+        """Return e.g. cls_score_s8, ..., bbox_pred_s128; for the route 'features' feature_0, feature_1, ..."""
+        mark = "" if self.layout.route == "features" else "s"
+        return tuple(f"{kind}_{mark}{stride}" for kind in self.layout.exported for stride in self._strides)
+
+    def example_input(self, batch_size: int = 1) -> Tensor:
+        """Return noise of the shape and range of normalised images; the same at every call."""
+        import torch
+
+        height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in self.data.image_size)
+        return torch.randn(batch_size, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+    def not_prunable(self, model: nn.Module) -> dict[str, str]:
+        """Return the output layers, what rotates as eight, and what runs across the two branches of a CSP layer."""
+        found = dict.fromkeys(_layers(model, OUTPUT_PATTERN), "output layer: its channels are classes, boxes or angles")
+        found |= dict.fromkeys(_layers(model, ORIENTED_PATTERN), "its channels are filters in eight rotations")
+        found |= dict.fromkeys(_layers(model, ATTENTION_PATTERN), "it weighs the channels of two branches as one")
+        if class_name(self._model_config.model.backbone) == "SwinTransformer":
+            found["backbone"] = "window attention ties its channels across reshapes"
+        return found
+
+    def not_quantisable(self, model: nn.Module) -> dict[str, str]:
+        """Return the output layers and the aligned convolutions."""
+        why = "output layer: the error of a score, a delta or an angle is the error of a detection"
+        found = dict.fromkeys(_layers(model, OUTPUT_PATTERN), why)
+        return found | dict.fromkeys(_layers(model, ALIGN_PATTERN), "ONNX has no integer DeformConv")
+
+    def custom_pruners(self, model: nn.Module) -> dict[type, Any]:
+        """Return the Torch-Pruning rule of the aligned convolution, where there is one."""
+        if self.layout.route != "refine":
+            return {}
+        from detectors.openmmlab.align import AlignedConv, AlignedConvPruner
+
+        return {AlignedConv: AlignedConvPruner()}
+
+    def distill_points(self, model: nn.Module) -> tuple[str, ...]:
+        """Return the outputs of the neck."""
+        return tuple(_layers(model, DISTILL_PATTERN))
+
+    def set_train_mode(self, model: nn.Module) -> None:
+        """Set training mode; freeze the first stages and the backbone's BatchNorm statistics as configured.
+
+        Works by module name, so rebuilt, pruned and traced models are treated alike.
+        """
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        model.train()
+        frozen = self._frozen_prefixes()
+        for name, module in model.named_modules():
+            if not isinstance(module, _BatchNorm):
+                continue
+            still = bool(frozen) and f"{name}.".startswith(frozen)
+            if still or (self.config.keeps_norm_statistics and name.startswith("backbone.")):
+                module.eval()
+        for name, parameter in model.named_parameters():
+            if frozen and name.startswith(frozen):
+                parameter.requires_grad_(False)
+
+    def _frozen_prefixes(self) -> tuple[str, ...]:
+        count = self.config.num_frozen_stages
+        kind = class_name(self._model_config.model.backbone)
+        if count == 0 or kind not in STAGE_NAMES:
+            return ()
+        return tuple(f"backbone.{name}." for stage in STAGE_NAMES[kind][: count + 1] for name in stage)
+
+    # ---- data -------------------------------------------------------------------------------------
+
+    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
+        """Return a loader of `DotaBatch`; the seed decides order and augmentation."""
+        from detectors.data.loader import build_loader
+
+        return build_loader(
+            self.data,
+            split,
+            classes=self.config.classes,
+            mean=self._model_config.mean,
+            std=self._model_config.std,
+            batch_size=batch_size,
+            augment=augment,
+            seed=seed,
+            size_divisor=SIZE_DIVISOR,
+        )
+
+    def check_data(self, split: str) -> None:
+        """Raise DataError that lists what is wrong with a split."""
+        check_split(self.data, split, self.config.classes)
+
+    def data_digest(self, split: str) -> str:
+        """Return a hex digest of images and labels of a split."""
+        return split_digest(self.data, split)
+
+    def sample_images(self, split: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (name, picture) for the report; nothing where only the heads in torch can decode."""
+        if self.layout.route != "features":
+            images = iterate_images(self.data, split, self.config.classes)
+            yield from ((name, image) for _, (name, image, _) in zip(range(count), images, strict=False))
+
+    # ---- training and scoring ---------------------------------------------------------------------
+
+    def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
+        """Return the losses of a `DotaBatch` by OpenMMLab's names; dense heads do not ask the model."""
+        from detectors.openmmlab import losses
+        from detectors.openmmlab.networks import split
+
+        box_type = self._model_config.box_type
+        if self.layout.route == "features":
+            if not self.layout.learns:
+                raise DetectorError(
+                    f"detector.config {self.config.config!r}: cannot be trained here: {self.layout.reason}."
+                )
+            heads = getattr(model, "module", model).heads.detector
+            plain = self._model_config.plain_boxes
+            return losses.feature_loss(heads, raw, batch, box_type, plain_boxes=plain)
+        maps = split(raw, len(self.layout.kinds))
+        if self.layout.route == "dense":
+            return losses.dense_loss(self._loss_heads[0], maps, batch, box_type)
+        weights = self._model_config.model.train_cfg.stage_loss_weights
+        return losses.refine_loss(self._loss_heads, maps, batch, box_type, weights)
+
+    def evaluate(
+        self,
+        forward: Forward,
+        split: str,
+        *,
+        limit: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Scores:
+        """Score raw outputs on a split at the deployed size, image by image, larger ones by tiles.
+
+        Args:
+            forward: (1, 3, H, W) float32 -> raw outputs, `output_names` first.
+            split: name of the split.
+            limit: score the first so many images only.
+            progress: called with (images done, images in all).
+        """
+        from types import SimpleNamespace
+
+        from detectors.data.evaluation import evaluate_split
+        from detectors.openmmlab import deploy
+
+        used: Any = deploy
+        if self.layout.route == "features":
+            used = SimpleNamespace(**{**vars(deploy), "postprocess": self._postprocess_in_torch})
+        return evaluate_split(
+            forward, split, data=self.data, deploy=used, meta=self.metadata(), limit=limit, progress=progress
+        )
+
+    def _postprocess_in_torch(
+        self, raw: list[np.ndarray], meta: dict[str, Any], *, image_size: tuple[int, int]
+    ) -> list[Any]:
+        """Return the detections that the heads of the model that ran last find in feature maps."""
+        from detectors.openmmlab.predict import predict
+
+        if self._heads is None:
+            raise DetectorError("evaluation: no model has run whose heads could decode these feature maps.")
+        return predict(self._heads, raw, image_size, float(meta["score_threshold"]))
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what `deploy.py` must know, JSON-able."""
+        config, read = self.config, self._model_config
+        common = {
+            "format_version": 1,
+            "plugin": self.NAME,
+            "config": Path(config.config).stem,
+            "image_size": list(self.data.image_size),
+            "mean": list(read.mean),
+            "std": list(read.std),
+            "classes": list(config.classes),
+            "kinds": list(self.layout.exported),
+            "output_names": list(self.output_names()),
+            "size_divisor": SIZE_DIVISOR,
+        }
+        if self.layout.route == "features":
+            nms = read.test_cfg.get("nms") or {}
+            own = {"score_threshold": read.test_cfg["score_thr"], "nms_iou": nms.get("iou_threshold", 0.1)}
+            own["max_detections"] = read.test_cfg["max_per_img"]
+        else:
+            from detectors.openmmlab.description import describe
+
+            own = describe(self._loss_heads, read.test_cfg)
+        chosen = {"score_threshold": config.score_threshold, "nms_iou": config.nms_iou}
+        return common | own | {key: value for key, value in chosen.items() if value is not None}
+
+
+def _layers(model: nn.Module, pattern: re.Pattern[str]) -> list[str]:
+    """Return the names of the layers that match as a whole; lists of layers are not layers."""
+    from torch import nn
+
+    return [
+        name
+        for name, module in model.named_modules()
+        if pattern.fullmatch(name) and not isinstance(module, nn.ModuleList)
+    ]
+
+
+def _turn_input_channels(backbone: nn.Module) -> None:
+    """Let a network that was trained on blue, green, red take red, green, blue."""
+    import torch
+    from torch import nn
+
+    first = next(layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d) and layer.in_channels == 3)
+    with torch.no_grad():
+        first.weight.copy_(first.weight.flip(1))
+
+
+DETECTOR = OpenMmlab
