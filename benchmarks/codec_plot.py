@@ -72,7 +72,7 @@ def _draw_sizes(axis: Any, record: dict[str, Any]) -> None:
     axis.set_yticks(ticks, [f"{tick:+d} %" for tick in ticks])
     axis.axhline(0, color="black", lw=0.8)
     axis.grid(axis="y", alpha=0.3)
-    axis.set_title("Bytes above the order-0 entropy, quantised networks (lower is better)")
+    axis.set_title("Bytes above the order-0 entropy, networks (lower is better)")
     axis.legend(fontsize=8, ncols=2)
 
 
@@ -89,8 +89,9 @@ def _draw_speeds(axis: Any, record: dict[str, Any]) -> None:
     for level in (40, 250, 500):
         axis.axhline(level, color="black", lw=0.6, ls=":")
     axis.grid(axis="y", alpha=0.3)
-    axis.set_title("Decode, million weights a second, one core (dotted: the targets 40, 250, 500)")
-    axis.legend(fontsize=8, ncols=3, loc="lower left")
+    axis.set_title("Decode, M weights a second, one core (dotted: targets)")
+    axis.set_ylim(1, 2e4)
+    axis.legend(fontsize=8, ncols=4, loc="upper left")
 
 
 def _draw_grid(axis: Any, record: dict[str, Any]) -> None:
@@ -107,7 +108,7 @@ def _draw_grid(axis: Any, record: dict[str, Any]) -> None:
         axis.text(column, row_number, f"{value:.2f}", ha="center", va="center", fontsize=7)
     axis.set_yticks(range(len(bits)), [f"{bit} bits" for bit in bits])
     axis.set_xticks(range(len(columns)), [f"{zeros:.0%}\n{count // 1024}k" for count, zeros in columns], fontsize=7)
-    axis.set_title("Krimp above the order-0 entropy, %, synthetic weights; columns: zeros, weights (all included)")
+    axis.set_title("Krimp above the entropy, %, synthetic; columns: zeros, weights")
     axis.figure.colorbar(image, ax=axis, shrink=0.8)
 
 
