@@ -55,9 +55,22 @@ def results_table(record: dict[str, Any]) -> str:
             latency,
         )
         lines.append("| " + " | ".join(cells) + " |")
+    if sentence := loss_sentence(record):
+        lines += ["", sentence]
     if record["note"]:
         lines += ["", record["note"]]
     return "\n".join(lines)
+
+
+def loss_sentence(record: dict[str, Any]) -> str:
+    """Return what the last packed model loses against the best float model, or nothing if it was not measured."""
+    packed = [row for row in record["rows"] if row["kind"] == "packed" and row.get("map50_loss") is not None]
+    if not packed:
+        return ""
+    low_high = packed[-1].get("map50_loss_interval")
+    interval = f" ({low_high[0]:.3f} to {low_high[1]:.3f}, paired bootstrap over images)" if low_high else ""
+    loss = f"`{packed[-1]['label']}` loses {packed[-1]['map50_loss']:.3f} map50{interval}"
+    return f"{loss} against the best float model, `{record['baseline']}`."
 
 
 def all_results() -> str:
