@@ -64,7 +64,7 @@ def results_table(record: dict[str, Any]) -> str:
 
 def loss_sentence(record: dict[str, Any]) -> str:
     """Return what the last packed model loses against the best float model, or nothing if it was not measured."""
-    packed = [row for row in record["rows"] if row["kind"] == "packed" and row.get("map50_loss") is not None]
+    packed = [row for row in record["rows"] if row.get("kind") == "packed" and row.get("map50_loss") is not None]
     if not packed:
         return ""
     low_high = packed[-1].get("map50_loss_interval")

@@ -379,7 +379,7 @@ def test_ctrl_c_ends_run_and_stage_and_says_how_to_go_on(recipe_file, out):
     process = command(recipe_file, out, "--set", "stages.finetune.sleep_s=60", start_new_session=True)
     wait_for(out / "small" / ".scratch" / "finetune-*" / "started", process)
     os.killpg(process.pid, signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert (process.returncode, error) == (130, "interrupted; run the same command again to resume\n")
     assert what_ran(run(recipe_file, out)) == ["finetune", "export_onnx", "evaluate", "report"]
 
