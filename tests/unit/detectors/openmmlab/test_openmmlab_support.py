@@ -22,7 +22,7 @@ LOSSES = (
         "rotated-fcos-le90_r50_fpn_kld_1x_dota",
         marks=pytest.mark.xfail(
             strict=False,
-            reason="MMRotate's KLD is NaN for a box without extent, and an untrained FCOS clamps sizes to 0",
+            reason="MMRotate's KLD is NaN for a box without extent; an untrained FCOS clamps sizes to 0",
         ),
     ),
     "rotated-fcos-hbox-le90_r50_fpn_psc-dual_1x_dota",
