@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from math import gcd, lcm
+from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -26,13 +25,13 @@ from compress.pruning.importance import (
     random_scores,
     taylor_scores,
 )
+from compress.pruning.widths import Widths, given_widths, narrowest_widths, round_up
 from compress.weights import on_device
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Metric = Literal["macs", "params"]
-Widths = dict[str, int]  # root of a group -> channels kept
 BISECTIONS = 40  # halvings of the ratio; more than any network has channels
 
 
@@ -158,70 +157,6 @@ def _side_width(module: nn.Module, side: str) -> int:
     raise StageError(f"{type(module).__name__} has no attribute for its {side} width, so it cannot be planned.")
 
 
-def narrowest_widths(
-    groups: Sequence[PruningGroup], original: Mapping[str, int], *, round_to: int, max_pruning_ratio: float
-) -> Widths:
-    """Return how narrow each group may become.
-
-    Args:
-        groups: as traced.
-        original: root -> width before the first step.
-        round_to: widths are multiples of it.
-        max_pruning_ratio: share of the original width that may go.
-
-    Raises:
-        StageError: round_to does not divide a group's width.
-    """
-    floors = {}
-    for group in groups:
-        unit = lcm(round_to, group.channel_groups)
-        if group.width % unit:
-            fits = gcd(round_to, *(other.width for other in groups))
-            raise StageError(
-                f"round_to: {round_to} does not divide {group.width} channels of {group.root}. "
-                f"Use {fits}, or protect the layer."
-            )
-        least = original[group.root] * (1 - max_pruning_ratio)
-        floors[group.root] = min(max(_round_up(least, unit), unit), group.width)
-    return floors
-
-
-def _round_up(width: float, unit: int) -> int:
-    return int(-(-round(width, 6) // unit)) * unit
-
-
-def given_widths(groups: Sequence[PruningGroup], widths: Mapping[str, int], *, round_to: int) -> Widths:
-    """Return root -> width for the groups whose width is given by the name of one of their layers.
-
-    Args:
-        groups: as traced.
-        widths: layer name -> channels that its group shall have.
-        round_to: widths are multiples of it.
-
-    Raises:
-        StageError: a layer is unknown or not prunable, two layers of a group disagree, or a width
-            is larger than the present one or not a multiple.
-    """
-    group_of = {name: group for group in groups for name in group.producers}
-    given: Widths = {}
-    for name, width in widths.items():
-        if (group := group_of.get(name)) is None:
-            near = get_close_matches(name, group_of, n=1, cutoff=0)
-            raise StageError(f"widths: no prunable layer is called {name!r}. Did you mean {near[0]!r}?")
-        unit = lcm(round_to, group.channel_groups)
-        if width % unit or width > group.width:
-            raise StageError(
-                f"widths: {name} shall have {width} channels and has {group.width}. "
-                f"Give a multiple of {unit}, at most {group.width}."
-            )
-        if given.setdefault(group.root, width) != width:
-            raise StageError(
-                f"widths: {name} shall have {width} channels, but its group, {group.root}'s, {given[group.root]}. "
-                "Layers of a group have one width: name one of them."
-            )
-    return given
-
-
 def plan_widths(
     groups: Sequence[PruningGroup],
     scores: Scores,
@@ -317,7 +252,7 @@ class _Ranking:
         for group in self.groups:
             root = group.root
             gone = int((self.ranks[root] < ratio).sum()) * group.channel_groups if root in self.ranks else 0
-            wanted = _round_up(group.width - gone, self.units[root])
+            wanted = round_up(group.width - gone, self.units[root])
             widths[root] = self.given.get(root, min(max(wanted, self.floors[root]), group.width))
         return widths
 
@@ -452,10 +387,3 @@ def measure_cost(model: nn.Module, example_input: Tensor, metric: Metric) -> int
 def step_targets(full_cost: int, share: float, steps: int) -> list[int]:
     """Return the cost to reach after each step: equal factors, the last one exactly the target."""
     return [round(full_cost * share ** (step / steps)) for step in range(1, steps + 1)]
-
-
-def step_width(width: int, final: int, *, step: int, steps: int, round_to: int) -> int:
-    """Return the width after one of several steps (1-based): equal factors, rounded up, the last one exact."""
-    if step == steps:
-        return final
-    return max(min(_round_up(width * (final / width) ** (step / steps), round_to), width), final)

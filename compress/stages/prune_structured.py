@@ -150,7 +150,7 @@ class PruneStructured(Stage, TrainingFields):
 
     def _widths(self, first: Mapping[str, int], step: int) -> dict[str, int]:
         """Return the given widths after one step; a name that is no layer is refused by the pruning itself."""
-        from compress.pruning.structured import step_width
+        from compress.pruning.widths import step_width
 
         return {
             name: step_width(

@@ -16,8 +16,8 @@ from compress.pruning.structured import (
     measure_cost,
     prune_step,
     step_targets,
-    step_width,
 )
+from compress.pruning.widths import step_width
 
 torch.set_num_threads(1)
 RULES = PruningRules(PROTECTED, CUSTOM)
