@@ -198,6 +198,8 @@ def _choose(planner: _Planner, values: np.ndarray, value_bits: int, channel: int
     tried = planner if len(values) < 2 * _SAMPLE else planner.of_sample()
     best, prefix = _choose_way(tried, value_bits)
     form, way = best.main.choices[0].table.form, best.digits
+    if tried is not planner:  # the sample may have missed the rarest values
+        way, prefix = (_covering(digits, planner.counts, form) for digits in (way, prefix))
     plan = best if tried is planner else planner.plan(way, LENGTHS if form == CONSTANT else form)
     if form == CONSTANT or plan.bits >= len(values) * value_bits or len(values) < _CLASSES_FROM:
         return plan
@@ -226,6 +228,17 @@ def _choose_way(planner: _Planner, value_bits: int) -> tuple[_Plan, Digits]:
         for way in ans_ways(counts, value_bits):
             plan = _smaller(plan, planner.plan(way, COUNTS), 999)
     return plan, prefix
+
+
+def _covering(digits: Digits, counts: np.ndarray, form: int) -> Digits:
+    """Return digits for every value that occurs: these, or without escapes as many a symbol as still fit."""
+    used = np.flatnonzero(counts)
+    first, last = int(used[0]), int(used[-1])
+    if digits.has_escape or (digits.low <= first and last < digits.low + digits.radix):
+        return digits
+    span, limit = last - first + 1, _ANS_ALPHABET if form == COUNTS else MAX_ALPHABET
+    group = max(group for group in range(1, digits.group + 1) if group == 1 or span**group <= limit)
+    return Digits(span, group, first, False)
 
 
 def _smaller(plan: _Plan, other: _Plan, share: int) -> _Plan:

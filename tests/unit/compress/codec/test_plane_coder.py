@@ -111,3 +111,14 @@ def test_equal_tensors_share_their_table():
     before = len(tables.tables)
     encode_plane(values[::-1].copy(), 8, tables)
     assert len(tables.tables) == before
+
+
+@pytest.mark.parametrize("outliers", [[255], [0], [0, 255]])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 0.7, 2.0, 30.0])
+def test_values_so_rare_that_the_sample_of_a_large_plane_misses_them_come_back(spread, outliers):
+    values = np.clip(np.round(np.random.default_rng(0).normal(100, spread, 600_001)), 60, 140).astype(np.uint8)
+    # The sample takes whole blocks from the first value on, and never the last, broken one.
+    values[-len(outliers) :] = outliers
+    tables = Tables()
+    plane, payload = encode_plane(values, 8, tables)
+    assert np.array_equal(decode_plane(plane, payload, len(values), tables.tables), values)
