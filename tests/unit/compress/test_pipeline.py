@@ -23,7 +23,8 @@ from compress.recipe import load_recipe
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
-import sys, engine_fakes
+import signal, sys, engine_fakes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background starts with Ctrl-C ignored
 from compress import pipeline
 engine_fakes.install()
 pipeline.preload = lambda detector, stages: None  # the fakes need no torch, whose import takes seconds
