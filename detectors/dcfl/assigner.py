@@ -18,8 +18,8 @@ from torch import Tensor
 
 from detectors.dcfl.coder import decode
 from detectors.dcfl.gaussian import similarity_chunks, squared_mahalanobis
-from detectors.dcfl.rotated_iou import rotated_iou
 from detectors.dcfl.rules import Rules
+from detectors.geometry.differentiable_iou import rotated_iou
 
 NEGATIVE = 0
 IGNORED = -1

@@ -13,8 +13,8 @@ from detectors.dcfl.assigner import IGNORED, NEGATIVE, assign, inside_any
 from detectors.dcfl.coder import decode
 from detectors.dcfl.network import STRIDES, split_raw
 from detectors.dcfl.prior import grid_priors, move_priors, prior_shift
-from detectors.dcfl.rotated_iou import rotated_iou
 from detectors.dcfl.rules import Rules
+from detectors.geometry.differentiable_iou import rotated_iou
 
 FOCAL_GAMMA = 2.0
 FOCAL_ALPHA = 0.25

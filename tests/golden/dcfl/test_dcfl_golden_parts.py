@@ -21,7 +21,7 @@ from detectors.dcfl.deform import ModulatedDeformConv, deform_native, deform_sam
 from detectors.dcfl.gaussian import gaussian_distance, similarity
 from detectors.dcfl.losses import focal_loss, iou_loss
 from detectors.dcfl.prior import grid_priors, level_shapes
-from detectors.dcfl.rotated_iou import rotated_iou
+from detectors.geometry.differentiable_iou import rotated_iou
 from detectors.geometry.iou import pairwise_iou
 
 

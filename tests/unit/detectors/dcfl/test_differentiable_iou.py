@@ -6,7 +6,7 @@ from assigner_oracle import iou as clipped_iou
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.dcfl.rotated_iou import intersection_area, rotated_iou
+from detectors.geometry.differentiable_iou import intersection_area, rotated_iou
 
 
 @pytest.fixture(autouse=True)
