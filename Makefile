@@ -20,10 +20,10 @@ check: setup ## ruff and mypy
 	@$(BIN)/mypy
 
 test: setup ## the tests, at most 20 minutes on 2 cores
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" --timeout 600
 
 test-full: setup ## all tests, the slow ones too
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --timeout 3600
 
 fmt: setup ## format the code
 	@$(BIN)/ruff check --fix-only --quiet .

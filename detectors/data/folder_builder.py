@@ -270,7 +270,8 @@ def _outcomes(
             yield source, _one(work, source, partial)
         return
     parent = os.getpid()
-    pool = ProcessPoolExecutor(limits.processes, get_context("fork"), initializer=_leave_with, initargs=(parent,))
+    # Not forked: OpenCV waits for ever for the threads of the parent, which a forked worker does not have.
+    pool = ProcessPoolExecutor(limits.processes, get_context("spawn"), initializer=_leave_with, initargs=(parent,))
     running: dict[Future[dict[str, Any] | DataError], tuple[Source, int]] = {}
     try:
         for source in sources:

@@ -60,7 +60,7 @@ def train(recipe, out, processes):
     ]
     command = [sys.executable, *(launcher if processes > 1 else []), "compress/run.py", str(recipe), "--out", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ("2 processes share every batch" in done.stdout) == (processes == 2)
     manifests = ((out / "two").glob(f"*{stage}*/manifest.json") for stage in ("train", "finetune"))
