@@ -6,7 +6,7 @@ Gathered once, they give AP on any resampling of the images, so bootstrap interv
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,12 @@ class MatchRecords:
         image: (n,) int32, index of the image.
         label: (n,) int32, index of the class.
         score: (n,) float32.
+        size_px: (n,) float32, square root of the area of the true box it found, else of its own.
         right: (n,) bool, true positive.
         wrong: (n,) bool, false positive; neither: it lies on an ignored box.
         num_truths: (images, classes) int64, boxes to be found.
+        truth_image: (t,) int32.
+        truth_label: (t,) int32.
         truth_size_px: (t,) float32, square root of the area of every true box.
         truth_found: (t,) bool.
     """
@@ -38,9 +41,12 @@ class MatchRecords:
     image: np.ndarray
     label: np.ndarray
     score: np.ndarray
+    size_px: np.ndarray
     right: np.ndarray
     wrong: np.ndarray
     num_truths: np.ndarray
+    truth_image: np.ndarray
+    truth_label: np.ndarray
     truth_size_px: np.ndarray
     truth_found: np.ndarray
 
@@ -65,6 +71,31 @@ class MatchRecords:
         values["classes"] = tuple(str(name) for name in values["classes"])
         values["iou_threshold"] = float(values["iou_threshold"])
         return cls(**values)
+
+
+def of_size(records: MatchRecords, low_px: float, high_px: float) -> MatchRecords:
+    """Return the records as if only boxes of low <= size < high were to be found.
+
+    A detection that found a box of another size is neither right nor wrong; nor is one that found nothing and is of
+    another size itself.
+
+    Source:
+        COCO's area ranges (Lin et al. 2014, `cocoeval.py`), with oriented boxes.
+    """
+    inside = (records.size_px >= low_px) & (records.size_px < high_px)
+    kept = (records.truth_size_px >= low_px) & (records.truth_size_px < high_px)
+    num_truths = np.zeros_like(records.num_truths)
+    np.add.at(num_truths, (records.truth_image[kept], records.truth_label[kept]), 1)
+    return replace(
+        records,
+        right=records.right & inside,
+        wrong=records.wrong & inside,
+        num_truths=num_truths,
+        truth_image=records.truth_image[kept],
+        truth_label=records.truth_label[kept],
+        truth_size_px=records.truth_size_px[kept],
+        truth_found=records.truth_found[kept],
+    )
 
 
 def precision_recall(records: MatchRecords, label: int) -> tuple[np.ndarray, np.ndarray]:

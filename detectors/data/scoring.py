@@ -9,6 +9,7 @@ without truth it forgets the ignored boxes. A test holds both equal wherever it 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from mmdet.evaluation.functional import average_precision
@@ -16,15 +17,24 @@ from mmdet.evaluation.functional import average_precision
 from compress.detector import Scores
 from compress.errors import DataError
 from detectors.data.dota import Truth
-from detectors.data.records import MatchRecords, bootstrap_map50, interval, precision_recall
+from detectors.data.records import MatchRecords, area_map50, bootstrap_map50, interval, of_size, precision_recall
 from detectors.geometry.detections import Detections
 from detectors.geometry.iou import overlapping_pairs, pairwise_iou
 
-# Lower and upper bound of sqrt(area) in px -> name of the recall in Scores.extra.
-SIZE_BINS = {
-    "recall_below_16px": (0.0, 16.0),
-    "recall_16_to_32px": (16.0, 32.0),
-    "recall_from_32px": (32.0, np.inf),
+# Lower and upper bound of sqrt(area) in px; Scores.extra has the recall and the map50 of each.
+SIZE_BINS = {"below_16px": (0.0, 16.0), "16_to_32px": (16.0, 32.0), "from_32px": (32.0, np.inf)}
+
+_COLUMNS = {
+    "image": np.int32,
+    "label": np.int32,
+    "score": np.float32,
+    "size_px": np.float32,
+    "right": bool,
+    "wrong": bool,
+    "truth_image": np.int32,
+    "truth_label": np.int32,
+    "truth_size_px": np.float32,
+    "truth_found": bool,
 }
 
 
@@ -51,7 +61,7 @@ def score_detections(
         seed: of the resampling.
 
     Returns:
-        Scores with area AP; 'map50_voc07' and recall by size (sqrt of area) in `extra`.
+        Scores with area AP; 'map50_voc07' and, by size (sqrt of area), recall and map50 in `extra`.
 
     Raises:
         DataError: the two lists differ in length, or a label is no index into the classes.
@@ -73,9 +83,9 @@ def score_records(
     right, wrong = (int((flags & confident).sum()) for flags in (records.right, records.wrong))
     extra = {"map50_voc07": float(np.mean(list(voc07.values()))) if scored else 0.0}
     for name, (low, high) in SIZE_BINS.items():
-        of_size = (records.truth_size_px >= low) & (records.truth_size_px < high)
-        if of_size.any():
-            extra[name] = float(records.truth_found[of_size].mean())
+        part = of_size(records, low, high)
+        if len(part.truth_found):
+            extra |= {f"recall_{name}": float(part.truth_found.mean()), f"map50_{name}": area_map50(part)}
     sampled = bootstrap_map50(records, samples=bootstrap, seed=seed) if bootstrap and scored else None
     return Scores(
         map50=float(np.mean(list(area.values()))) if scored else 0.0,
@@ -111,32 +121,31 @@ def match_records(
         raise DataError(
             f"scoring: {len(detections)} images with detections, {len(truths)} with truth. Give one per image."
         )
-    columns: dict[str, list[np.ndarray]] = {key: [] for key in ("image", "label", "score", "right", "wrong")}
+    columns: dict[str, list[np.ndarray]] = {name: [np.zeros(0, kind)] for name, kind in _COLUMNS.items()}
     num_truths = np.zeros((len(truths), len(classes)), np.int64)
-    sizes, found = [np.zeros(0, np.float32)], [np.zeros(0, bool)]
     for image, (item, truth) in enumerate(zip(detections, truths, strict=True)):
         _check_labels(item.labels, truth.labels, len(classes), image)
         num_truths[image] = np.bincount(truth.labels, minlength=len(classes))
         for label in np.union1d(item.labels, truth.labels):
             boxes = _canonical(item, label)
             wanted = np.asarray(truth.boxes[truth.labels == label], np.float32).reshape(-1, 5)
-            right, wrong, hit = _match(boxes, wanted, truth.ignored_boxes, iou_threshold)
-            columns["image"].append(np.full(len(boxes), image, np.int32))
-            columns["label"].append(np.full(len(boxes), label, np.int32))
-            columns["score"].append(boxes[:, 5])
-            columns["right"].append(right)
-            columns["wrong"].append(wrong)
-            sizes.append(np.sqrt(wanted[:, 2] * wanted[:, 3]))
-            found.append(hit)
-    empty = {"image": np.int32, "label": np.int32, "score": np.float32, "right": bool, "wrong": bool}
-    return MatchRecords(
-        classes=tuple(classes),
-        iou_threshold=iou_threshold,
-        num_truths=num_truths,
-        truth_size_px=np.concatenate(sizes),
-        truth_found=np.concatenate(found),
-        **{key: np.concatenate([np.zeros(0, kind), *columns[key]]) for key, kind in empty.items()},
-    )
+            match = _match(boxes, wanted, truth.ignored_boxes, iou_threshold)
+            rows = {
+                "image": np.full(len(boxes), image),
+                "label": np.full(len(boxes), label),
+                "score": boxes[:, 5],
+                "size_px": np.where(match.right, _sizes(wanted, match.best), _sizes(boxes)),
+                "right": match.right,
+                "wrong": match.wrong,
+                "truth_image": np.full(len(wanted), image),
+                "truth_label": np.full(len(wanted), label),
+                "truth_size_px": _sizes(wanted),
+                "truth_found": match.found,
+            }
+            for name, values in rows.items():
+                columns[name].append(values.astype(_COLUMNS[name]))
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    return MatchRecords(classes=tuple(classes), iou_threshold=iou_threshold, num_truths=num_truths, **joined)
 
 
 def _check_labels(found: np.ndarray, wanted: np.ndarray, num_classes: int, image: int) -> None:
@@ -153,10 +162,18 @@ def _canonical(detections: Detections, label: int) -> np.ndarray:
     return rows[np.lexsort((rows[:, 4], rows[:, 3], rows[:, 2], rows[:, 1], rows[:, 0], -rows[:, 5]))]
 
 
-def _match(
-    boxes: np.ndarray, wanted: np.ndarray, ignored: np.ndarray, iou_threshold: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (right, wrong) per detection, best first, and found per true box, all bool."""
+@dataclass(frozen=True)
+class _Match:
+    """Of each detection: right, wrong, index of the box it overlaps most; of each true box: found."""
+
+    right: np.ndarray
+    wrong: np.ndarray
+    best: np.ndarray
+    found: np.ndarray
+
+
+def _match(boxes: np.ndarray, wanted: np.ndarray, ignored: np.ndarray, iou_threshold: float) -> _Match:
+    """Match detections, best first; `best` counts the true boxes first, then the ignored ones."""
     right, wrong, found = np.zeros(len(boxes), bool), np.ones(len(boxes), bool), np.zeros(len(wanted), bool)
     best, overlap = _best_overlaps(boxes[:, :5], np.concatenate([wanted, np.asarray(ignored).reshape(-1, 5)]))
     hits = np.flatnonzero(overlap >= iou_threshold)
@@ -164,7 +181,13 @@ def _match(
     true_hits = hits[best[hits] < len(wanted)]
     objects, first = np.unique(best[true_hits], return_index=True)
     right[true_hits[first]], wrong[true_hits[first]], found[objects] = True, False, True
-    return right, wrong, found
+    return _Match(right, wrong, best, found)
+
+
+def _sizes(boxes: np.ndarray, at: np.ndarray | None = None) -> np.ndarray:
+    """Return the square root of the area of each box, px; `at`: of the boxes of these indices, 0 past the end."""
+    sizes = np.sqrt(boxes[:, 2] * boxes[:, 3])
+    return sizes if at is None else np.append(sizes, 0)[np.minimum(at, len(sizes))]
 
 
 def _best_overlaps(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from detectors.data.records import (  # noqa: E402
     MatchRecords,
     area_map50,
     bootstrap_map50,
+    of_size,
     paired_bootstrap,
 )
 from detectors.data.scoring import match_records, score_detections  # noqa: E402
@@ -179,7 +180,35 @@ def test_recall_precision_and_size_bins_count_boxes():
     assert scores.extra["recall_below_16px"] == 0.0
     assert scores.extra["recall_16_to_32px"] == 1.0
     assert scores.extra["recall_from_32px"] == 0.5
+    # Of the two boxes below 16 px one was found by nothing; both detections there are wrong.
+    assert scores.extra["map50_below_16px"] == 0.0
+    assert scores.extra["map50_16_to_32px"] == 1.0
+    assert scores.extra["map50_from_32px"] == 0.5
     assert math.isnan(scores.ap_per_class["plane"])
+
+
+def test_boxes_of_one_size_are_scored_as_if_the_others_were_ignored():
+    detections, truths = random_scene(11, images=10)
+    records = match_records(detections, truths, CLASSES)
+    assert area_map50(of_size(records, 0, np.inf)) == area_map50(records)
+    middle = float(np.median(records.truth_size_px))
+    parts = [of_size(records, 0, middle), of_size(records, middle, np.inf)]
+    assert (sum(part.num_truths for part in parts) == records.num_truths).all()
+    assert (sum(part.right.astype(int) for part in parts) == records.right).all()
+    assert (sum(part.wrong.astype(int) for part in parts) == records.wrong).all()
+    assert sum(part.truth_found.sum() for part in parts) == records.right.sum()
+
+
+def test_a_wrong_detection_counts_for_its_own_size_and_a_right_one_for_the_size_of_what_it_found():
+    truth = Truth(
+        np.array([[20, 20, 15, 15, 0], [80, 80, 40, 40, 0]], np.float32), np.zeros(2, np.int64), np.zeros((0, 5))
+    )
+    boxes = [[20, 20, 17, 17, 0], [80, 80, 40, 40, 0], [200, 200, 40, 40, 0], [300, 300, 9, 9, 0]]
+    found = Detections(np.array(boxes, np.float32), np.array([0.9, 0.8, 0.95, 0.85]), np.zeros(4))
+    extra = score_detections([found], [truth], ("ship",), bootstrap=0).extra
+    assert extra["map50_below_16px"] == 1.0  # the wrong small one comes after all is found
+    assert extra["map50_from_32px"] == 0.5  # a wrong large one comes first
+    assert "map50_16_to_32px" not in extra
 
 
 def test_an_unknown_label_and_lists_of_different_length_are_refused():
