@@ -79,10 +79,17 @@ def as_tensors(value: Any) -> list[Tensor]:
 
 
 class _Taps:
-    """Collect what named modules return during forwards."""
+    """Collect what named modules return during forwards.
 
-    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+    Args:
+        model: with the modules.
+        names: of the modules; those that it does not have are passed over.
+        in_training_only: pass over forwards without gradients, so that scoring between two epochs leaves nothing.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str], *, in_training_only: bool = False) -> None:
         self.seen: dict[str, list[Tensor]] = {}
+        self._in_training_only = in_training_only
         modules = dict(model.named_modules())
         self._handles = [
             modules[name].register_forward_hook(lambda _module, _inputs, output, name=name: self._keep(name, output))
@@ -91,7 +98,8 @@ class _Taps:
         ]
 
     def _keep(self, name: str, output: Any) -> None:
-        self.seen.setdefault(name, []).extend(as_tensors(output))
+        if torch.is_grad_enabled() or not self._in_training_only:
+            self.seen.setdefault(name, []).extend(as_tensors(output))
 
     def take(self) -> dict[str, list[Tensor]]:
         """Return what was collected since the last call and forget it."""
@@ -119,7 +127,7 @@ class Distiller:
         self.detector = detector
         self.teacher = teacher.eval().requires_grad_(False)
         self.points: list[str] = list(detector.distill_points(teacher)) if settings.feature_weight else []
-        self._student_taps = _Taps(student, self.points)
+        self._student_taps = _Taps(student, self.points, in_training_only=True)
         self._teacher_taps = _Taps(teacher, self.points)
         self._taught: tuple[Tensor, ...] = ()
 

@@ -214,6 +214,19 @@ def test_bfloat16_computes_layers_in_bfloat16_and_losses_and_weights_in_float32(
         assert mine["losses"] == pytest.approx(theirs["losses"], rel=0.1)
 
 
+def test_features_are_distilled_after_the_model_was_scored_on_images_of_another_size(tmp_path):
+    def score(model):
+        with torch.inference_mode():
+            model(torch.zeros(1, 3, 12, 16))
+        return scores(0.5)
+
+    _, result = run(
+        tmp_path, teacher=tiny_net(2), distill=DistillFields(), score=score, settings=settings(evaluate_every=1)
+    )
+    assert [row["map50"] for row in result.history] == [0.5] * 3
+    assert all(row["losses"]["distill_feature"] > 0 for row in result.history)
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     detector = TinyDetector()
     detector.poison_at = 5
