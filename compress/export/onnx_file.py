@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ from torch import nn
 from compress.errors import StageError
 from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, symbolics
-from compress.export.tidy import tidy
+from compress.export.rewrites import rewrite_for_runtime
+from compress.export.tidy import sweep, tidy
 
 if TYPE_CHECKING:
     from compress.detector import Detector
@@ -25,7 +27,13 @@ INPUT_NAME = "images"
 
 
 def export_onnx(
-    model: nn.Module, path: Path, *, detector: Detector, opset: int = 19, deform: DeformForm = "DeformConv"
+    model: nn.Module,
+    path: Path,
+    *,
+    detector: Detector,
+    opset: int = 19,
+    deform: DeformForm = "DeformConv",
+    rewrite: bool = True,
 ) -> dict[str, Any]:
     """Export a model and check the file; the same model gives the same bytes.
 
@@ -39,9 +47,10 @@ def export_onnx(
         detector: gives example input, output names and metadata.
         opset: 19 or 20 (DeformConv came with 19; torch's exporter ends at 20).
         deform: operator for deformable convolutions; 'GridSample' runs in ONNX Runtime before 1.25.
+        rewrite: give integer layers the shapes that ONNX Runtime's kernels are fast with (`rewrites.py`).
 
     Returns:
-        onnx_bytes, initializer_bytes, opset, num_nodes, num_initializers.
+        onnx_bytes, initializer_bytes, opset, num_nodes, num_initializers, rewritten (a `Rewrite` each, as a dict).
 
     Raises:
         StageError: the model cannot be exported, or the file breaks a rule that it must keep.
@@ -50,6 +59,9 @@ def export_onnx(
     names = detector.output_names()
     graph = deploy_graph(model, len(names), example)
     proto = tidy(_torchscript_export(graph, example, names, opset, deform))
+    rewritten = rewrite_for_runtime(proto.graph) if rewrite else []
+    if rewritten:
+        sweep(proto.graph)
     metadata = json.dumps(detector.metadata(), sort_keys=True, separators=(",", ":"))
     onnx.helper.set_model_props(proto, {METADATA_KEY: metadata})
     _check(proto, names)
@@ -63,6 +75,7 @@ def export_onnx(
         "opset": opset,
         "num_nodes": len(proto.graph.node),
         "num_initializers": len(proto.graph.initializer),
+        "rewritten": [asdict(one) for one in rewritten],
     }
 
 

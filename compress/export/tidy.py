@@ -26,11 +26,16 @@ def tidy(model: ModelProto) -> ModelProto:
     _scale_biases(graph)
     _name_nodes(graph)
     _drop_zero_deform_bias(graph)
+    sweep(graph)
+    _strip(model)
+    return model
+
+
+def sweep(graph: GraphProto) -> None:
+    """Merge equal initialisers, drop what nothing reads, and name the values anew; in place."""
     _merge_initialisers(graph)
     _remove_unused(graph)
     _name_values(graph)
-    _strip(model)
-    return model
 
 
 def _constants_to_initialisers(graph: GraphProto) -> None:

@@ -17,7 +17,7 @@ class ExportOnnx(Stage):
     MAKES: ClassVar[Kind] = Kind.ONNX
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "brevitas", "onnx", "onnxruntime")
 
-    CODE_VERSION: ClassVar[int] = 2  # 2: int32 biases
+    CODE_VERSION: ClassVar[int] = 3  # 2: int32 biases; 3: rewrites for the runtime's kernels
 
     stage: Literal["export_onnx"] = "export_onnx"
     opset: int = Field(
@@ -25,6 +25,10 @@ class ExportOnnx(Stage):
     )
     deform: Literal["DeformConv", "GridSample"] = Field(
         "DeformConv", description="Operator for deformable convolutions; GridSample for ONNX Runtime before 1.25."
+    )
+    rewrite: bool = Field(
+        True,
+        description="Give integer layers the shapes that ONNX Runtime's kernels are fast with; same numbers.",
     )
     parity_images: int = Field(4, ge=1, description="Images on which ONNX Runtime and torch are compared.")
     parity_split: str = Field("val", description="Split the images come from.")
@@ -49,7 +53,9 @@ class ExportOnnx(Stage):
         model, build = load_model(context.source.path, detector)
         path = context.folder / "model.onnx"
         facts = network_facts(context.source.facts)
-        facts |= export_onnx(model, path, detector=detector, opset=self.opset, deform=self.deform)
+        facts |= export_onnx(model, path, detector=detector, opset=self.opset, deform=self.deform, rewrite=self.rewrite)
+        if facts["rewritten"]:
+            say(f"{self.label}: {len(facts['rewritten'])} layers padded or rearranged for the runtime's kernels")
         images = first_images(detector, self.parity_split, self.parity_images, seed=context.seed)
         errors = check_parity(
             model, path, images, names=detector.output_names(), limit=self.parity_limit, label=self.label
