@@ -123,7 +123,7 @@ def main() -> int:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": describe_environment(),
             "overrides": options.set,
-            "rows": rows,
+            "runs": rows,
         }
         write_whole(options.record, json.dumps(without_folders(record), indent=1, sort_keys=True) + "\n")
     return 0

@@ -67,10 +67,14 @@ def loss_sentence(record: dict[str, Any]) -> str:
     packed = [row for row in record["rows"] if row.get("kind") == "packed" and row.get("map50_loss") is not None]
     if not packed:
         return ""
-    low_high = packed[-1].get("map50_loss_interval")
+    loss, low_high = packed[-1]["map50_loss"], packed[-1].get("map50_loss_interval")
+    if loss < 0:
+        word, loss, low_high = "gains", -loss, low_high and [-low_high[1], -low_high[0]]
+    else:
+        word = "loses"
     interval = f" ({low_high[0]:.3f} to {low_high[1]:.3f}, paired bootstrap over images)" if low_high else ""
-    loss = f"`{packed[-1]['label']}` loses {packed[-1]['map50_loss']:.3f} map50{interval}"
-    return f"{loss} against the best float model, `{record['baseline']}`."
+    model = f"`{packed[-1]['label']}` {word} {loss:.3f} map50{interval}"
+    return f"{model} against the best float model, `{record['baseline']}`."
 
 
 def all_results() -> str:

@@ -115,7 +115,7 @@ def test_outputs_have_the_plug_ins_names_and_training_outputs_are_gone(proto):
 def test_operators_are_standard_and_hold_no_shape_arithmetic(proto):
     kinds = {node.op_type for node in proto.graph.node}
     quantised = {"Conv", "QuantizeLinear", "DequantizeLinear", "Add", "MaxPool", "Resize"}
-    assert kinds <= quantised | {"DeformConv", "Sigmoid", "Slice", "Split", "Mul"}
+    assert kinds <= quantised | {"DeformConv", "Sigmoid", "Slice", "Split", "Mul", "SpaceToDepth"}
     assert {node.domain for node in proto.graph.node} == {""}
 
 
