@@ -48,7 +48,7 @@ class OpenMmlab:
     """
 
     NAME: ClassVar[str] = "openmmlab"
-    VERSION: ClassVar[str] = "1"
+    VERSION: ClassVar[str] = "2"  # 2: MMRotate's first KLD from the sides of the boxes
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmrotate")
     PRELOAD: ClassVar[tuple[str, ...]] = (
         "detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring", "mmrotate.models",
