@@ -113,7 +113,7 @@ class StableKldLoss(nn.Module):
         avg_factor: float | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
-        """Return the losses of the pairs whose weight, (n,) or (n, 5), is above 0; a zero if there is none.
+        """Return the losses (m,) of the pairs whose weight, (n,) or (n, 5), is above 0; a zero if there is none.
 
         As published: `avg_factor` is not read, and nothing is reduced.
         """

@@ -283,7 +283,7 @@ def test_the_kullback_leibler_loss_is_the_published_one(fun):
         pred, target = pairs_of_boxes(50, torch.float64)
         weight = torch.ones(50)
         weight[::7] = 0
-        values = loss(pred.requires_grad_(), target, weight, avg_factor=8.0)
+        values = loss(pred.requires_grad_(), target, weight, avg_factor=8.0).flatten()
         found.append((values, *torch.autograd.grad(values.sum(), pred)))
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-8)
 
