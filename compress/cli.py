@@ -82,7 +82,10 @@ def run(
 
     loaded = load_recipe(recipe, overrides or ())
     if dry_run:
-        print(plan_text(pipeline.Run(loaded, out, start=start, until=until).decide_all()))
+        job = pipeline.Run(loaded, out, start=start, until=until)
+        decisions = job.decide_all()
+        print(plan_text(decisions), flush=True)
+        job.check(decisions)
     elif rank() > 0:
         follow(loaded, out, start=start, until=until)
     else:
@@ -104,7 +107,7 @@ def plan(
 ) -> None:
     """Say which stages would run and why.
 
-    The same as `krimp run --dry-run`: checks the whole recipe, reads the data once for its digest, runs nothing.
+    The same as `krimp run --dry-run`: checks the whole recipe and the data of what would run, runs nothing.
 
     \b
     krimp plan recipe.yaml --set data.root=/data/hit-uav

@@ -7,10 +7,10 @@ Importing it must not import torch: heavy imports go inside the methods.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,7 +24,10 @@ Forward = Callable[[np.ndarray], list[np.ndarray]]
 
 
 class Batch(Protocol):
-    """What a loader yields: `images` plus whatever the plug-in's own `loss` reads."""
+    """What a loader yields: `images` plus whatever the plug-in's own `loss` reads.
+
+    It may have `names`, one text an image, for the captions of the report's pictures.
+    """
 
     images: Tensor  # (N, 3, H, W) float32, normalised
 
@@ -70,7 +73,7 @@ class Detector(Protocol):
     """One detector with its data, made from the recipe's `detector:` and `data:` parts."""
 
     NAME: ClassVar[str]
-    VERSION: ClassVar[str]  # enters the cache key of every artifact
+    VERSION: ClassVar[str]  # enters the key of every artifact; raise it when the same recipe gives another result
     REQUIRES: ClassVar[tuple[str, ...]]  # import names checked before anything runs
     CONFIG: ClassVar[type[BaseModel]]  # the recipe's `detector:` part without `plugin`
     DATA: ClassVar[type[BaseModel]]  # the recipe's `data:` part
@@ -138,6 +141,68 @@ class Detector(Protocol):
 
     def metadata(self) -> dict[str, Any]:
         """Return what deployment needs (JSON); goes into the ONNX file as `krimp.deploy`."""
+
+
+@runtime_checkable
+class Preloads(Protocol):
+    """Hook: modules that are slow to import. The engine imports them once, before it forks a process a stage."""
+
+    PRELOAD: ClassVar[tuple[str, ...]]  # module names
+
+
+@runtime_checkable
+class ImportsWeights(Protocol):
+    """Hook: `krimp import`. Without it the command refuses the plug-in."""
+
+    @staticmethod
+    def import_checkpoint(path: Path) -> dict[str, Tensor]:
+        """Return the weights of another project's file under the plug-in's names; nothing in it is executed.
+
+        A file that is not exactly the weights of one of its networks is a DetectorError.
+        """
+
+
+@runtime_checkable
+class DistilsOutputs(Protocol):
+    """Hook: the distance to a teacher. Without it: smooth L1 in units of the spread of each raw output."""
+
+    def distill_loss(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        """Return a scalar >= 0 from the exported raw outputs of both, 0 where they are equal.
+
+        Like `loss` it is divided for the images of all processes, not for those of this one.
+        """
+
+
+@runtime_checkable
+class RefusesExport(Protocol):
+    """Hook: networks that cannot become ONNX. Without it an impossible export fails when it is tried."""
+
+    def export_refusal(self) -> str | None:
+        """Return why this detector cannot be exported and what to do, or None if it can.
+
+        Asked before anything runs, so that no training is lost for it.
+        """
+
+
+@runtime_checkable
+class SamplesImages(Protocol):
+    """Hook: images for the report's pictures. Without it: those of the loader, their normalisation undone."""
+
+    def sample_images(self, split: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield at most `count` pairs of a name and a BGR uint8 (H, W, 3) image; none where pictures make no sense."""
+
+
+@runtime_checkable
+class SkipsBatches(Protocol):
+    """Hook of what `loader` returns: to resume an epoch in its middle. Without it the batches are read again."""
+
+    def skip_batches(self, count: int) -> Iterable[Batch]:
+        """Return the loader without its first `count` batches; the others are what they were."""
+
+
+# What a plug-in may have beside the members of `Detector`. The engine asks `isinstance(detector, HOOK)` and does
+# without where it is absent; a member of the right name but with other arguments is refused at load.
+HOOKS = (Preloads, ImportsWeights, DistilsOutputs, RefusesExport, SamplesImages)
 
 
 class Deploy(Protocol):

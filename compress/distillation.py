@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.detector import DistilsOutputs
 from compress.training_settings import DistillFields
 
 EPSILON = 1e-6
@@ -117,8 +118,8 @@ class Distiller:
     Args:
         student: the model in training; its forward must run before each `losses`.
         teacher: float model with the same outputs; put in eval mode here.
-        detector: gives `distill_points`, `output_names` and, if it has one,
-            `distill_loss(student_raw, teacher_raw, batch) -> Tensor` for the exported outputs.
+        detector: gives `distill_points`, `output_names` and, if it has the hook `DistilsOutputs`, the loss of the
+            exported outputs.
         settings: the weights.
     """
 
@@ -165,9 +166,9 @@ class Distiller:
             losses["distill_feature"] = self.settings.feature_weight * torch.stack(terms).mean()
         if self.settings.output_weight:
             exported = len(self.detector.output_names())
-            own = getattr(self.detector, "distill_loss", None)
             pair = raw[:exported], self._taught[:exported]
-            value = own(*pair, batch) if callable(own) else output_loss(*pair)
+            own = isinstance(self.detector, DistilsOutputs)
+            value = self.detector.distill_loss(*pair, batch) if own else output_loss(*pair)
             losses["distill_output"] = self.settings.output_weight * value
         return losses
 

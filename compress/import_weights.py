@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from compress.detector import ImportsWeights
 from compress.errors import DetectorError
 
 
@@ -24,8 +25,7 @@ def import_command(
     from compress.plugins import check_frameworks, find_plugin
 
     plugin = find_plugin(detector)
-    convert = getattr(plugin, "import_checkpoint", None)
-    if convert is None:
+    if not issubclass(plugin, ImportsWeights):
         raise DetectorError(
             f"plug-in {detector!r} imports no foreign weights: it has no import_checkpoint. Choose another plug-in."
         )
@@ -36,7 +36,7 @@ def import_command(
     check_frameworks(plugin)
     from safetensors.torch import save_file
 
-    tensors = convert(file)
+    tensors = plugin.import_checkpoint(file)
     temporary = out.with_name(f".{out.name}.part")
     try:
         save_file(tensors, temporary)

@@ -20,13 +20,13 @@ from compress import artifact as artifacts
 from compress import progress
 from compress.artifact import Artifact, hash_json
 from compress.child import disk_errors_named, run_in_child
-from compress.detector import Detector
+from compress.detector import Detector, Preloads, RefusesExport
 from compress.errors import RecipeError
 from compress.keys import KeyMaker, explain_change
 from compress.plan import MODEL_KINDS, PlannedStage, make_plan
 from compress.plugins import make_detector
 from compress.recipe import Recipe
-from compress.stage import Stage, StageContext
+from compress.stage import Kind, Stage, StageContext
 from compress.yaml_source import suggest
 
 
@@ -118,10 +118,22 @@ class Run:
             return Decision(planned, "run", tuple(dict.fromkeys(reasons)), parts)
         return Decision(planned, "cached", (), parts, artifact)
 
-    def check_data(self, decisions: Sequence[Decision]) -> None:
-        """Let the plug-in check each split that a stage to be run reads, once."""
-        stages = [decision.planned.stage for decision in decisions if decision.state == "run"]
-        for split in dict.fromkeys(split for stage in stages for split in stage.splits()):
+    def check(self, decisions: Sequence[Decision]) -> None:
+        """Refuse now what would fail later: an export that the plug-in cannot do, a split that is wrong.
+
+        Only what is to be run is looked at.
+
+        Raises:
+            RecipeError: an export, with its place in the recipe.
+            DataError: lists what is wrong with a split.
+        """
+        planned = [decision.planned for decision in decisions if decision.state == "run"]
+        exports = [one for one in planned if one.stage.MAKES is Kind.ONNX]
+        if exports and isinstance(self.detector, RefusesExport):
+            refusal = self.detector.export_refusal()
+            if refusal is not None:
+                raise RecipeError([f"{self.recipe.place_of(one.origin)}: {refusal}" for one in exports])
+        for split in dict.fromkeys(split for one in planned for split in one.stage.splits()):
             self.detector.check_data(split)
 
     def context(self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, key: str) -> StageContext:
@@ -216,7 +228,7 @@ def run(
         artifacts.recover(job.root)
         decisions = job.decide_all()
         progress.say(plan_text(decisions))
-        job.check_data(decisions)
+        job.check(decisions)
         preload(job.detector, [decision.planned.stage for decision in decisions if decision.state == "run"])
         done: dict[str, Decision] = {}
         results: list[Result] = []
@@ -237,7 +249,7 @@ def run(
 def preload(detector: Detector, stages: Sequence[Stage]) -> None:
     """Import what the children need once, here. No torch operation may run in this process.
 
-    Plug-ins and stages name further modules that are slow to import in a class variable `PRELOAD`.
+    Plug-ins (hook `Preloads`) and stages name further modules that are slow to import in a class variable `PRELOAD`.
     """
     if not any(stage.MAKES in MODEL_KINDS or MODEL_KINDS & set(stage.NEEDS) for stage in stages):
         return
@@ -245,7 +257,8 @@ def preload(detector: Detector, stages: Sequence[Stage]) -> None:
         warnings.filterwarnings("ignore", message=notice)  # of libraries; nothing that a user could act on
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
     of_stages = [name for stage in stages for name in stage.PRELOAD]
-    for name in dict.fromkeys(("torch", *detector.REQUIRES, *getattr(detector, "PRELOAD", ()), *of_stages)):
+    of_plugin = detector.PRELOAD if isinstance(detector, Preloads) else ()
+    for name in dict.fromkeys(("torch", *detector.REQUIRES, *of_plugin, *of_stages)):
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from compress.detector import Detector
+from compress.detector import HOOKS, Detector
 from compress.errors import DetectorError
 from compress.yaml_source import suggest
 
@@ -109,11 +109,13 @@ def contract_faults(plugin: Any) -> list[str]:
     if not inspect.isclass(plugin):
         return [f"expected a class, found {plugin!r}"]
     faults = [f"{name} is missing" for name in _class_variables() if not hasattr(plugin, name)]
-    for name, expected in _methods().items():
-        found = getattr(plugin, name, None)
-        if not callable(found):
+    for name, expected in _methods(Detector).items():
+        if not callable(getattr(plugin, name, None)):
             faults.append(f"{name}{_parameters_text(expected)} is missing")
-        elif not _accepts(inspect.signature(found), expected):
+    optional = {name: expected for hook in HOOKS for name, expected in _methods(hook).items()}
+    for name, expected in {**_methods(Detector), **optional}.items():
+        found = getattr(plugin, name, None)
+        if callable(found) and not _accepts(inspect.signature(found), expected):
             faults.append(f"{name}: expected {_parameters_text(expected)}, found {inspect.signature(found)}")
     return faults
 
@@ -145,9 +147,10 @@ def _class_variables() -> list[str]:
     return [name for name in Detector.__annotations__ if name.isupper()]
 
 
-def _methods() -> dict[str, inspect.Signature]:
-    members = {name: member for name, member in vars(Detector).items() if inspect.isfunction(member)}
-    return {name: inspect.signature(member) for name, member in members.items() if not name.startswith("_")}
+def _methods(protocol: type) -> dict[str, inspect.Signature]:
+    """Return the methods of a protocol as they are found on a class: `self` is an argument, but not of static ones."""
+    members = {name: getattr(protocol, name) for name in vars(protocol) if not name.startswith("_")}
+    return {name: inspect.signature(member) for name, member in members.items() if inspect.isfunction(member)}
 
 
 def _accepts(found: inspect.Signature, expected: inspect.Signature) -> bool:

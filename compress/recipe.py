@@ -40,11 +40,19 @@ class Recipe(BaseModel):
     stages: tuple[SerializeAsAny[Stage], ...] = Field(min_length=1, description="What to do, in this order.")
 
     _path: Path | None = PrivateAttr(None)
+    _places: tuple[str, ...] = PrivateAttr(())
 
     @property
     def path(self) -> Path | None:
         """Return the file it was read from."""
         return self._path
+
+    def place_of(self, index: int | None) -> str:
+        """Return where a stage stands: 'file:line:column: stages[index]', or less where no more is known."""
+        if index is None:
+            return "stages"
+        place = self._places[index] if index < len(self._places) else None
+        return f"{place}: stages[{index}]" if place else f"stages[{index}]"
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requires: bool = True) -> Recipe:
@@ -87,6 +95,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
         check_frameworks(plugin)
     recipe = Recipe.model_validate({**document.data, "detector": detector, "data": data, "stages": stages})
     recipe._path = path
+    recipe._places = tuple(str(document.value_place(("stages", index))) for index in range(len(stages)))
     return recipe
 
 

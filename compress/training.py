@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.detector import Batch, Detector, Scores
+from compress.detector import Batch, Detector, DistilsOutputs, Scores, SkipsBatches
 from compress.distillation import Distiller, as_tensors
 from compress.errors import StageError
 from compress.precision import autocast, dilated_layers_in_float32
@@ -291,7 +291,7 @@ class _Training:
 
     def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
         loader = self._loader(epoch)
-        can_skip = skip > 0 and hasattr(loader, "skip_batches")
+        can_skip = skip > 0 and isinstance(loader, SkipsBatches)
         iterator = iter(loader.skip_batches(skip) if can_skip else loader)
         for _ in range(0 if can_skip else skip):
             next(iterator, None)
@@ -313,7 +313,7 @@ class _Training:
                 self.distiller.teach(images)
             share = self._share_of_batch(len(images))
             # A plug-in's own term is, like its loss, divided for all processes already; the others are means.
-            whole = {"distill_output"} if hasattr(self.detector, "distill_loss") else set()
+            whole = {"distill_output"} if isinstance(self.detector, DistilsOutputs) else set()
             taught = self.distiller.losses(batch, raw)
             losses |= {name: v if name in whole else share * v for name, v in taught.items()}
         stacked = torch.stack([v.detach().float() for v in losses.values()])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from compress.artifact import Artifact
-from compress.detector import Detector
+from compress.detector import Detector, SamplesImages
 from compress.errors import StageError
 from compress.report.document import Picture
 
@@ -33,9 +33,8 @@ def draw_pictures(
     Args:
         folder: to write into.
         artifacts: models, left to right.
-        detector: its DEPLOY module must have preprocess, postprocess and draw. Its optional
-            `sample_images(split, count)` gives (name, BGR uint8 image) pairs; without it the first
-            images of the loader are used, their normalisation undone.
+        detector: its DEPLOY module must have preprocess, postprocess and draw. Its hook `SamplesImages` gives the
+            images; without it the first ones of the loader are used, their normalisation undone.
         split: where the images come from.
         count: how many.
         score_threshold: draw and count only what scores more; None takes the deployed threshold.
@@ -85,9 +84,8 @@ def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _sample_images(detector: Detector, split: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
-    own = getattr(detector, "sample_images", None)
-    if callable(own):
-        yield from own(split, count)
+    if isinstance(detector, SamplesImages):
+        yield from detector.sample_images(split, count)
         return
     from compress.runtime.end_to_end import picture_of
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
+from compress.pruning.target import PruningTarget
 from compress.stage import Kind, Stage, StageContext
 from compress.training_settings import DistillFields, TrainingFields
 
@@ -14,35 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compress.pruning.structured import PruningRules, PruningSettings
-
-TARGET_TOLERANCE = 0.01  # of the wanted cost; further off is a warning
-
-
-class PruningTarget(BaseModel):
-    """What shall stay, as a share of the model that the stage is given; one of the two."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    macs: float | None = Field(None, gt=0, le=1, description="Share of the multiply-accumulates that stays.")
-    params: float | None = Field(None, gt=0, le=1, description="Share of the parameters that stays.")
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> PruningTarget:
-        if (self.macs is None) == (self.params is None):
-            raise ValueError("target needs exactly one of macs and params, e.g. {macs: 0.6}.")
-        return self
-
-    @property
-    def metric(self) -> Literal["macs", "params"]:
-        """Return what is counted."""
-        return "params" if self.macs is None else "macs"
-
-    @property
-    def share(self) -> float:
-        """Return the share that stays, 0..1."""
-        share = self.params if self.macs is None else self.macs
-        assert share is not None
-        return share
 
 
 class PruneStructured(Stage, TrainingFields):
@@ -88,75 +60,35 @@ class PruneStructured(Stage, TrainingFields):
     def run(self, context: StageContext) -> dict[str, Any]:
         """Prune step by step, check, save, and return counts and the table of groups."""
         from compress.metrics.model_facts import model_facts
-        from compress.progress import say, warn
-        from compress.pruning.structured import measure_cost, prune_step, step_targets
+        from compress.pruning.steps import prune_in_steps
         from compress.weights import load_model, save_model
 
         detector = context.detector
         model, build = load_model(context.source.path, detector)
         before = model_facts(model, detector)
-        shapes = _output_shapes(model, detector.example_input(1))
-        rules, settings = self._rules(model, context), self._settings(context)
-        full_cost = measure_cost(model, detector.example_input(1), settings.metric)
-        targets = step_targets(full_cost, self.target.share, self.steps)
-        original: dict[str, int] | None = None
-        first_widths = {name: len(p) for name, p in model.named_parameters() if name.endswith(".weight")}
-        groups: dict[str, dict[str, Any]] = {}
-        not_prunable: dict[str, str] = {}
-        history: list[dict[str, Any]] = []
-        for index, target in enumerate(targets, start=1):
-            result = prune_step(
-                model,
-                detector.example_input(1),
-                target,
-                rules=rules,
-                settings=settings,
-                original_widths=original,
-                widths=self._widths(first_widths, index),
-                losses=self._losses(model, context, index),
-                device=context.recipe.device,
-            )
-            original = original or {root: group.before for root, group in result.groups.items()}
-            for root, group in result.groups.items():
-                row = {"members": list(group.members), "before": original[root], "after": group.after}
-                groups[root] = row
-            not_prunable = result.not_prunable
-            say(f"{self.label}: step {index}/{self.steps}: {settings.metric} {full_cost:,} -> {result.cost_after:,}")
-            changed = result.cost_after < result.cost_before
-            if changed:
-                self._reestimate(model, context, index)
-            history.append(
-                {"step": index, "target": target, settings.metric: result.cost_after}
-                | (self._recover(model, context, index) if self.epochs and changed else {})
-            )
-        _check_outputs(self.label, model, detector.example_input(1), shapes)
-        reached = history[-1][settings.metric]
-        error = reached / targets[-1] - 1
-        if abs(error) > TARGET_TOLERANCE:
-            warn(
-                f"stage {self.label}: {settings.metric} {reached:,} stay, {error:+.1%} off the target: "
-                f"widths are multiples of {self.round_to}. A smaller round_to comes closer."
-            )
-        provenance = {"stage": self.stage, "label": self.label, "target": {settings.metric: self.target.share}}
+        result = prune_in_steps(
+            model,
+            detector.example_input(1),
+            self.target.share,
+            steps=self.steps,
+            rules=self._rules(model, context),
+            settings=self._settings(context),
+            widths=self.widths,
+            losses=lambda step: self._losses(model, context, step),
+            after_step=lambda step: self._after_step(model, context, step),
+            label=self.label,
+            device=context.recipe.device,
+        )
+        target = {self.target.metric: self.target.share}
+        provenance = {"stage": self.stage, "label": self.label, "target": target}
         save_model(context.folder, model, build.model_copy(update={"provenance": [*build.provenance, provenance]}))
         return model_facts(model, detector) | {
             "before": before,
-            "target": {"metric": settings.metric, "share": self.target.share, "reached": reached / full_cost},
-            "groups": groups,
-            "not_prunable": not_prunable,
-            "steps": history,
-            "history": [row for step in history for row in step.get("history", [])],
-        }
-
-    def _widths(self, first: Mapping[str, int], step: int) -> dict[str, int]:
-        """Return the given widths after one step; a name that is no layer is refused by the pruning itself."""
-        from compress.pruning.widths import step_width
-
-        return {
-            name: step_width(
-                first.get(f"{name}.weight", final), final, step=step, steps=self.steps, round_to=self.round_to
-            )
-            for name, final in self.widths.items()
+            "target": {"metric": self.target.metric, "share": self.target.share, "reached": result.share},
+            "groups": result.groups,
+            "not_prunable": result.not_prunable,
+            "steps": result.history,
+            "history": [row for step in result.history for row in step.get("history", [])],
         }
 
     def _settings(self, context: StageContext) -> PruningSettings:
@@ -200,6 +132,11 @@ class PruneStructured(Stage, TrainingFields):
 
             yield loss
 
+    def _after_step(self, model: nn.Module, context: StageContext, step: int) -> dict[str, Any]:
+        """Re-estimate batch norm and train, as far as the recipe asks for it; return the facts of the training."""
+        self._reestimate(model, context, step)
+        return self._recover(model, context, step) if self.epochs else {}
+
     def _reestimate(self, model: nn.Module, context: StageContext, step: int) -> None:
         from compress.progress import track
         from compress.pruning.batch_norm import reestimate_batch_norm
@@ -237,28 +174,3 @@ class PruneStructured(Stage, TrainingFields):
             device=device,
         )
         return training_facts(result)
-
-
-def _output_shapes(model: nn.Module, images: Tensor) -> list[tuple[int, ...]]:
-    import torch
-
-    model.eval()
-    with torch.no_grad():
-        return [tuple(output.shape) for output in model(images)]
-
-
-def _check_outputs(label: str, model: nn.Module, images: Tensor, shapes: list[tuple[int, ...]]) -> None:
-    import torch
-
-    from compress.errors import StageError
-
-    model.eval()
-    with torch.no_grad():
-        outputs = list(model(images))
-    now = [tuple(output.shape) for output in outputs]
-    if now != shapes:
-        wrong = [f"output {i}: {a} -> {b}" for i, (a, b) in enumerate(zip(shapes, now, strict=False)) if a != b]
-        raise StageError(f"stage {label}: pruning changed the raw outputs: {'; '.join(wrong) or len(now)}.")
-    for index, output in enumerate(outputs):
-        if not bool(torch.isfinite(output).all()):
-            raise StageError(f"stage {label}: output {index} of the pruned model is not finite.")

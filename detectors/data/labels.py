@@ -39,6 +39,20 @@ class DegenerateBoxError(ValueError):
     """A line in good form whose box has no area."""
 
 
+def check_class_names(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return class names of a recipe as they are.
+
+    Raises:
+        ValueError: one is listed twice, or a label file could not hold it.
+    """
+    for name in classes:
+        if not name or any(letter.isspace() for letter in name):
+            raise ValueError(f"class {name!r} is empty or has white space, which DOTA label files cannot hold")
+        if classes.count(name) > 1:
+            raise ValueError(f"class {name!r} is listed {classes.count(name)} times; expected each once")
+    return classes
+
+
 def parse_labels(
     text: str, table: Mapping[str, int], *, image_size: tuple[int, int] | None = None
 ) -> tuple[list[LabelLine], list[tuple[int, str]]]:

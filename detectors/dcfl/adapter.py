@@ -7,24 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.detector import Batch, Forward, Scores
-from compress.errors import DetectorError
-from detectors.data.dota import DotaData, check_split, iterate_images, split_digest
+from detectors.data.dota import DotaData, check_split, split_digest
+from detectors.dcfl import deploy
 from detectors.dcfl.config import DcflConfig, resolve_checkpoint
+from detectors.geometry.pictures import padded_size
+from detectors.weights.freezing import MOBILENET_V2_STAGES, RESNET_STAGES, set_training, stage_prefixes
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor, nn
-
-    from detectors.geometry.detections import Detections
 
 LEVELS = (3, 4, 5, 6, 7)
 STRIDES = (8, 16, 32, 64, 128)  # px between cells, P3..P7
 SIZE_DIVISOR = 32
 ANCHOR_SCALE = 4  # side of a prior in strides
-STAGE_NAMES = {  # what `frozen_stages` counts: the stem first, then stage by stage
-    "mobilenet_v2": (("conv1",), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
-    "resnet": (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
-}
 OUTPUT_LAYERS = {
     "head.conv_offset": "its 27 channels are the 9 offsets and the 9 masks of the deformable layers",
     "head.retina_cls": "one output channel a class",
@@ -53,7 +48,7 @@ class Dcfl:
     """
 
     NAME: ClassVar[str] = "dcfl"
-    VERSION: ClassVar[str] = "1"
+    VERSION: ClassVar[str] = "2"  # 2: ties of the assigner go by value; the overlap's gradient is the area's own
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmdet", "mmrotate")
     PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring")
     CONFIG: ClassVar[type[DcflConfig]] = DcflConfig
@@ -114,15 +109,13 @@ class Dcfl:
 
     def example_input(self, batch_size: int = 1) -> Tensor:
         """Return noise of the shape and range of normalised images; the same at every call."""
-        import torch
+        from detectors.data.examples import example_images
 
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(batch_size, 3, *self.input_size(), generator=generator)
+        return example_images(batch_size, self.input_size())
 
     def input_size(self) -> tuple[int, int]:
         """Return (height, width) of the network's input: the deployed size padded to multiples of 32."""
-        height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in self.data.image_size)
-        return height, width
+        return padded_size(self.data.image_size, SIZE_DIVISOR)
 
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers and the predictor of the sampling field."""
@@ -144,28 +137,11 @@ class Dcfl:
         return DISTILL_POINTS
 
     def set_train_mode(self, model: nn.Module) -> None:
-        """Set training mode; freeze the first stages and BatchNorm statistics as configured.
-
-        Works by module name, so rebuilt, pruned and traced models are treated alike.
-        """
-        from torch.nn.modules.batchnorm import _BatchNorm
-
-        model.train()
-        frozen = self._frozen_prefixes()
-        for name, module in model.named_modules():
-            still = f"{name}.".startswith(frozen) if frozen else False
-            if isinstance(module, _BatchNorm) and (still or self.config.keeps_norm_statistics):
-                module.eval()
-        for name, parameter in model.named_parameters():
-            if frozen and name.startswith(frozen):
-                parameter.requires_grad_(False)
-
-    def _frozen_prefixes(self) -> tuple[str, ...]:
-        count = self.config.num_frozen_stages
-        if count == 0:
-            return ()
-        stages = STAGE_NAMES.get(self.config.backbone, STAGE_NAMES["resnet"])[: count + 1]
-        return tuple(f"backbone.{name}." for stage in stages for name in stage)
+        """Set training mode; freeze the first stages and BatchNorm statistics as configured."""
+        config = self.config
+        stages = MOBILENET_V2_STAGES if config.backbone == "mobilenet_v2" else RESNET_STAGES
+        frozen = stage_prefixes(stages, config.num_frozen_stages, below="backbone")
+        set_training(model, frozen=frozen, still_norms=("",) if config.keeps_norm_statistics else ())
 
     # ---- data -------------------------------------------------------------------------------------
 
@@ -223,38 +199,11 @@ class Dcfl:
             limit: score the first so many images only.
             progress: called with (images done, images in all).
         """
-        from detectors.data.scoring import score_detections
+        from detectors.data.evaluation import evaluate_split
 
-        images = iterate_images(self.data, split, self.config.classes)
-        total = len(images) if limit is None else min(limit, len(images))
-        if total == 0:
-            raise DetectorError(f"data split {split!r}: no image to score, expected at least one.")
-        meta = self.metadata()
-        found, truths = [], []
-        for done, (_, image, truth) in enumerate(images, start=1):
-            found.append(self._detect(forward, image, meta))
-            truths.append(truth)
-            if progress is not None:
-                progress(done, total)
-            if done == total:
-                break
-        return score_detections(found, truths, self.config.classes)
-
-    def _detect(self, forward: Forward, image: np.ndarray, meta: dict[str, Any]) -> Detections:
-        """Return the detections of one image, through the deployed code; a larger one goes by tiles."""
-        from detectors.dcfl import deploy
-        from detectors.geometry.tiling import cut_window
-
-        windows = deploy.tile_windows(image.shape[:2], meta)
-        parts = []
-        for window in windows:
-            part = cut_window(image, window)
-            raw = forward(deploy.preprocess(part, meta, minimum_size=self.data.image_size))
-            exported = raw[: len(self.output_names())]
-            parts += deploy.postprocess(exported, meta, image_size=part.shape[:2])
-        if len(parts) == 1:
-            return parts[0]
-        return deploy.merge(parts, windows, meta, image_size=image.shape[:2])
+        return evaluate_split(
+            forward, split, data=self.data, deploy=deploy, meta=self.metadata(), limit=limit, progress=progress
+        )
 
     def metadata(self) -> dict[str, Any]:
         """Return what `deploy.py` must know, JSON-able."""

@@ -7,12 +7,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from compress.errors import DetectorError
+from detectors.data.labels import check_class_names
 from detectors.dcfl.rules import Rules, published_rules
+from detectors.geometry.pictures import IMAGENET_MEAN, IMAGENET_STD
+from detectors.weights.finding import find_checkpoint
 
 PLUGIN_FOLDER = Path(__file__).parent
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
 Rgb = tuple[float, float, float]
 
 
@@ -65,15 +65,7 @@ class DcflConfig(BaseModel):
     mean: Rgb = Field(IMAGENET_MEAN, description="Of R, G, B, 0..255.")
     std: Rgb = Field(IMAGENET_STD, description="Of R, G, B, 0..255.")
 
-    @field_validator("classes")
-    @classmethod
-    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        for name in classes:
-            if not name or any(letter.isspace() for letter in name):
-                raise ValueError(f"class {name!r} is empty or has white space, which DOTA label files cannot hold")
-            if classes.count(name) > 1:
-                raise ValueError(f"class {name!r} is listed {classes.count(name)} times; expected each once")
-        return classes
+    _check_classes = field_validator("classes")(check_class_names)
 
     @field_validator("std")
     @classmethod
@@ -120,13 +112,4 @@ def resolve_checkpoint(name: str) -> Path:
     Raises:
         DetectorError: there is no such file.
     """
-    path = Path(name).expanduser()
-    tried = []
-    for folder in (Path(), PLUGIN_FOLDER):
-        for candidate in (folder / path, folder / f"{path}.safetensors"):
-            if candidate.is_file():
-                return candidate.resolve()
-            tried.append(str(candidate))
-    raise DetectorError(
-        f"detector.checkpoint: no file {name!r}, looked for {', '.join(dict.fromkeys(tried))}. Correct the path."
-    )
+    return find_checkpoint(name, folders=(Path(), PLUGIN_FOLDER))

@@ -12,12 +12,29 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DetectorError
+from detectors.geometry.deployed import (
+    check_choice,
+    check_keys,
+    draw,
+    merge,
+    preprocess,
+    tile_windows,
+    to_json,
+    to_text,
+)
 from detectors.geometry.detections import Detections
-from detectors.geometry.drawing import draw_detections
 from detectors.geometry.nms import rotated_nms
-from detectors.geometry.text import dota_text, to_records
-from detectors.geometry.tiling import Window, merge_tiles
-from detectors.geometry.tiling import tile_windows as _tile_windows
+
+__all__ = [
+    "check_meta",
+    "draw",
+    "merge",
+    "postprocess",
+    "preprocess",
+    "tile_windows",
+    "to_json",
+    "to_text",
+]
 
 META_KEYS = (
     "format_version",
@@ -50,46 +67,8 @@ def check_meta(meta: Mapping[str, Any]) -> None:
     Raises:
         DetectorError: a key is missing, the version is newer or a value does not fit.
     """
-    missing = [key for key in META_KEYS if key not in meta]
-    if missing:
-        msg = f"krimp.deploy: {', '.join(missing)} missing. Export the model again with this version of Krimp."
-        raise DetectorError(msg)
-    if meta["format_version"] != FORMAT_VERSION:
-        msg = f"krimp.deploy: format_version is {meta['format_version']}; this Krimp reads {FORMAT_VERSION}."
-        raise DetectorError(msg)
-    if meta["angle_version"] not in _ANGLE_START:
-        msg = f"krimp.deploy: angle_version is {meta['angle_version']!r}, expected one of {', '.join(_ANGLE_START)}."
-        raise DetectorError(msg)
-
-
-def preprocess(
-    image: np.ndarray, meta: Mapping[str, Any], *, minimum_size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """Turn a picture into the network's input: RGB, normalised, padded with zeros below and to the right.
-
-    Args:
-        image: (H, W, 3) uint8, BGR.
-        meta: reads `mean` and `std` (RGB, 0..255) and `size_divisor`.
-        minimum_size: (height, width) to pad to at least, pixels; None pads to the divisor only.
-
-    Returns:
-        (1, 3, H', W') float32, H' and W' the next multiples of `size_divisor`.
-
-    Raises:
-        DetectorError: the picture is not (H, W, 3) uint8.
-    """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        msg = f"picture: {image.dtype} {image.shape}; expected uint8 (height, width, 3) in the order BGR."
-        raise DetectorError(msg)
-    divisor = int(meta["size_divisor"])
-    height, width = (max(size, low) for size, low in zip(image.shape[:2], minimum_size or (1, 1), strict=True))
-    padded = np.zeros((1, 3, -(-height // divisor) * divisor, -(-width // divisor) * divisor), np.float32)
-    for channel in range(3):
-        mean, std = np.float32(meta["mean"][channel]), np.float32(meta["std"][channel])
-        # One table a channel: 256 divisions instead of one a pixel.
-        table = (np.arange(256, dtype=np.float32) - mean) / std
-        padded[0, channel, : image.shape[0], : image.shape[1]] = table[image[:, :, 2 - channel]]
-    return padded
+    check_keys(meta, META_KEYS, format_version=FORMAT_VERSION)
+    check_choice("angle_version", meta["angle_version"], _ANGLE_START)
 
 
 def postprocess(
@@ -129,88 +108,6 @@ def postprocess(
         _postprocess_one([(c[n], b[n], s) for c, b, s in levels], meta, image_size, threshold)
         for n in range(len(raw[0]))
     ]
-
-
-def tile_windows(
-    image_size: tuple[int, int],
-    meta: Mapping[str, Any],
-    *,
-    tile_size: tuple[int, int] | None = None,
-    overlap_px: int | None = None,
-) -> list[Window]:
-    """Return the windows in which a picture of any size is looked at.
-
-    Args:
-        image_size: (height, width) of the picture, pixels.
-        meta: reads `image_size`, the size of a tile unless `tile_size` says otherwise.
-        tile_size: (height, width), pixels.
-        overlap_px: pixels that neighbours share; None means a fifth of the tile's shorter side.
-
-    Returns:
-        At least one window.
-
-    Raises:
-        DetectorError: the overlap does not fit into the tile.
-    """
-    tile = (int(meta["image_size"][0]), int(meta["image_size"][1])) if tile_size is None else tile_size
-    overlap = min(tile) // 5 if overlap_px is None else overlap_px
-    try:
-        return _tile_windows(image_size, tile, overlap)
-    except ValueError as error:
-        msg = f"{error} Choose an overlap of 0 to {min(tile) - 1} px."
-        raise DetectorError(msg) from error
-
-
-def merge(
-    parts: Sequence[Detections],
-    windows: Sequence[Window],
-    meta: Mapping[str, Any],
-    *,
-    image_size: tuple[int, int],
-) -> Detections:
-    """Put the detections of all windows of one picture together, in pixels of the picture.
-
-    Args:
-        parts: detections of each window, in the window's own pixels.
-        windows: as from `tile_windows`, same order.
-        meta: reads `nms_iou` and `max_detections` (the latter holds for one window; a picture
-            of many windows may have as many times more).
-        image_size: (height, width) of the picture, pixels.
-
-    Returns:
-        Detections, best score first.
-    """
-    limit = int(meta["max_detections"]) * len(windows)
-    return merge_tiles(parts, windows, image_size, iou_threshold=float(meta["nms_iou"]), max_detections=limit)
-
-
-def draw(
-    image: np.ndarray, detections: Detections, meta: Mapping[str, Any], *, score_threshold: float | None = None
-) -> np.ndarray:
-    """Return a copy of the picture with the boxes drawn; small pictures are enlarged.
-
-    Args:
-        image: (H, W, 3) uint8, BGR.
-        detections: boxes in pixels of the picture.
-        meta: reads `classes`.
-        score_threshold: draw only what scores more; None draws all.
-
-    Returns:
-        (s * H, s * W, 3) uint8, BGR, s 1 or 2.
-    """
-    if score_threshold is not None:
-        detections = detections.take(detections.scores > score_threshold)
-    return draw_detections(image, detections, meta["classes"])
-
-
-def to_text(detections: Detections, meta: Mapping[str, Any]) -> str:
-    """Return one line a detection: `class x1 y1 x2 y2 x3 y3 x4 y4 score`, pixels and 0..1."""
-    return dota_text(detections, meta["classes"])
-
-
-def to_json(detections: Detections, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one JSON-able record a detection: class, label, score, box, corners."""
-    return to_records(detections, meta["classes"])
 
 
 def decode(deltas: np.ndarray, cells: np.ndarray, width: int, stride: int, meta: Mapping[str, Any]) -> np.ndarray:

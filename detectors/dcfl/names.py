@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-State = dict[str, Tensor]
+from detectors.weights.reading import State
+
 MOBILENET_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # inverted residuals of mmdet's layer1..layer7
 MOBILENET_STEPS = ("expand_conv", "depthwise_conv", "linear_conv")
 PUBLISHED_HEAD = "bbox_head."

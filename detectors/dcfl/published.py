@@ -13,8 +13,8 @@ from torch import Tensor
 
 from compress.errors import DetectorError
 from compress.progress import say
-from detectors.dcfl.checkpoint import COUNTER, read_file
-from detectors.dcfl.names import State, from_published_names
+from detectors.dcfl.names import from_published_names
+from detectors.weights.reading import COUNTER, State, misfit, read_file
 
 RESNETS = {(2, False): "resnet18", (6, True): "resnet50", (23, True): "resnet101"}  # (blocks of layer3, bottlenecks)
 DILATION = re.compile(r"dilation_rate\s*=\s*(\d+)")  # in the configuration that mmcv stores as text
@@ -81,22 +81,16 @@ def import_published(path: Path) -> State:
     except DetectorError as error:
         raise DetectorError(f"{path}: {error}") from error
     expected = _expected(form)
-    missing = [name for name in expected if name not in state and not name.endswith(COUNTER)]
-    unexpected = [name for name in state if name not in expected]
-    wrong = [
-        f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
-    ]
-    if missing or unexpected or wrong:
+    wrong = misfit(expected, state)
+    if wrong:
         parts = (
-            ("missing", listing(missing)),
-            ("unexpected", listing(unexpected)),
-            ("of another shape", _lines(wrong)),
+            ("missing", listing(wrong.missing)),
+            ("unexpected", listing(wrong.unexpected)),
+            ("of another shape", _lines(wrong.shapes)),
         )
         told = "".join(f"\n{title}:{text}" for title, text in parts if text)
         raise DetectorError(
-            f"{path}: {len(missing) + len(unexpected) + len(wrong)} tensors do not fit a DCFL {form.backbone} with "
+            f"{path}: {len(wrong)} tensors do not fit a DCFL {form.backbone} with "
             f"{form.channels} channels and {form.num_classes} classes. Expected exactly its weights.{told}"
         )
     _say_what_fits(form, meta)

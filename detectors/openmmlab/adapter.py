@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from compress.detector import Batch, Forward, Scores
 from compress.errors import DetectorError
 from detectors.data.dota import DotaData, check_split, iterate_images, split_digest
-from detectors.openmmlab.config import OpenMmlabConfig, config_digest, find_config, resolve_checkpoint
+from detectors.geometry.pictures import padded_size
+from detectors.openmmlab import deploy
+from detectors.openmmlab.config import OpenMmlabConfig, config_digest, find_config
 from detectors.openmmlab.families import OUTPUT_LAYERS, Layout, class_name, layout_of
+from detectors.weights.finding import find_checkpoint
+from detectors.weights.freezing import MOBILENET_V2_STAGES, RESNET_STAGES, set_training, stage_prefixes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,10 +26,10 @@ if TYPE_CHECKING:
     from detectors.openmmlab.model_config import ModelConfig
 
 SIZE_DIVISOR = 32
-# What `frozen_stages` counts: the stem first, then stage by stage.
-STAGE_NAMES = {
-    "MobileNetV2": (("conv1",), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
-    "ResNet": (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
+SUFFIXES = (".safetensors", ".pth")  # of a checkpoint; may be left out
+STAGES = {  # what `frozen_stages` counts: the stem first, then stage by stage
+    "MobileNetV2": MOBILENET_V2_STAGES,
+    "ResNet": RESNET_STAGES,
     "CSPNeXt": (("stem",), ("stage1",), ("stage2",), ("stage3",), ("stage4",)),
 }
 OUTPUT_PATTERN = re.compile(rf"bbox_head.*\.(?:{'|'.join(OUTPUT_LAYERS)})(?:\.\d+)?")
@@ -44,7 +48,7 @@ class OpenMmlab:
     """
 
     NAME: ClassVar[str] = "openmmlab"
-    VERSION: ClassVar[str] = "1"
+    VERSION: ClassVar[str] = "2"  # 2: MMRotate's first KLD from the sides of the boxes
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmrotate")
     PRELOAD: ClassVar[tuple[str, ...]] = (
         "detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring", "mmrotate.models",
@@ -128,7 +132,7 @@ class OpenMmlab:
         """
         from detectors.openmmlab.checkpoint import load_strictly, read_tensors
 
-        path = resolve_checkpoint(str(checkpoint))
+        path = find_checkpoint(str(checkpoint), suffixes=SUFFIXES)
         state = read_tensors(path)
         if path.suffix != ".safetensors":
             published = self._fresh_detector()
@@ -140,7 +144,8 @@ class OpenMmlab:
 
     def checkpoint_path(self) -> Path | None:
         """Return the file of `detector.checkpoint`, or None."""
-        return None if self.config.checkpoint is None else resolve_checkpoint(self.config.checkpoint)
+        name = self.config.checkpoint
+        return None if name is None else find_checkpoint(name, suffixes=SUFFIXES)
 
     @cached_property
     def _strides(self) -> tuple[int, ...]:
@@ -153,12 +158,15 @@ class OpenMmlab:
         mark = "" if self.layout.route == "features" else "s"
         return tuple(f"{kind}_{mark}{stride}" for kind in self.layout.exported for stride in self._strides)
 
+    def export_refusal(self) -> str | None:
+        """Return why the graph would end in feature maps that nothing outside torch decodes; None for dense heads."""
+        return self.layout.export_refusal
+
     def example_input(self, batch_size: int = 1) -> Tensor:
         """Return noise of the shape and range of normalised images; the same at every call."""
-        import torch
+        from detectors.data.examples import example_images
 
-        height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in self.data.image_size)
-        return torch.randn(batch_size, 3, height, width, generator=torch.Generator().manual_seed(0))
+        return example_images(batch_size, padded_size(self.data.image_size, SIZE_DIVISOR))
 
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers, what rotates as eight, and what runs across the two branches of a CSP layer."""
@@ -188,30 +196,10 @@ class OpenMmlab:
         return tuple(_layers(model, DISTILL_PATTERN))
 
     def set_train_mode(self, model: nn.Module) -> None:
-        """Set training mode; freeze the first stages and the backbone's BatchNorm statistics as configured.
-
-        Works by module name, so rebuilt, pruned and traced models are treated alike.
-        """
-        from torch.nn.modules.batchnorm import _BatchNorm
-
-        model.train()
-        frozen = self._frozen_prefixes()
-        for name, module in model.named_modules():
-            if not isinstance(module, _BatchNorm):
-                continue
-            still = bool(frozen) and f"{name}.".startswith(frozen)
-            if still or (self.config.keeps_norm_statistics and name.startswith("backbone.")):
-                module.eval()
-        for name, parameter in model.named_parameters():
-            if frozen and name.startswith(frozen):
-                parameter.requires_grad_(False)
-
-    def _frozen_prefixes(self) -> tuple[str, ...]:
-        count = self.config.num_frozen_stages
-        kind = class_name(self._model_config.model.backbone)
-        if count == 0 or kind not in STAGE_NAMES:
-            return ()
-        return tuple(f"backbone.{name}." for stage in STAGE_NAMES[kind][: count + 1] for name in stage)
+        """Set training mode; freeze the first stages and the backbone's BatchNorm statistics as configured."""
+        stages = STAGES.get(class_name(self._model_config.model.backbone), ())
+        frozen = stage_prefixes(stages, self.config.num_frozen_stages, below="backbone")
+        set_training(model, frozen=frozen, still_norms=("backbone.",) if self.config.keeps_norm_statistics else ())
 
     # ---- data -------------------------------------------------------------------------------------
 
@@ -286,7 +274,6 @@ class OpenMmlab:
         from types import SimpleNamespace
 
         from detectors.data.evaluation import evaluate_split
-        from detectors.openmmlab import deploy
 
         used: Any = deploy
         if self.layout.route == "features":

@@ -4,48 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from compress.errors import DetectorError
+from detectors.weights import reading
+from detectors.weights.reading import State, read_tensors
 
-State = dict[str, Tensor]
-MAX_LISTED = 8
-COUNTER = "num_batches_tracked"  # of BatchNorm; old files lack it and inference never reads it
 # Tensors that a detector has no place for: classifiers of torchvision, the unused last layer of mmdet's MobileNetV2,
 # and statistics of the preprocessor, which are part of the configuration.
 UNUSED = ("classifier.", "features.18.", "fc.", "backbone.conv2.", "conv2.", "data_preprocessor.")
-
-
-def read_tensors(path: Path) -> State:
-    """Read the tensors of a safetensors or torch file.
-
-    Torch files are read with weights_only=True; a table under 'state_dict' is unwrapped.
-
-    Raises:
-        DetectorError: missing, damaged, or holding anything but tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
-        # The library's own text is left out: it advises to switch the protection off.
-        raise DetectorError(
-            f"{path}: no readable weights: missing, damaged, or holding Python objects ({type(error).__name__}). "
-            "Expected a file of tensors only; save its 'state_dict' alone."
-        ) from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise DetectorError(f"{path}: holds no plain table of tensors. Expected name -> tensor.")
-    return dict(found)
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
@@ -54,23 +21,8 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) ->
     Raises:
         DetectorError: a tensor is missing, unexpected or of another shape.
     """
-    own = module.state_dict()
-    known = {name: value for name, value in state.items() if name in own or not name.startswith(UNUSED)}
-    problems = [f"missing {name}" for name in own if name not in known and not name.endswith(COUNTER)]
-    problems += [f"unexpected {name}" for name in known if name not in own]
-    problems += [
-        f"{name} is {tuple(known[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in known and known[name].shape != own[name].shape
-    ]
-    if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems[:MAX_LISTED])
-        more = f"\n  ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
-        raise DetectorError(
-            f"{where}: {len(problems)} tensors do not fit the model. Check detector.config, cfg_options, backbone, "
-            f"channels and the number of classes.{listed}{more}"
-        )
-    module.load_state_dict({**own, **known})
+    check = "detector.config, cfg_options, backbone, channels and the number of classes"
+    reading.load_strictly(module, state, where=where, check=check, unused=lambda name: name.startswith(UNUSED))
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:

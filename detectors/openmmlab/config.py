@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from compress.errors import DetectorError
+from detectors.data.labels import check_class_names
 
 Backbone = Literal["mobilenet_v2", "resnet18", "resnet34", "resnet50", "resnet101"]
 
@@ -71,15 +72,7 @@ class OpenMmlabConfig(BaseModel):
             raise ValueError(str(error).removeprefix("detector.config: ")) from error
         return name
 
-    @field_validator("classes")
-    @classmethod
-    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        for name in classes:
-            if not name or any(letter.isspace() for letter in name):
-                raise ValueError(f"class {name!r} is empty or has white space, which DOTA label files cannot hold")
-            if classes.count(name) > 1:
-                raise ValueError(f"class {name!r} is listed {classes.count(name)} times; expected each once")
-        return classes
+    _check_classes = field_validator("classes")(check_class_names)
 
     @model_validator(mode="after")
     def _check_width(self) -> OpenMmlabConfig:
@@ -161,19 +154,3 @@ def _bases(content: bytes) -> list[str]:
             value = ast.literal_eval(node.value)
             return [value] if isinstance(value, str) else list(value)
     return []
-
-
-def resolve_checkpoint(name: str) -> Path:
-    """Return the file of a checkpoint.
-
-    Raises:
-        DetectorError: there is no such file.
-    """
-    path = Path(name).expanduser()
-    tried = (path, path.with_name(f"{path.name}.safetensors"), path.with_name(f"{path.name}.pth"))
-    for candidate in tried:
-        if candidate.is_file():
-            return candidate.resolve()
-    raise DetectorError(
-        f"detector.checkpoint: no file {name!r}, looked for {', '.join(map(str, tried))}. Correct the path."
-    )

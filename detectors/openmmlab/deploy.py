@@ -12,14 +12,30 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DetectorError
+from detectors.geometry.deployed import (
+    check_choice,
+    check_keys,
+    draw,
+    merge,
+    preprocess,
+    tile_windows,
+    to_json,
+    to_text,
+)
 from detectors.geometry.detections import Detections
-from detectors.geometry.drawing import draw_detections
 from detectors.geometry.nms import rotated_nms
-from detectors.geometry.pictures import normalise_picture
-from detectors.geometry.text import dota_text, to_records
-from detectors.geometry.tiling import Window, merge_tiles
-from detectors.geometry.tiling import tile_windows as _tile_windows
 from detectors.openmmlab.decode import ANGLE_VERSIONS, candidates, levels_of
+
+__all__ = [
+    "check_meta",
+    "draw",
+    "merge",
+    "postprocess",
+    "preprocess",
+    "tile_windows",
+    "to_json",
+    "to_text",
+]
 
 META_KEYS = (
     "format_version",
@@ -56,48 +72,11 @@ def check_meta(meta: Mapping[str, Any]) -> None:
     Raises:
         DetectorError: a key is missing, the version is newer or a value does not fit.
     """
-    missing = [key for key in META_KEYS if key not in meta]
-    if missing:
-        msg = f"krimp.deploy: {', '.join(missing)} missing. Export the model again with this version of Krimp."
-        raise DetectorError(msg)
-    if meta["format_version"] != FORMAT_VERSION:
-        msg = f"krimp.deploy: format_version is {meta['format_version']}; this Krimp reads {FORMAT_VERSION}."
-        raise DetectorError(msg)
-    kinds = [("coders.kind", coder["kind"], CODERS) for coder in meta["coders"]]
-    kinds += [("coders.angle_version", coder["angle_version"], ANGLE_VERSIONS) for coder in meta["coders"]]
-    kinds += [("angle_coder.kind", meta["angle_coder"]["kind"], ANGLE_CODERS)]
-    for name, value, known in kinds:
-        if value not in known:
-            msg = f"krimp.deploy: {name} is {value!r}, expected one of {', '.join(known)}."
-            raise DetectorError(msg)
-
-
-def preprocess(
-    image: np.ndarray, meta: Mapping[str, Any], *, minimum_size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """Turn a picture into the network's input: RGB, normalised, padded with zeros below and to the right.
-
-    Args:
-        image: (H, W, 3) uint8, BGR.
-        meta: reads `mean` and `std` (RGB, 0..255) and `size_divisor`.
-        minimum_size: (height, width) to pad to at least, pixels; None pads to the divisor only.
-
-    Returns:
-        (1, 3, H', W') float32, H' and W' the next multiples of `size_divisor`.
-
-    Raises:
-        DetectorError: the picture is not (H, W, 3) uint8.
-    """
-    try:
-        return normalise_picture(
-            image,
-            mean=meta["mean"],
-            std=meta["std"],
-            size_divisor=int(meta["size_divisor"]),
-            minimum_size=minimum_size,
-        )
-    except ValueError as error:
-        raise DetectorError(str(error)) from error
+    check_keys(meta, META_KEYS, format_version=FORMAT_VERSION)
+    for coder in meta["coders"]:
+        check_choice("coders.kind", coder["kind"], CODERS)
+        check_choice("coders.angle_version", coder["angle_version"], ANGLE_VERSIONS)
+    check_choice("angle_coder.kind", meta["angle_coder"]["kind"], ANGLE_CODERS)
 
 
 def postprocess(
@@ -153,67 +132,3 @@ def _check_raw(raw: Sequence[np.ndarray], meta: Mapping[str, Any]) -> None:
                 f"raw outputs of level {level}: shapes {others}; expected equal batch, height and width, "
                 f"and a multiple of {classes} channels in the first."
             )
-
-
-def tile_windows(
-    image_size: tuple[int, int],
-    meta: Mapping[str, Any],
-    *,
-    tile_size: tuple[int, int] | None = None,
-    overlap_px: int | None = None,
-) -> list[Window]:
-    """Return the windows in which a picture of any size is looked at.
-
-    Args:
-        image_size: (height, width) of the picture, pixels.
-        meta: reads `image_size`, the size of a tile unless `tile_size` says otherwise.
-        tile_size: (height, width), pixels.
-        overlap_px: pixels that neighbours share; None means a fifth of the tile's shorter side.
-
-    Raises:
-        DetectorError: the overlap does not fit into the tile.
-    """
-    tile = (int(meta["image_size"][0]), int(meta["image_size"][1])) if tile_size is None else tile_size
-    overlap = min(tile) // 5 if overlap_px is None else overlap_px
-    try:
-        return _tile_windows(image_size, tile, overlap)
-    except ValueError as error:
-        raise DetectorError(f"{error} Choose an overlap of 0 to {min(tile) - 1} px.") from error
-
-
-def merge(
-    parts: Sequence[Detections],
-    windows: Sequence[Window],
-    meta: Mapping[str, Any],
-    *,
-    image_size: tuple[int, int],
-) -> Detections:
-    """Put the detections of all windows of one picture together, in pixels of the picture.
-
-    Args:
-        parts: detections of each window, in the window's own pixels.
-        windows: as from `tile_windows`, same order.
-        meta: reads `nms_iou` and `max_detections` (of one window).
-        image_size: (height, width) of the picture, pixels.
-    """
-    limit = int(meta["max_detections"]) * len(windows)
-    return merge_tiles(parts, windows, image_size, iou_threshold=float(meta["nms_iou"]), max_detections=limit)
-
-
-def draw(
-    image: np.ndarray, detections: Detections, meta: Mapping[str, Any], *, score_threshold: float | None = None
-) -> np.ndarray:
-    """Return a copy of the picture with the boxes drawn; small pictures are enlarged."""
-    if score_threshold is not None:
-        detections = detections.take(detections.scores > score_threshold)
-    return draw_detections(image, detections, meta["classes"])
-
-
-def to_text(detections: Detections, meta: Mapping[str, Any]) -> str:
-    """Return one line a detection: `class x1 y1 x2 y2 x3 y3 x4 y4 score`, pixels and 0..1."""
-    return dota_text(detections, meta["classes"])
-
-
-def to_json(detections: Detections, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one JSON-able record a detection: class, label, score, box, corners."""
-    return to_records(detections, meta["classes"])

@@ -57,6 +57,16 @@ class Layout:
     learns: bool = True
 
     @property
+    def export_refusal(self) -> str | None:
+        """Return why the network cannot become ONNX and what to do, or None if it can."""
+        if self.route != "features":
+            return None
+        return (
+            f"export to ONNX is not supported for this detector: {self.reason}. "
+            "Backbone and neck can be pruned and quantised; leave out export_onnx and what follows it."
+        )
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """Return all kinds in the order of the outputs."""
         return (*self.exported, *self.training)

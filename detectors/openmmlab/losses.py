@@ -1,7 +1,7 @@
 """Training losses: OpenMMLab's own `loss_by_feat`, fed with the network's raw maps.
 
-Added here: ignored boxes give no negatives with any assigner, and the rotated IoU loss runs on every device
-(mmcv's differentiable IoU exists on CUDA only).
+Added here: ignored boxes give no negatives with any assigner, the rotated IoU loss runs on every device
+(mmcv's differentiable IoU exists on CUDA only), and the Kullback-Leibler loss is finite for boxes without extent.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import torch
 from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
-from mmrotate.models.losses import RotatedIoULoss
+from mmrotate.models.losses import GDLoss_v1, RotatedIoULoss
+from mmrotate.models.losses.gaussian_dist_loss_v1 import kld_loss
 from mmrotate.structures.bbox import RotatedBoxes
 from torch import Tensor, nn
 
 from detectors.geometry.differentiable_iou import rotated_iou
 from detectors.openmmlab.networks import Maps
 
+MIN_SIDE_PX, MAX_SIDE_PX = 1e-7, 1e7  # as published; sides that the Kullback-Leibler loss tells apart
+MIN_DIVERGENCE = 1e-6  # as published
 CERTAINLY_NOTHING = -10.0  # class logit whose focal loss as a negative is below 1e-12
 
 
@@ -53,12 +56,82 @@ class PortableIoULoss(nn.Module):
         return self.loss_weight * weight_reduce_loss(loss, weight, reduction_override or self.reduction, avg_factor)
 
 
+def kullback_leibler_loss(pred: Tensor, target: Tensor, fun: str = "log1p", tau: float = 1.0) -> Tensor:
+    """Return the loss of pairs of boxes as Gaussians: centre mu, covariance R diag(w, h)^2 R^T / 4.
+
+    The published form takes the determinant of a covariance in single precision. For a box of width or height 0, what
+    an untrained FCOS predicts, nothing but rounding is left of it: its logarithm is infinite or NaN. Here the
+    determinant is the product of the sides, and everything else is written in the axes of the target.
+
+    Args:
+        pred: (n, 5) cx, cy, w, h, angle_rad; sides below MIN_SIDE_PX count as that, without a gradient.
+        target: (n, 5).
+        fun: 'log1p' or 'sqrt', how the divergence d is tamed: 1 - 1 / (tau + fun(d)).
+        tau: above 0.
+
+    Returns:
+        (n,), 0..1.
+
+    Source:
+        Yang et al. 2021, arXiv 2106.01883, the divergence of the prediction from the target without its factor 1/2,
+        as in MMRotate 1.x, `kld_loss` of `gaussian_dist_loss_v1.py`.
+    """
+    sides = pred[:, 2:4].clamp(MIN_SIDE_PX, MAX_SIDE_PX)
+    wanted = target[:, 2:4].clamp(MIN_SIDE_PX, MAX_SIDE_PX)
+    offset = pred[:, :2] - target[:, :2]
+    cos, sin = target[:, 4].cos(), target[:, 4].sin()
+    along = offset[:, 0] * cos + offset[:, 1] * sin
+    across = offset[:, 1] * cos - offset[:, 0] * sin
+    distance = 4 * (torch.stack([along, across], 1) / wanted).square().sum(1)
+    turned = (pred[:, 4] - target[:, 4]).cos().square()[:, None]
+    spread = (turned * sides.square() + (1 - turned) * sides.flip(1).square()) / wanted.square()
+    divergence = distance + spread.sum(1) + 2 * (wanted.log() - sides.log()).sum(1) - 2
+    divergence = divergence.clamp(min=MIN_DIVERGENCE)
+    tamed = divergence.sqrt() if fun == "sqrt" else divergence.log1p()
+    return 1 - 1 / (tau + tamed)
+
+
+class StableKldLoss(nn.Module):
+    """`GDLoss_v1` of MMRotate with the type 'kld', by `kullback_leibler_loss`.
+
+    Args:
+        published: the loss that it stands for.
+    """
+
+    def __init__(self, published: GDLoss_v1) -> None:
+        super().__init__()
+        self.fun = published.fun
+        self.tau = published.tau
+        self.reduction = published.reduction
+        self.loss_weight = published.loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Return the losses (m,) of the pairs whose weight, (n,) or (n, 5), is above 0; a zero if there is none.
+
+        As published: `avg_factor` is not read, and nothing is reduced.
+        """
+        assert weight is not None
+        if not bool((weight > 0).any()) and (reduction_override or self.reduction) != "none":
+            return (pred * weight.reshape(len(pred), -1)).sum()
+        mask = (weight.mean(-1) if weight.dim() > 1 else weight) > 0
+        return self.loss_weight * kullback_leibler_loss(pred[mask], target[mask], self.fun, self.tau)
+
+
 def make_portable(module: nn.Module) -> None:
-    """Replace every rotated IoU loss below a module, in place."""
+    """Replace every rotated IoU loss and every Kullback-Leibler loss of the first kind below a module, in place."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is RotatedIoULoss:
                 setattr(parent, name, PortableIoULoss(child))
+            elif type(child) is GDLoss_v1 and child.loss is kld_loss:
+                setattr(parent, name, StableKldLoss(child))
 
 
 def dense_loss(head: nn.Module, maps: Maps, batch: Any, box_type: str) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ def build_network(detector: nn.Module, layout: Layout, on_features: Callable[[nn
         return DenseNetwork(detector.backbone, detector.neck, detector.bbox_head)
     if layout.route == "refine":
         return RefineNetwork(detector.backbone, detector.neck, detector.bbox_head_init, detector.bbox_head_refine)
-    return FeatureNetwork(detector, on_features, layout.reason)
+    return FeatureNetwork(detector, on_features, layout.export_refusal)
 
 
 def _drop_unused(backbone: nn.Module) -> None:
@@ -122,7 +122,7 @@ class RefineNetwork(nn.Module):
 class FeatureNetwork(nn.Module):
     """Backbone and neck; the heads travel with them as children of an identity and stay as they are."""
 
-    def __init__(self, detector: nn.Module, on_features: Callable[[nn.Module], None], reason: str) -> None:
+    def __init__(self, detector: nn.Module, on_features: Callable[[nn.Module], None], refusal: str | None) -> None:
         super().__init__()
         self.backbone = detector.backbone
         self.neck = detector.neck
@@ -130,7 +130,7 @@ class FeatureNetwork(nn.Module):
         detector.extract_feat = _given_features
         self.heads = nn.Identity()
         self.heads.add_module("detector", detector)
-        self.heads.register_forward_pre_hook(_reporter(on_features, reason))
+        self.heads.register_forward_pre_hook(_reporter(on_features, refusal))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the feature maps, finest first."""
@@ -143,15 +143,12 @@ def _given_features(features: Any) -> Any:
     return features
 
 
-def _reporter(on_features: Callable[[nn.Module], None], reason: str) -> Callable[[nn.Module, Any], None]:
+def _reporter(on_features: Callable[[nn.Module], None], refusal: str | None) -> Callable[[nn.Module, Any], None]:
     """Return a hook; a plain function, because copying a model must not copy what a method belongs to."""
 
     def hook(heads: nn.Module, _: Any) -> None:
         if torch.onnx.is_in_onnx_export():
-            raise DetectorError(
-                f"export to ONNX is not supported for this detector: {reason}. "
-                "Backbone and neck can be pruned and quantised; leave out export_onnx and what follows it."
-            )
+            raise DetectorError(refusal)
         on_features(heads.detector)
 
     return hook

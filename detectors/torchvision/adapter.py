@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.detector import Batch, Forward, Scores
 from detectors.data.dota import DotaData, Truth, check_split, split_digest
+from detectors.geometry.pictures import padded_size
 from detectors.torchvision import deploy
 from detectors.torchvision.anchors import fcos_anchors, level_boxes, retinanet_anchors, ssd_boxes
-from detectors.torchvision.config import SIZE_DIVISOR, TorchvisionConfig, resolve_checkpoint
+from detectors.torchvision.config import SIZE_DIVISOR, TorchvisionConfig
+from detectors.weights.finding import find_checkpoint
+from detectors.weights.freezing import RESNET_STAGES, set_training, stage_prefixes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 # What `frozen_stages` counts: the stem first, then stage by stage.
 STAGES = {
-    "resnet": (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",)),
     "mobilenet_v3_large": (range(2), range(2, 4), range(4, 7), range(7, 13), range(13, 17)),
     "mobilenet_v3_small": (range(1), range(1, 2), range(2, 4), range(4, 9), range(9, 13)),
 }
@@ -77,11 +79,11 @@ class TorchvisionDetector:
         """
         from detectors.torchvision.checkpoint import load_whole
 
-        load_whole(model, resolve_checkpoint(str(checkpoint)))
+        load_whole(model, find_checkpoint(str(checkpoint)))
 
     def checkpoint_path(self) -> Path | None:
         """Return the file of `detector.checkpoint`, or None."""
-        return None if self.config.checkpoint is None else resolve_checkpoint(self.config.checkpoint)
+        return None if self.config.checkpoint is None else find_checkpoint(self.config.checkpoint)
 
     def output_names(self) -> tuple[str, ...]:
         """Return cls_logits_LEVEL of all levels, then bbox_regression_LEVEL, and for FCOS bbox_ctrness_LEVEL."""
@@ -90,15 +92,13 @@ class TorchvisionDetector:
 
     def example_input(self, batch_size: int = 1) -> Tensor:
         """Return noise of the shape and range of normalised images; the same at every call."""
-        import torch
+        from detectors.data.examples import example_images
 
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(batch_size, 3, *self.input_size(), generator=generator)
+        return example_images(batch_size, self.input_size())
 
     def input_size(self) -> tuple[int, int]:
         """Return (height, width) of the network's input: the deployed size padded to multiples of 32."""
-        height, width = (-(-side // SIZE_DIVISOR) * SIZE_DIVISOR for side in self.data.image_size)
-        return height, width
+        return padded_size(self.data.image_size, SIZE_DIVISOR)
 
     def anchors(self) -> dict[str, Any]:
         """Return the description of the boxes that raw maps are relative to."""
@@ -139,35 +139,18 @@ class TorchvisionDetector:
         return tuple(f"backbone.fpn.layer_blocks.{level}" for level in range(3))
 
     def set_train_mode(self, model: nn.Module) -> None:
-        """Set training mode; freeze the first stages, and BatchNorm if so configured.
-
-        Works by module name, so rebuilt, pruned and traced models are treated alike.
-        """
-        from torch.nn.modules.batchnorm import _BatchNorm
-
-        model.train()
-        frozen = self._frozen_prefixes()
-        for name, module in model.named_modules():
-            still = bool(frozen) and f"{name}.".startswith(frozen)
-            if isinstance(module, _BatchNorm) and (still or self.config.keeps_norms):
-                module.eval()
-                for parameter in module.parameters(recurse=False):
-                    parameter.requires_grad_(False)
-        for name, parameter in model.named_parameters():
-            if frozen and name.startswith(frozen):
-                parameter.requires_grad_(False)
+        """Set training mode; freeze the first stages, and BatchNorm if so configured."""
+        still = ("",) if self.config.keeps_norms else ()
+        set_training(model, frozen=self._frozen_prefixes(), still_norms=still, norms_learn=False)
 
     def _frozen_prefixes(self) -> tuple[str, ...]:
         spec, count = self.config.spec, self.config.num_frozen_stages
-        if count == 0:
-            return ()
-        names = [str(name) for stage in STAGES.get(spec.backbone, STAGES["resnet"])[: count + 1] for name in stage]
+        stages = STAGES.get(spec.backbone, RESNET_STAGES)
+        if spec.architecture != "ssdlite":
+            return stage_prefixes(stages, count, below="backbone.body")
         # SSDlite holds the blocks of its backbone in a Sequential of their own.
-        where = "backbone.features.0" if spec.architecture == "ssdlite" else "backbone.body"
-        prefixes = [f"{where}.{name}." for name in names]
-        if spec.architecture == "ssdlite" and count == 4:
-            prefixes.append("backbone.features.1.")
-        return tuple(prefixes)
+        prefixes = stage_prefixes(stages, count, below="backbone.features.0")
+        return (*prefixes, "backbone.features.1.") if count == 4 else prefixes
 
     # ---- data -------------------------------------------------------------------------------------
 

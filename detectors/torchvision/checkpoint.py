@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 
 from compress.errors import DetectorError
 from compress.progress import say
 from detectors.torchvision.config import ModelSpec
+from detectors.weights.reading import COUNTER, State, load_strictly, read_tensors
 
-State = dict[str, Tensor]
-MAX_LISTED = 8
-COUNTER = "num_batches_tracked"  # of BatchNorm; FrozenBatchNorm2d has none and inference never reads it
 CLASSIFIER = ("fc.", "classifier.")  # of torchvision's classifiers; a detector has no place for it
 CLASS_LAYERS = "head.classification_head."  # names of the layers whose channels are classes ...
 CLASS_PARTS = ("cls_logits.", "module_list.")  # ... start so; in `module_list` the last layer of each block
@@ -134,32 +127,6 @@ def _counts_classes(name: str) -> bool:
     return rest.startswith("cls_logits.") or (rest.startswith("module_list.") and rest.split(".")[2] == "1")
 
 
-def read_tensors(path: Path) -> State:
-    """Read the tensors of a safetensors or torch file; the latter with weights_only=True.
-
-    Raises:
-        DetectorError: missing, damaged, or holding anything but tensors.
-    """
-    if not path.is_file():
-        raise DetectorError(f"{path}: no such file, expected weights (.safetensors or .pth). Correct the path.")
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, UnpicklingError, SafetensorError) as error:
-        raise DetectorError(
-            f"{path}: no readable weights: damaged, or holding Python objects ({type(error).__name__}). "
-            "Expected a file of tensors only; copy it again, or save its state dict alone."
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise DetectorError(f"{path}: holds no plain table of tensors. Expected name -> tensor.")
-    return dict(found)
-
-
 def _download(name: str, entry: str) -> tuple[State, list[str]]:
     """Return the tensors and class names of an entry of torchvision, from its cache or the network."""
     try:
@@ -181,19 +148,5 @@ def _download(name: str, entry: str) -> tuple[State, list[str]]:
 
 
 def _load_strictly(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    own = module.state_dict()
-    problems = [f"missing {name}" for name in own if name not in state and not name.endswith(COUNTER)]
-    problems += [f"unexpected {name}" for name in state if name not in own and not name.endswith(COUNTER)]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems[:MAX_LISTED])
-        more = f"\n  ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
-        raise DetectorError(
-            f"{where}: {len(problems)} tensors do not fit the model. "
-            f"Check detector.model, channels, anchors and classes.{listed}{more}"
-        )
-    module.load_state_dict({**own, **{name: value for name, value in state.items() if name in own}})
+    check = "detector.model, channels, anchors and classes"
+    load_strictly(module, state, where=where, check=check, unused=lambda name: name.endswith(COUNTER))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from compress.errors import DetectorError
+from detectors.data.labels import check_class_names
+from detectors.geometry.pictures import IMAGENET_MEAN, IMAGENET_STD
 
 Architecture = Literal["retinanet", "fcos", "ssdlite"]
 Rgb = tuple[float, float, float]
 
-IMAGENET_MEAN: Rgb = (123.675, 116.28, 103.53)
-IMAGENET_STD: Rgb = (58.395, 57.12, 57.375)
 HALF_RANGE: Rgb = (127.5, 127.5, 127.5)  # SSDlite sees pixels in -1..1
 SIZE_DIVISOR = 32
 
@@ -129,15 +127,7 @@ class TorchvisionConfig(BaseModel):
     mean: Rgb | None = Field(None, description="Of R, G, B, 0..255.")
     std: Rgb | None = Field(None, description="Of R, G, B, 0..255.")
 
-    @field_validator("classes")
-    @classmethod
-    def _check_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        for name in classes:
-            if not name or any(letter.isspace() for letter in name):
-                raise ValueError(f"class {name!r} is empty or has white space, which DOTA label files cannot hold")
-            if classes.count(name) > 1:
-                raise ValueError(f"class {name!r} is listed {classes.count(name)} times; expected each once")
-        return classes
+    _check_classes = field_validator("classes")(check_class_names)
 
     @field_validator("std")
     @classmethod
@@ -205,16 +195,3 @@ class TorchvisionConfig(BaseModel):
         """Return a field of `Defaults`: the recipe's, else torchvision's."""
         given = getattr(self, name)
         return getattr(DEFAULTS[self.spec.architecture], name) if given is None else given
-
-
-def resolve_checkpoint(name: str) -> Path:
-    """Return the file of a checkpoint; the suffix `.safetensors` may be left out.
-
-    Raises:
-        DetectorError: there is no such file.
-    """
-    path = Path(name).expanduser()
-    for candidate in (path, Path(f"{path}.safetensors")):
-        if candidate.is_file():
-            return candidate.resolve()
-    raise DetectorError(f"detector.checkpoint: no file {name!r}, nor {name}.safetensors. Correct the path.")

@@ -14,14 +14,23 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DetectorError
+from detectors.geometry import deployed
+from detectors.geometry.deployed import check_choice, check_keys, draw, preprocess, tile_windows, to_text
 from detectors.geometry.detections import Detections
-from detectors.geometry.drawing import draw_detections
-from detectors.geometry.pictures import normalise_picture
-from detectors.geometry.text import dota_text, to_records
-from detectors.geometry.tiling import Window, merge_tiles
-from detectors.geometry.tiling import tile_windows as _tile_windows
+from detectors.geometry.tiling import Window
 from detectors.torchvision.anchors import boxes_per_cell, level_boxes
 from detectors.torchvision.nms import class_nms
+
+__all__ = [
+    "check_meta",
+    "draw",
+    "merge",
+    "postprocess",
+    "preprocess",
+    "tile_windows",
+    "to_json",
+    "to_text",
+]
 
 META_KEYS = (
     "format_version",
@@ -56,47 +65,8 @@ def check_meta(meta: Mapping[str, Any]) -> None:
     Raises:
         DetectorError: a key is missing, the version is newer or a value does not fit.
     """
-    missing = [key for key in META_KEYS if key not in meta]
-    if missing:
-        raise DetectorError(
-            f"krimp.deploy: {', '.join(missing)} missing. Export the model again with this version of Krimp."
-        )
-    if meta["format_version"] != FORMAT_VERSION:
-        raise DetectorError(
-            f"krimp.deploy: format_version is {meta['format_version']}; this Krimp reads {FORMAT_VERSION}."
-        )
-    if meta["architecture"] not in ARCHITECTURES:
-        raise DetectorError(
-            f"krimp.deploy: architecture is {meta['architecture']!r}, expected one of {', '.join(ARCHITECTURES)}."
-        )
-
-
-def preprocess(
-    image: np.ndarray, meta: Mapping[str, Any], *, minimum_size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """Turn a picture into the network's input: RGB, normalised, padded with zeros below and to the right.
-
-    Args:
-        image: (H, W, 3) uint8, BGR.
-        meta: reads `mean` and `std` (RGB, 0..255) and `size_divisor`.
-        minimum_size: (height, width) to pad to at least, pixels; None pads to the divisor only.
-
-    Returns:
-        (1, 3, H', W') float32.
-
-    Raises:
-        DetectorError: the picture is not (H, W, 3) uint8.
-    """
-    try:
-        return normalise_picture(
-            image,
-            mean=meta["mean"],
-            std=meta["std"],
-            size_divisor=int(meta["size_divisor"]),
-            minimum_size=minimum_size,
-        )
-    except ValueError as error:
-        raise DetectorError(str(error)) from error
+    check_keys(meta, META_KEYS, format_version=FORMAT_VERSION)
+    check_choice("architecture", meta["architecture"], ARCHITECTURES)
 
 
 def postprocess(
@@ -145,31 +115,6 @@ def postprocess(
     return found
 
 
-def tile_windows(
-    image_size: tuple[int, int],
-    meta: Mapping[str, Any],
-    *,
-    tile_size: tuple[int, int] | None = None,
-    overlap_px: int | None = None,
-) -> list[Window]:
-    """Return the windows in which a picture of any size is looked at.
-
-    Args:
-        image_size: (height, width) of the picture, pixels.
-        meta: reads `image_size`, the size of a tile unless `tile_size` says otherwise.
-        tile_size: (height, width), pixels.
-        overlap_px: pixels that neighbours share; None means a fifth of the tile's shorter side.
-
-    Raises:
-        DetectorError: the overlap does not fit into the tile.
-    """
-    tile = (int(meta["image_size"][0]), int(meta["image_size"][1])) if tile_size is None else tile_size
-    try:
-        return _tile_windows(image_size, tile, min(tile) // 5 if overlap_px is None else overlap_px)
-    except ValueError as error:
-        raise DetectorError(f"{error} Choose an overlap of 0 to {min(tile) - 1} px.") from error
-
-
 def merge(
     parts: Sequence[Detections], windows: Sequence[Window], meta: Mapping[str, Any], *, image_size: tuple[int, int]
 ) -> Detections:
@@ -183,27 +128,12 @@ def merge(
     """
     if len(parts) > 1:  # boxes without area (clipped away at a border) overlap nothing: nothing could merge them
         parts = [part.take((part.boxes[:, 2:4] > 0).all(axis=1)) for part in parts]
-    limit = int(meta["max_detections"]) * len(windows)
-    return merge_tiles(parts, windows, image_size, iou_threshold=float(meta["nms_iou"]), max_detections=limit)
-
-
-def draw(
-    image: np.ndarray, detections: Detections, meta: Mapping[str, Any], *, score_threshold: float | None = None
-) -> np.ndarray:
-    """Return a copy of the picture, BGR, with the boxes drawn that score more than the threshold."""
-    if score_threshold is not None:
-        detections = detections.take(detections.scores > score_threshold)
-    return draw_detections(image, detections, meta["classes"])
-
-
-def to_text(detections: Detections, meta: Mapping[str, Any]) -> str:
-    """Return one line a detection: `class x1 y1 x2 y2 x3 y3 x4 y4 score`, pixels and 0..1."""
-    return dota_text(detections, meta["classes"])
+    return deployed.merge(parts, windows, meta, image_size=image_size)
 
 
 def to_json(detections: Detections, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return one JSON-able record a detection: class, label, score, box, corners, and bbox (x1, y1, x2, y2)."""
-    records = to_records(detections, meta["classes"])
+    records = deployed.to_json(detections, meta)
     for record in records:
         record["bbox"] = record["corners"][:2] + record["corners"][4:6]
     return records

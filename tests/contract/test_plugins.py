@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from cases import CLASSES, FOLDER, IGNORED, SIZE, cases_of
 from pydantic import BaseModel, ValidationError
 
-from compress.detector import Deploy
+from compress.detector import HOOKS, Deploy, SkipsBatches
 from compress.plugins import available_plugins, contract_faults, find_plugin
 
 HEAVY = {"torch", "torchvision", "onnx", "mmcv", "mmengine", "mmdet", "mmrotate", "brevitas", "onnxruntime"}
@@ -87,3 +89,17 @@ def test_the_deployed_part_has_every_function_with_the_arguments_the_engine_give
         needed = {p.name: object() for p in wanted.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
         found.bind(*[object()] * len(positional), **named)
         found.bind(*[object()] * len(positional), **needed)
+
+
+def test_the_readme_lists_every_hook():
+    readme = Path(__file__).parents[2] / "detectors" / "README.md"
+    if not readme.is_file():
+        pytest.skip("a copy of the tree without the README")
+    text = readme.read_text().partition("## Hooks")[2]
+    listed = set(re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, flags=re.MULTILINE))
+    assert listed == {(name, hook.__name__) for hook in HOOKS for name in members_of(hook)}
+    assert all(f"`{name}" in text for name in members_of(SkipsBatches))
+
+
+def members_of(protocol):
+    return {name for name in {*vars(protocol), *inspect.get_annotations(protocol)} if not name.startswith("_")}

@@ -58,7 +58,7 @@ def test_the_engine_knows_no_detector_no_script_and_no_framework(path):
 
 @pytest.mark.parametrize("path", sources("detectors"), ids=name_of)
 def test_a_plugin_uses_the_contract_and_no_other_plugin(path):
-    shared = {"geometry", "data"}
+    shared = {"geometry", "data", "weights"}
     own = path.relative_to(ROOT / "detectors").parts[0]
     for name in named(imports(path), ("detectors",)):
         parts = name.split(".")

@@ -104,6 +104,15 @@ class BreaksContract(FakeDetector):
         return ""
 
 
+class BreaksHook(FakeDetector):
+    def distill_loss(self, student, teacher) -> Any: ...
+
+
+class RefusesExport(FakeDetector):
+    def export_refusal(self) -> str | None:
+        return "its second stage cannot be exported. Leave out export_onnx."
+
+
 class _Fake(Stage):
     """Writes its name, seed and input digests, and does as told on the way."""
 

@@ -11,6 +11,7 @@ import pytest
 from compress import pipeline
 from compress import stages as stage_table
 from compress.cli import main
+from compress.errors import DataError
 
 ROOT = Path(__file__).parents[3]
 
@@ -59,6 +60,22 @@ def test_plan_and_dry_run_say_the_same_and_run_nothing(recipe_file, tmp_path, ca
     assert capsys.readouterr().out == first
     assert first.splitlines()[1] == "01_qat          run     not made yet"
     assert not (tmp_path / "out").exists()
+
+
+def test_plan_refuses_what_a_run_would_refuse(recipe_file, tmp_path, capsys, monkeypatch):
+    out = str(tmp_path / "out")
+    override = "detector.plugin=engine_fakes:RefusesExport"
+    assert main(["plan", str(recipe_file), "--out", out, "--set", override]) == 2
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1] == "01_qat          run     not made yet"
+    assert "cannot be exported" in captured.err
+
+    def check_data(self, split):
+        raise DataError(f"split {split!r}: 1 label is wrong")
+
+    monkeypatch.setattr(engine_fakes.FakeDetector, "check_data", check_data)
+    assert main(["plan", str(recipe_file), "--out", out]) == 3
+    assert "1 label is wrong" in capsys.readouterr().err
 
 
 def test_a_wrong_recipe_exits_with_2_and_its_mistakes_on_stderr(recipe_file, tmp_path, capsys):

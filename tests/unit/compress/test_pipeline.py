@@ -297,6 +297,21 @@ def test_warnings_of_a_stage_reach_the_report_even_from_the_cache(recipe_file, o
     assert (out / "small" / "05_report" / "report.md").read_text() == "layer x is skipped"
 
 
+def test_an_export_that_the_plugin_refuses_is_named_at_its_place_before_any_stage_runs(recipe_file, out):
+    lines = recipe_file.read_text().splitlines()
+    line = 1 + next(number for number, text in enumerate(lines) if "export_onnx" in text)
+    with pytest.raises(RecipeError) as caught:
+        run(recipe_file, out, "detector.plugin=engine_fakes:RefusesExport")
+    text = f"{recipe_file}:{line}:5: stages[2]: its second stage cannot be exported. Leave out export_onnx."
+    assert str(caught.value) == text
+    assert find_folder(out / "small", "prune_structured") is None
+
+
+def test_what_comes_before_a_refused_export_can_be_run(recipe_file, out):
+    results = run(recipe_file, out, "detector.plugin=engine_fakes:RefusesExport", until="finetune")
+    assert what_ran(results) == ["float", "prune_structured", "finetune"]
+
+
 def test_wrong_data_is_refused_before_any_stage_runs(recipe_file, out, tmp_path):
     (tmp_path / "data" / "test").unlink()
     with pytest.raises(DataError, match="split 'test' is missing"):

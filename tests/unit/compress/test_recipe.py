@@ -269,6 +269,10 @@ def test_a_branch_from_an_earlier_model_is_legal(write):
         ("engine_fakes:FakeDetectr", "has no 'FakeDetectr'. Did you mean 'FakeDetector'?"),
         ("engine_fakes:NAME", "expected a class, found"),
         ("engine_fakes:BreaksContract", "data_digest: expected (self, split), found (self)"),
+        (
+            "engine_fakes:BreaksHook",
+            "distill_loss: expected (self, student, teacher, batch), found (self, student, teacher)",
+        ),
     ],
 )
 def test_a_wrong_plugin_is_refused_at_its_place(write, plugin, expected):

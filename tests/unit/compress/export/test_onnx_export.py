@@ -13,10 +13,10 @@ from onnx import numpy_helper
 from quantised_lookalike import HEIGHT, WIDTH, Lookalike, images_of
 
 from compress.errors import StageError
-from compress.export import check_parity, export_onnx, unfused_convolutions
+from compress.export import check_parity, export_onnx, parity, unfused_convolutions
 from compress.export.deploy_graph import deploy_graph, integer_weights
 from compress.export.fusion import layer_of, optimised_graph
-from compress.export.parity import relative_error
+from compress.export.parity import relative_error, sensitivity
 from compress.quantization import QuantisationSettings, calibrate, quantise
 from compress.quantization.checks import quantised_layers
 from compress.quantization.graph import outputs_of
@@ -165,6 +165,22 @@ def test_runtime_equals_the_fake_quantised_model(model, path):
 def test_parity_message_names_output_error_limit_and_index(model, path):
     with pytest.raises(StageError, match=r"stage x: output '\w+' .* differs from torch by \d+.*limit.*index \(0, \d"):
         check_parity(model, path, images_of(DETECTOR), names=DETECTOR.output_names(), limit=1e-9, label="x")
+
+
+def test_parity_message_tells_a_network_that_answers_rounding_errors(model, path, monkeypatch):
+    monkeypatch.setattr(parity, "sensitivity", lambda model, images: [0.3] * len(DETECTOR.output_names()))
+    with pytest.raises(StageError, match=r"own output moves by 30.00% when the images move by a millionth: train"):
+        check_parity(model, path, images_of(DETECTOR), names=DETECTOR.output_names(), limit=1e-9)
+
+
+def test_sensitivity_is_what_a_rounding_error_of_the_input_does_to_each_output():
+    class TwoOutputs(torch.nn.Module):
+        def forward(self, images):
+            return 3 * images, (1e9 * images).sin()
+
+    smooth, chaotic = sensitivity(TwoOutputs(), [torch.rand(1, 3, 8, 8), torch.rand(2, 3, 8, 8)])
+    assert 0 < smooth < 1e-5
+    assert chaotic > 0.5
 
 
 def test_parity_without_images_is_an_error(model, path):

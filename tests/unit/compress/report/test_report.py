@@ -396,7 +396,7 @@ class TinyRecipe(BaseModel):
     device: str = "cpu"
 
 
-class PictureDetector:
+class LoaderDetector:
     DEPLOY = "krimp_test_deploy"
 
     def metadata(self):
@@ -406,6 +406,8 @@ class PictureDetector:
         assert not augment
         return [SimpleNamespace(images=torch.full((1, 3, 16, 20), i / 10), names=[f"a/b {i}.png"]) for i in range(9)]
 
+
+class PictureDetector(LoaderDetector):
     def sample_images(self, split, count):
         for i in range(count):
             yield f"a/b {i}.png", np.full((32, 40, 3), 10 * i, np.uint8)
@@ -421,7 +423,7 @@ def _deploy(monkeypatch):
     monkeypatch.setattr("compress.runtime.forwards.forward_of", lambda *_, **__: lambda images: [images])
 
 
-def run_report(tmp_path, **fields):
+def run_report(tmp_path, detector=None, **fields):
     artifacts = small_run(tmp_path)
     folder = tmp_path / "11_report"
     folder.mkdir()
@@ -430,7 +432,7 @@ def run_report(tmp_path, **fields):
         folder=folder,
         scratch=tmp_path / "scratch",
         inputs={"float": artifacts[0]} | {a.label: a for a in artifacts},
-        detector=PictureDetector(),
+        detector=detector or PictureDetector(),
         recipe=TinyRecipe(),
         seed=7,
     )
@@ -467,7 +469,6 @@ def test_a_plugin_that_cannot_draw_costs_a_line_not_the_report(tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("_deploy")
-def test_without_sample_images_the_pictures_come_from_the_loader(tmp_path, monkeypatch):
-    monkeypatch.delattr(PictureDetector, "sample_images")
-    _, folder = run_report(tmp_path, pictures=3)
+def test_without_sample_images_the_pictures_come_from_the_loader(tmp_path):
+    _, folder = run_report(tmp_path, LoaderDetector(), pictures=3)
     assert len(list(folder.glob("picture_*.png"))) == 3

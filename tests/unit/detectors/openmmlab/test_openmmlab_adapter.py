@@ -260,6 +260,51 @@ def test_the_rotated_iou_loss_is_the_published_formula_on_every_device():
         torch.testing.assert_close(loss, 3.0 * (weight * expected).sum() / 4, rtol=1e-4, atol=1e-5)
 
 
+def pairs_of_boxes(number, dtype):
+    generator = torch.Generator().manual_seed(0)
+    box = torch.rand(number, 5, generator=generator, dtype=dtype)
+    box[:, 2:4] = 5 + 40 * box[:, 2:4]
+    box[:, 4] = torch.pi * (box[:, 4] - 0.5)
+    moved = box + torch.randn(number, 5, generator=generator, dtype=dtype)
+    moved[:, 2:4].clamp_(min=1)
+    return box, moved
+
+
+@pytest.mark.parametrize("fun", ["log1p", "sqrt"])
+def test_the_kullback_leibler_loss_is_the_published_one(fun):
+    """In double precision, where rounding leaves enough of the published determinant."""
+    from mmrotate.models.losses import GDLoss_v1
+
+    from detectors.openmmlab.losses import StableKldLoss
+
+    theirs = GDLoss_v1("kld", fun=fun, tau=1.5, loss_weight=3.0)
+    found = []
+    for loss in (theirs, StableKldLoss(theirs)):
+        pred, target = pairs_of_boxes(50, torch.float64)
+        weight = torch.ones(50)
+        weight[::7] = 0
+        values = loss(pred.requires_grad_(), target, weight, avg_factor=8.0).flatten()
+        found.append((values, *torch.autograd.grad(values.sum(), pred)))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-8)
+
+
+def test_the_kullback_leibler_loss_is_finite_for_boxes_without_extent_where_the_published_one_is_not():
+    from mmrotate.models.losses import GDLoss_v1
+
+    from detectors.openmmlab.losses import StableKldLoss
+
+    theirs = GDLoss_v1("kld", fun="log1p")
+    pred, target = pairs_of_boxes(500, torch.float32)
+    pred[:, 2] = 0
+    pred[::3, 3] = 0
+    weight = torch.ones(500)
+    assert not bool(torch.isfinite(theirs(pred, target, weight)).all())
+    values = StableKldLoss(theirs)(pred.requires_grad_(), target, weight)
+    assert bool(torch.isfinite(values).all())
+    assert bool(torch.isfinite(torch.autograd.grad(values.sum(), pred)[0]).all())
+    assert float(values.detach().min()) > 0.7  # far from any target
+
+
 def test_forty_steps_on_one_image_learn_it():
     detector = small(RETINA)
     model = detector.build()

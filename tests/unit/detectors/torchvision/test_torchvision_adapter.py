@@ -17,7 +17,7 @@ from detectors.data.dota import DotaData, Truth
 from detectors.torchvision import deploy
 from detectors.torchvision.adapter import STAGES, TorchvisionDetector, upright_truth
 from detectors.torchvision.checkpoint import coco_categories, pick_classes
-from detectors.torchvision.config import DEFAULTS, MODELS, TorchvisionConfig, resolve_checkpoint
+from detectors.torchvision.config import DEFAULTS, MODELS, TorchvisionConfig
 
 
 @pytest.fixture(autouse=True)
@@ -172,13 +172,6 @@ def test_entries_that_torchvision_does_not_have_are_refused():
         make(weights="IMAGENET1K_V7").build()
     with pytest.raises(DetectorError, match="no 'COCO_V1' for retinanet_resnet18_fpn"):
         make(weights="COCO_V1").build()
-
-
-def test_checkpoints_are_found_with_and_without_suffix(tmp_path):
-    (tmp_path / "mine.safetensors").write_bytes(b"x")
-    assert resolve_checkpoint(str(tmp_path / "mine")) == tmp_path / "mine.safetensors"
-    with pytest.raises(DetectorError, match="nothing"):
-        resolve_checkpoint(str(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,0 +1,147 @@
+"""Structured pruning in several steps, and the check that it left the raw outputs as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compress.errors import StageError
+from compress.progress import say, warn
+from compress.pruning.structured import PruningRules, PruningSettings, measure_cost, prune_step, step_targets
+from compress.pruning.widths import step_width
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TARGET_TOLERANCE = 0.01  # of the wanted cost; further off is a warning
+Losses = Iterable[Callable[[], "Tensor"]]
+
+
+@dataclass(frozen=True)
+class StepsResult:
+    """What all steps together did.
+
+    Attributes:
+        share: cost after the last step, as a share of the cost before the first.
+        groups: root -> members, and width before the first and after the last step.
+        not_prunable: layer name -> reason.
+        history: one row a step: its number, the wanted cost, the cost in the metric, and what `after_step` returned.
+    """
+
+    share: float
+    groups: dict[str, dict[str, Any]]
+    not_prunable: dict[str, str]
+    history: list[dict[str, Any]]
+
+
+def prune_in_steps(
+    model: nn.Module,
+    example: Tensor,
+    share: float,
+    *,
+    steps: int,
+    rules: PruningRules,
+    settings: PruningSettings,
+    widths: Mapping[str, int],
+    losses: Callable[[int], Losses],
+    after_step: Callable[[int], dict[str, Any]],
+    label: str,
+    device: str = "cpu",
+) -> StepsResult:
+    """Remove channels in place until a share of the cost stays, in steps of equal factors.
+
+    Args:
+        model: changed in place.
+        example: one image, (1, 3, H, W) float32.
+        share: of the cost in `settings.metric` that stays, 0..1.
+        steps: how many.
+        rules: what stays, and rules for unusual layers.
+        settings: ranking and rounding; importance is measured anew in each step.
+        widths: layer -> final channels, whatever the ranking says.
+        losses: number of a step (from 1) -> losses of its training batches; read only if the importance asks.
+        after_step: called with the number of each step that removed something; its rows join the history.
+        label: of the stage, for what is printed.
+        device: where importance is measured.
+
+    Raises:
+        StageError: the target cannot be reached, a given width does not fit, or the raw outputs changed.
+    """
+    shapes = [tuple(output.shape) for output in _outputs(model, example)]
+    full_cost = measure_cost(model, example, settings.metric)
+    targets = step_targets(full_cost, share, steps)
+    first = {name: len(p) for name, p in model.named_parameters() if name.endswith(".weight")}
+    original: dict[str, int] | None = None
+    groups: dict[str, dict[str, Any]] = {}
+    not_prunable: dict[str, str] = {}
+    history: list[dict[str, Any]] = []
+    for step, target in enumerate(targets, start=1):
+        result = prune_step(
+            model,
+            example,
+            target,
+            rules=rules,
+            settings=settings,
+            original_widths=original,
+            widths=_widths_after(step, steps, widths, first, settings.round_to),
+            losses=losses(step),
+            device=device,
+        )
+        original = original or {root: group.before for root, group in result.groups.items()}
+        for root, group in result.groups.items():
+            groups[root] = {"members": list(group.members), "before": original[root], "after": group.after}
+        not_prunable = result.not_prunable
+        say(f"{label}: step {step}/{steps}: {settings.metric} {full_cost:,} -> {result.cost_after:,}")
+        done = after_step(step) if result.cost_after < result.cost_before else {}
+        history.append({"step": step, "target": target, settings.metric: result.cost_after} | done)
+    check_outputs(label, _outputs(model, example), shapes)
+    reached = history[-1][settings.metric]
+    _warn_if_missed(label, settings, reached, targets[-1])
+    return StepsResult(reached / full_cost, groups, not_prunable, history)
+
+
+def _widths_after(
+    step: int, steps: int, widths: Mapping[str, int], first: Mapping[str, int], round_to: int
+) -> dict[str, int]:
+    """Return the given widths after one step; a name that is no layer is refused by the pruning itself."""
+    return {
+        name: step_width(first.get(f"{name}.weight", final), final, step=step, steps=steps, round_to=round_to)
+        for name, final in widths.items()
+    }
+
+
+def _warn_if_missed(label: str, settings: PruningSettings, reached: int, target: int) -> None:
+    error = reached / target - 1
+    if abs(error) > TARGET_TOLERANCE:
+        warn(
+            f"stage {label}: {settings.metric} {reached:,} stay, {error:+.1%} off the target: "
+            f"widths are multiples of {settings.round_to}. A smaller round_to comes closer."
+        )
+
+
+def _outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
+    model.eval()
+    with torch.no_grad():
+        return list(model(images))
+
+
+def check_outputs(label: str, outputs: list[Tensor], shapes: list[tuple[int, ...]]) -> None:
+    """Refuse raw outputs that pruning changed in form, or that are not finite.
+
+    Args:
+        label: of the stage, for the message.
+        outputs: of the pruned model.
+        shapes: of the outputs before.
+
+    Raises:
+        StageError: a shape changed, or an output is not finite.
+    """
+    now = [tuple(output.shape) for output in outputs]
+    if now != shapes:
+        wrong = [f"output {i}: {a} -> {b}" for i, (a, b) in enumerate(zip(shapes, now, strict=False)) if a != b]
+        raise StageError(f"stage {label}: pruning changed the raw outputs: {'; '.join(wrong) or len(now)}.")
+    for index, output in enumerate(outputs):
+        if not bool(torch.isfinite(output).all()):
+            raise StageError(f"stage {label}: output {index} of the pruned model is not finite.")
