@@ -106,7 +106,7 @@ def test_the_quantised_model_is_rebuilt_from_its_folder(detector, pruned, export
 def test_float_and_onnx_runtime_agree(detector, pruned, tmp_path):
     path = tmp_path / "float.onnx"
     export_onnx(pruned.model, path, detector=detector)
-    check_parity(pruned.model, path, images_of(detector, "val"), names=detector.output_names(), limit=1e-4)
+    check_parity(pruned.model, path, images_of(detector, "val"), names=detector.output_names(), limit=1e-3)
 
 
 def test_fake_quantised_and_onnx_runtime_agree(detector, exported):
