@@ -70,11 +70,6 @@ def plane_bytes(plane: Plane, record: TensorRecord, tables: list[Table]) -> int:
     return sum(stream_bytes(stream, symbols) for stream, symbols in stream_symbols(plane, record.count, tables))
 
 
-def payload_bytes(record: TensorRecord, tables: list[Table]) -> int:
-    """Return the coded bytes of a tensor."""
-    return sum(plane_bytes(plane, record, tables) for plane in record.planes)
-
-
 @lru_cache(maxsize=256)
 def symbol_order(radix: int, group: int, centre: int) -> np.ndarray:
     """Return the symbols in the order in which a table lists its entries.
@@ -206,6 +201,7 @@ class IndexReader:
 
     def __init__(self, data: bytes, name: str) -> None:
         self._data, self._name, self._at, self._symbols = data, name, 0, 0
+        self._unused: set[int] = set()  # tables that no stream has named so far
 
     def fail(self, what: str) -> CodecError:
         """Return the error for the current position."""
@@ -236,7 +232,9 @@ class IndexReader:
             shift += 7
 
     def end(self) -> None:
-        """Refuse bytes after the last record."""
+        """Refuse bytes after the last record, and tables without use."""
+        if self._unused:
+            raise self.fail(f"table {min(self._unused)} is used by no stream; expected tables with a use only")
         if self._at != len(self._data):
             raise self.fail(f"{len(self._data) - self._at} bytes follow the last record; expected none")
 
@@ -258,6 +256,7 @@ class IndexReader:
         number = self.varint(MAX_COUNT)
         if number * MIN_TABLE_BYTES > len(self._data):
             raise self.fail(f"{number} tables in an index of {len(self._data)} bytes; expected fewer")
+        self._unused = set(range(number))
         return [self._table() for _ in range(number)]
 
     def _table(self) -> Table:
@@ -312,9 +311,16 @@ class IndexReader:
         if num_bytes == 0 or num_bytes % KINDS[kind].planes:
             raise self.fail(f"{num_bytes} bytes of {KINDS[kind].name}; expected whole elements, at least one")
         count = num_bytes // KINDS[kind].planes * (8 // KINDS[kind].value_bits)
-        planes = tuple(self._plane(tables, count, 1 << KINDS[kind].value_bits) for _ in range(KINDS[kind].planes))
-        checksum = int.from_bytes(bytes(self.byte() for _ in range(4)), "little")
-        return TensorRecord(gap, num_bytes, kind, planes, checksum)
+        planes = tuple([self._plane(tables, count, 1 << KINDS[kind].value_bits) for _ in range(KINDS[kind].planes)])
+        return TensorRecord(gap, num_bytes, kind, planes, self._checksum())
+
+    def _checksum(self) -> int:
+        at = self._at
+        if at + 4 > len(self._data):
+            self._at = len(self._data)
+            self.byte()
+        self._at += 4
+        return int.from_bytes(self._data[at : at + 4], "little")
 
     def _plane(self, tables: list[Table], count: int, num_values: int) -> Plane:
         method = self.byte()
@@ -340,13 +346,13 @@ class IndexReader:
         classes = self.byte()
         if not 1 <= classes <= MAX_CLASSES:
             raise self.fail(f"stream of {classes} tables; expected 1 to {MAX_CLASSES}")
-        numbers = tuple(self.varint() for _ in range(classes))
+        numbers = (self.varint(),) if classes == 1 else tuple([self.varint() for _ in range(classes)])
         if max(numbers) >= len(tables):
             raise self.fail(f"table {max(numbers)}; expected less than {len(tables)}")
+        self._unused.difference_update(numbers)
         chunk = self.varint(MAX_CHUNK)
-        first, *others = (tables[number] for number in numbers)
-        shape = (first.radix, first.group, first.centre, first.form, first.log)
-        if any((other.radix, other.group, other.centre, other.form, other.log) != shape for other in others):
+        first = tables[numbers[0]]
+        if classes > 1 and any(tables[number].shape != first.shape for number in numbers):
             raise self.fail("tables of one stream differ in radix, group, centre, form or size; expected equal ones")
         if first.form == CONSTANT:
             if classes > 1 or chunk:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -113,10 +114,15 @@ def _table_log(job: StreamJob) -> int:
     return job.tables[0].log or int(max(table.entries.max() for table in job.tables))
 
 
+@lru_cache(maxsize=256)  # tables are shared by tensors
 def _decode_table(table: Table, log: int) -> np.ndarray:
+    """Return what the next `log` bits, or the state, mean, (2 ** log,), uint32, read-only."""
     if table.form == COUNTS:
-        return ans_code.decode_table(table.entries)
-    return prefix_code.decode_table(table.entries, log)
+        decoded = ans_code.decode_table(table.entries)
+    else:
+        decoded = prefix_code.decode_table(table.entries, log)
+    decoded.flags.writeable = False
+    return decoded
 
 
 def _check_ends(number: int, stops: np.ndarray, ends: np.ndarray, states: np.ndarray | None, first: int = 0) -> None:

@@ -204,6 +204,7 @@ def refused(packed, ans, split):
         "tables_differ": rebuild(
             packed, index=b"\0\2" + body[2:11] + constant + record[:6] + bytes([2, 0, 1, 0x80, 8, 64, 0xC5, 2, 0, 0])
         ),
+        "table_without_use": rebuild(packed, index=b"\0\2" + body[2:11] + constant + record),
         "class_unknown": rebuild(
             packed, index=body[:17] + bytes([3, 0, 0, 0, 0x80, 8, 64, 0xC5, 2, 0, 0]), payload=b"\x0c" + payload
         ),
