@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compress.codec.apart import ApartModel, read_apart
 from compress.codec.contents import load_tensors
 from compress.codec.inspection import TensorFacts, inspect_file
 from compress.codec.layout import MAGIC
@@ -22,6 +23,7 @@ from compress.codec.unpacking import unpack_file, verify_file
 from compress.codec.writer import PackFacts, pack_file
 
 __all__ = [
+    "ApartModel",
     "PackFacts",
     "PackedFile",
     "TensorFacts",
@@ -30,6 +32,7 @@ __all__ = [
     "load",
     "load_tensors",
     "pack_file",
+    "read_apart",
     "unpack_bytes",
     "unpack_file",
     "verify_file",
