@@ -9,7 +9,7 @@ import numpy as np
 
 from compress.codec.index import write_varint
 from compress.codec.layout import CONTAINERS
-from compress.codec.reader import PackedFile
+from compress.codec.reader import PackedFile, empty_space
 from compress.codec.spans import OnnxWalker
 from compress.errors import CodecError
 
@@ -91,8 +91,7 @@ def read_apart(
     if packed.header.container != 0:
         what = CONTAINERS[packed.header.container]
         raise CodecError(f"{packed.name}: byte 10: holds a file of kind {what!r}; expected an ONNX model.")
-    # Names lie in the skeleton; untouched zeros in place of the tensors take no memory.
-    whole = np.zeros(packed.header.original_bytes, dtype=np.uint8)
+    whole = empty_space(packed.header.original_bytes)  # names lie in the skeleton
     packed.fill(whole, with_tensors=False)
     data = memoryview(whole)
     coded = {tensor.start: tensor.record.num_bytes for tensor in packed.tensors}

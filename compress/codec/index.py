@@ -65,8 +65,10 @@ def stream_bytes(stream: Stream, symbols: int) -> int:
 
 def plane_bytes(plane: Plane, record: TensorRecord, tables: list[Table]) -> int:
     """Return the bytes of a plane in the payload."""
-    if plane.method == RAW:
+    if plane.main is None:  # raw
         return record.num_bytes // len(record.planes)
+    if plane.escape is None and not plane.main.chunk:
+        return 0
     return sum(stream_bytes(stream, symbols) for stream, symbols in stream_symbols(plane, record.count, tables))
 
 
@@ -132,12 +134,17 @@ def write_table(table: Table) -> bytes:
     if table.form == COUNTS:
         out.append(table.log)
     listed = table.entries[symbol_order(table.radix, table.group, table.centre)]
-    starts = np.flatnonzero(np.diff(listed, prepend=-1))
-    runs = np.diff(starts, append=len(listed))
+    starts, runs = _runs(listed)
     write_run = _write_length_run if table.form == LENGTHS else _write_count_run
     for entry, run in zip(listed[starts].tolist(), runs.tolist(), strict=True):
         out += write_run(entry, run)
     return bytes(out)
+
+
+def _runs(listed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where runs of equal entries begin, and their lengths."""
+    bounds = np.concatenate([[0], np.flatnonzero(listed[1:] != listed[:-1]) + 1, [len(listed)]])
+    return bounds[:-1], bounds[1:] - bounds[:-1]
 
 
 def table_bytes(table: Table) -> int:
@@ -146,8 +153,7 @@ def table_bytes(table: Table) -> int:
     if table.form == CONSTANT:
         return head + len(write_varint(table.constant))
     listed = table.entries[symbol_order(table.radix, table.group, table.centre)]
-    starts = np.flatnonzero(np.diff(listed, prepend=-1))
-    runs = np.diff(starts, append=len(listed))
+    starts, runs = _runs(listed)
     if table.form == LENGTHS:
         return head + len(runs) + int(_varint_bytes(runs[runs >= 16] - 16).sum())
     firsts = _varint_bytes(listed[starts] << 1)
@@ -202,6 +208,7 @@ class IndexReader:
     def __init__(self, data: bytes, name: str) -> None:
         self._data, self._name, self._at, self._symbols = data, name, 0, 0
         self._unused: set[int] = set()  # tables that no stream has named so far
+        self._constants: dict[tuple[int, int], Plane] = {}
 
     def fail(self, what: str) -> CodecError:
         """Return the error for the current position."""
@@ -285,23 +292,39 @@ class IndexReader:
             raise self.fail(f"counts have the sum {int(entries.sum())}; expected {1 << log}, of two symbols or more")
         return Table(radix, group, centre, form, entries)
 
-    def _entries(self, size: int, form: int) -> list[int]:
-        listed: list[int] = []
-        while len(listed) < size:
-            if form == LENGTHS:
-                token = self.byte()
-                entry, run = token >> 4, (token & 15) + 1
-                if run == 16:
-                    run += self.varint(MAX_ALPHABET)
+    def _entries(self, size: int, form: int) -> np.ndarray:
+        """Read a list of `size` entries that is written in runs, int64."""
+        data, at, end = self._data, self._at, len(self._data)
+        entries: list[int] = []
+        runs: list[int] = []
+        listed = 0
+        while listed < size:
+            token = data[at] if at < end else -1
+            if form == LENGTHS and token & 15 < 15:
+                entry, run, at = token >> 4, (token & 15) + 1, at + 1
+            elif form == COUNTS and token & 0x81 == 0:  # one byte, for one symbol
+                entry, run, at = token >> 1, 1, at + 1
             else:
-                token = self.varint(2 << MAX_LOG | 1)
-                entry, run = token >> 1, 1
-                if token & 1:
-                    run = 2 + self.varint(MAX_ALPHABET)
-            if len(listed) + run > size:
-                raise self.fail(f"{len(listed) + run} symbols in a table; expected {size}")
-            listed += [entry] * run
-        return listed
+                self._at = at
+                entry, run = self._long_run(form)
+                at = self._at
+            listed += run
+            if listed > size:
+                self._at = at
+                raise self.fail(f"{listed} symbols in a table; expected {size}")
+            entries.append(entry)
+            runs.append(run)
+        self._at = at
+        return np.repeat(np.array(entries, dtype=np.int64), runs)
+
+    def _long_run(self, form: int) -> tuple[int, int]:
+        """Read one run of any kind: its entry and its length."""
+        if form == LENGTHS:
+            token = self.byte()
+            run = token & 15
+            return token >> 4, run + 1 if run < 15 else 16 + self.varint(MAX_ALPHABET)
+        token = self.varint(2 << MAX_LOG | 1)
+        return token >> 1, 2 + self.varint(MAX_ALPHABET) if token & 1 else 1
 
     def record(self, tables: list[Table]) -> TensorRecord:
         """Read one tensor record."""
@@ -323,6 +346,8 @@ class IndexReader:
         return int.from_bytes(self._data[at : at + 4], "little")
 
     def _plane(self, tables: list[Table], count: int, num_values: int) -> Plane:
+        if (constant := self._constant_plane(tables, num_values)) is not None:
+            return constant
         method = self.byte()
         if method == RAW:
             return Plane(RAW)
@@ -337,6 +362,20 @@ class IndexReader:
         if not 0 < escapes <= count:
             raise self.fail(f"{escapes} escapes among {count} values; expected at least one and not more than values")
         return Plane(CODED_WITH_ESCAPES, low, main, escape_low, escapes, escape)
+
+    def _constant_plane(self, tables: list[Table], num_values: int) -> Plane | None:
+        """Read a plane of one constant stream in one go, which many planes are; else read nothing."""
+        head = self._data[self._at : self._at + 5]
+        if len(head) < 5 or head[0] != CODED or head[2] != 1 or head[3] >= min(len(tables), 0x80) or head[4] != 0:
+            return None
+        low, number = head[1], head[3]
+        if tables[number].form != CONSTANT or low + tables[number].radix > num_values:
+            return None
+        self._at += 5
+        self._unused.discard(number)
+        if (low, number) not in self._constants:
+            self._constants[low, number] = Plane(CODED, low, Stream((number,)))
+        return self._constants[low, number]
 
     def _check_range(self, end: int, num_values: int) -> None:
         if end > num_values:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import mmap
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -88,7 +90,8 @@ class PackedFile:
         self.file_bytes = len(self._data)
         self.header = parse_header(self._data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
         self._backend = choose_backend(backend, self.header.original_bytes)
-        self.side_files, self.tables, self.tensors = self._read_index()
+        with _without_collector():
+            self.side_files, self.tables, self.tensors = self._read_index()
         self.skeleton = self._section(
             HEADER_BYTES + self.header.payload_bytes,
             self.header.skeleton_packed_bytes,
@@ -408,6 +411,29 @@ class PackedFile:
                 f" expected {header.original_bytes} from {header.payload_bytes}"
             )
         return side_files, tables, tensors
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the garbage collector from looking through the whole process while thousands of objects are made to stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def empty_space(num_bytes: int) -> np.ndarray:
+    """Return (num_bytes,) zeros, uint8, of which only the touched pages of a few kilobytes take memory."""
+    if num_bytes == 0:
+        return np.empty(0, dtype=np.uint8)
+    space = mmap.mmap(-1, num_bytes)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            space.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(space, dtype=np.uint8)
 
 
 def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int) -> Iterator[_Result]:
