@@ -221,9 +221,7 @@ def _find_tables(table, tables, row, classes, segment, between, lanes):  # type:
 
 
 @njit(nogil=True, forceinline=True)
-def _group(
-    data, last, position, state, table, mask, expand, step, at, apart, quads, rest, end, lanes, classes, ends
-):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _group(data, last, position, state, table, mask, expand, step, at, apart, quads, rest, end, lanes, classes, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Decode a segment of each of some chunks: `quads` times four symbols in turns, then `rest` one by one."""
     if quads:
         if classes is None:

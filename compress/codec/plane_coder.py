@@ -105,7 +105,7 @@ class _Planner:
         self.counts = histogram(values, self.backend)
         self._classes: dict[int, Classes | None] = {}
         self._joined: dict[Digits, tuple[np.ndarray, np.ndarray]] = {}
-        self._escapes: dict[tuple[Digits, int], tuple[Digits, _Coding]] = {}
+        self._escapes: dict[tuple[int, int, int], _Coding] = {}
 
     def of_sample(self) -> _Planner:
         """Return a planner for blocks from all over the plane, `_SAMPLE` values in all."""
@@ -151,16 +151,18 @@ class _Planner:
 
     def _code_escapes(self, digits: Digits, form: int) -> tuple[Digits, _Coding]:
         """Return how the values outside the core are coded: with the best single code."""
-        if (digits, form) not in self._escapes:
-            rest = _outside(self.counts, digits)
-            alphabet = _plain(rest, self._value_bits)
+        rest = _outside(self.counts, digits)
+        alphabet = _plain(rest, self._value_bits)
+        codings = [self._escape_coding(digits, alphabet, rest, each) for each in {LENGTHS, form}]
+        return alphabet, min(codings, key=lambda coding: (coding.bits, coding.choices[0].table.form))
+
+    def _escape_coding(self, digits: Digits, alphabet: Digits, rest: np.ndarray, form: int) -> _Coding:
+        key = digits.low, digits.core, form  # how many digits make a symbol does not matter
+        if key not in self._escapes:
             shape = Shape(alphabet.radix, 1, _centre(alphabet, rest))
             cut = rest[alphabet.low : alphabet.low + alphabet.radix]
-            number = int(rest.sum())
-            codings = [_one_code(self._tables.best(cut, shape, each, self._share), number) for each in {LENGTHS, form}]
-            found = min(codings, key=lambda coding: (coding.bits, coding.choices[0].table.form))
-            self._escapes[digits, form] = alphabet, found
-        return self._escapes[digits, form]
+            self._escapes[key] = _one_code(self._tables.best(cut, shape, form, self._share), int(rest.sum()))
+        return self._escapes[key]
 
 
 def encode_plane(
