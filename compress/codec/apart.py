@@ -93,7 +93,7 @@ def read_apart(
         raise CodecError(f"{packed.name}: byte 10: holds a file of kind {what!r}; expected an ONNX model.")
     whole = empty_space(packed.header.original_bytes)  # names lie in the skeleton
     packed.fill(whole, with_tensors=False)
-    data = memoryview(whole)
+    data = whole.data
     coded = {tensor.start: tensor.record.num_bytes for tensor in packed.tensors}
     graph, found = _main_initializers(OnnxWalker(data, packed.name), least_bytes)
     apart = {each.raw[1]: each for each in found if coded.get(each.raw[1]) == each.num_bytes}

@@ -303,7 +303,7 @@ def _fill_by_words(out, marker, values):  # type: ignore[no-untyped-def]  # noqa
 
 def _has_deposit() -> bool:
     """Return True if numba compiles for this machine and the machine has PDEP."""
-    is_native = not (numba.config.CPU_NAME or numba.config.CPU_FEATURES)
+    is_native = not any(getattr(numba.config, name, None) for name in ("CPU_NAME", "CPU_FEATURES"))
     return is_native and bool(binding.get_host_cpu_features().get("bmi2"))
 
 

@@ -144,13 +144,14 @@ def _decode_numba(number: int, job: StreamJob, split: _Split) -> None:
     from compress.codec import fast
 
     log, group = _table_log(job), job.expand.shape[1]
-    names, expand = None, None
+    names: bytes | None = None
+    expand: np.ndarray | None = None
     if group == 1:  # the byte itself takes the place of the symbol: one look-up less
         names = job.expand.tobytes()
     else:
-        expand = np.zeros((len(job.expand), 8), dtype=np.uint8)
-        expand[:, :group] = job.expand
-        expand = expand.view("<u8")[:, 0]
+        wide = np.zeros((len(job.expand), 8), dtype=np.uint8)
+        wide[:, :group] = job.expand
+        expand = wide.view("<u8")[:, 0]
     found = [_decode_table(table, log, names) for table in job.tables]
     tables = found[0] if len(found) == 1 else np.concatenate(found)
     tables.flags.writeable = False  # of one type for the compiler
