@@ -15,13 +15,23 @@ from compress.errors import CodecError
 
 LEAST_BYTES = 1 << 14  # smaller initialisers stay inside: runtimes look into some of them
 _ALIGNED = 64  # bytes
-_LOCATION = "inside.krimp"  # never opened
-
 _DTYPES = {
     1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4",
     13: "<u8",
 }  # fmt: skip
 _KEPT_FIELDS = {12, 16}  # of a TensorProto: doc_string, metadata_props
+
+
+def _message(number: int, data: bytes) -> bytes:
+    return write_varint(number << 3 | 2) + write_varint(len(data)) + data
+
+
+def _entry(key: bytes, value: bytes) -> bytes:
+    """Return a field external_data of a TensorProto."""
+    return _message(13, _message(1, key) + _message(2, value))
+
+
+_PLACE = _entry(b"location", b"inside.krimp") + _entry(b"offset", b"0")  # a file that is never opened
 
 
 @dataclass(frozen=True)
@@ -62,10 +72,7 @@ class _Initializer:
 
     def reference(self, data: memoryview) -> bytes:
         """Return the field with a reference in place of the data."""
-        entries = b"".join(
-            _message(13, _message(1, key.encode()) + _message(2, value.encode()))
-            for key, value in (("location", _LOCATION), ("offset", "0"), ("length", str(self.num_bytes)))
-        )
+        entries = _PLACE + _entry(b"length", str(self.num_bytes).encode())
         begin, end = self.message
         kept = bytes(data[begin : self.raw[0]]) + bytes(data[self.raw[2] : end])
         return _message(5, kept + entries + b"\x70\x01")  # data_location: EXTERNAL
@@ -186,7 +193,3 @@ def _without(data: memoryview, graph: tuple[int, int, int], apart: list[_Initial
     pieces.append(data[at:end])
     head = b"\x3a" + write_varint(sum(map(len, pieces)))
     return b"".join([data[:field], head, *pieces, data[end:]])
-
-
-def _message(number: int, data: bytes) -> bytes:
-    return write_varint(number << 3 | 2) + write_varint(len(data)) + data

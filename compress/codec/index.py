@@ -294,6 +294,8 @@ class IndexReader:
 
     def _entries(self, size: int, form: int) -> np.ndarray:
         """Read a list of `size` entries that is written in runs, int64."""
+        if form == LENGTHS and (short := self._short_runs(size)) is not None:
+            return short
         data, at, end = self._data, self._at, len(self._data)
         entries: list[int] = []
         runs: list[int] = []
@@ -316,6 +318,17 @@ class IndexReader:
             runs.append(run)
         self._at = at
         return np.repeat(np.array(entries, dtype=np.int64), runs)
+
+    def _short_runs(self, size: int) -> np.ndarray | None:
+        """Read a list of code lengths at once if each of its runs takes one byte; else read nothing."""
+        tokens = np.frombuffer(self._data, np.uint8, min(size, len(self._data) - self._at), self._at)
+        runs = (tokens & 15) + 1
+        ends = np.cumsum(runs, dtype=np.int64)
+        number = int(np.searchsorted(ends, size)) + 1
+        if number > len(ends) or ends[number - 1] != size or runs[:number].max() == 16:
+            return None
+        self._at += number
+        return np.repeat((tokens[:number] >> 4).astype(np.int64), runs[:number])
 
     def _long_run(self, form: int) -> tuple[int, int]:
         """Read one run of any kind: its entry and its length."""
