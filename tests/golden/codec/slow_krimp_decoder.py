@@ -105,7 +105,7 @@ def section(packed, size, is_lzma, crc):
             packed = decoder.decompress(packed, size + 1)
         except lzma.LZMAError as error:
             raise RefusedError("not LZMA2") from error
-        refuse_if(not decoder.eof, "section")
+        refuse_if(not decoder.eof or decoder.unused_data, "section")
     refuse_if(len(packed) != size, "section size")
     return packed
 
