@@ -7,6 +7,8 @@ format is described in FORMAT.md.
     >>> codec.pack_file("model.onnx", "model.krimp")  # doctest: +SKIP
     >>> weights = codec.load_tensors("model.krimp", ["conv1.weight"])  # doctest: +SKIP
     >>> session = onnxruntime.InferenceSession(codec.load("model.krimp"))  # doctest: +SKIP
+
+`compress.runtime.session.open_session` opens a session sooner, without the ONNX file in between.
 """
 
 from __future__ import annotations
