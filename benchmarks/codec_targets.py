@@ -161,11 +161,11 @@ def _speeds(record: dict[str, Any]) -> Iterator[Verdict]:
 def _loading(record: dict[str, Any]) -> Iterator[Verdict]:
     for row in record["loading"]:
         where = f"{row['name']}, {row['weights'] / 1e6:.1f} M weights"
-        ratio = row["krimp"]["cpu_s_p50"] / row["plain"]["cpu_s_p50"]
+        plain, whole, check = (row[name]["cpu_s_p50"] for name in ("plain", "krimp_with_hash", "hash"))
+        ratio = (whole - check) / plain
         yield Verdict(
             "file to ONNX Runtime session, hash check apart: at most 1.3x the plain file",
-            f"{ratio:.2f}x ({row['krimp']['cpu_s_p50']:.3f} s against {row['plain']['cpu_s_p50']:.3f} s;"
-            f" hash check {row['hash']['cpu_s_p50']:.3f} s)",
+            f"{ratio:.2f}x ({whole - check:.3f} s against {plain:.3f} s; hash check {check:.3f} s)",
             ratio <= 1.3,
             where,
         )

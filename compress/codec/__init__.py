@@ -7,12 +7,15 @@ format is described in FORMAT.md.
     >>> codec.pack_file("model.onnx", "model.krimp")  # doctest: +SKIP
     >>> weights = codec.load_tensors("model.krimp", ["conv1.weight"])  # doctest: +SKIP
     >>> session = onnxruntime.InferenceSession(codec.load("model.krimp"))  # doctest: +SKIP
+
+`compress.runtime.session.open_session` opens a session sooner, without the ONNX file in between.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from compress.codec.apart import ApartModel, read_apart
 from compress.codec.contents import load_tensors
 from compress.codec.inspection import TensorFacts, inspect_file
 from compress.codec.layout import MAGIC
@@ -22,6 +25,7 @@ from compress.codec.unpacking import unpack_file, verify_file
 from compress.codec.writer import PackFacts, pack_file
 
 __all__ = [
+    "ApartModel",
     "PackFacts",
     "PackedFile",
     "TensorFacts",
@@ -30,6 +34,7 @@ __all__ = [
     "load",
     "load_tensors",
     "pack_file",
+    "read_apart",
     "unpack_bytes",
     "unpack_file",
     "verify_file",

@@ -217,6 +217,8 @@ def _pack_uints(values: np.ndarray, width: int) -> np.ndarray:
 
 def unpack_uints(data: np.ndarray, count: int, width: int) -> np.ndarray | None:
     """Undo `_pack_uints`: (count,), int64; None if the padding is not zero."""
+    if not width:
+        return np.zeros(count, dtype=np.int64)
     bits = np.unpackbits(data, bitorder="little")
     if bits[count * width :].any():
         return None

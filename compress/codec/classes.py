@@ -20,6 +20,7 @@ _UNIT = 10  # 2 ** -6 bits: precision of the costs
 _TABLE_BITS = 400  # about what a table costs
 _WORTH = 200  # at least one 200th must be saved
 _SAMPLE = 512  # segments that are looked at first
+_PART = 4096  # values of each of them that are
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,11 @@ def find_classes(values: np.ndarray, counts: np.ndarray, segment: int, backend: 
     if segments < 16:
         return None
     bins = _bins(int(np.argmax(counts)))
-    sample = segments // _SAMPLE
-    if sample > 1:  # is there anything to be gained?
-        whole = values[: len(values) // (sample * segment) * sample * segment]
-        some = np.ascontiguousarray(whole.reshape(-1, sample, segment)[:, 0]).reshape(-1)
-        if _sort(_histograms(some, bins, segment, len(some) // segment, backend)) is None:
+    step, part = max(segments // _SAMPLE, 1), min(segment, _PART)
+    if step > 1 or part < segment:  # is there anything to be gained?
+        whole = values[: len(values) // (step * segment) * step * segment]
+        some = np.ascontiguousarray(whole.reshape(-1, step, segment)[:, 0, :part]).reshape(-1)
+        if _sort(_histograms(some, bins, part, len(some) // part, backend)) is None:
             return None
     labels = _sort(_histograms(values, bins, segment, segments, backend))
     if labels is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from compress.codec.layout import KINDS
-from compress.codec.reader import PackedFile, Placed, map_in_threads
+from compress.codec.reader import PackedFile, Placed, empty_space, map_in_threads
 from compress.codec.source import normal_name, side_spans
 from compress.codec.spans import ExternalTensor, Span, find_tensors
 from compress.codec.values import to_planes
@@ -28,8 +28,8 @@ def named_spans(packed: PackedFile) -> list[Span]:
     Raises:
         CodecError: the original is not what the header says.
     """
-    # Names lie in the skeleton; zeros in place of the tensors keep all offsets. Untouched zeros take no memory.
-    whole = np.zeros(packed.header.original_bytes, dtype=np.uint8)
+    # Names lie in the skeleton; zeros in place of the tensors keep all offsets.
+    whole = empty_space(packed.header.original_bytes)
     packed.fill(whole, with_tensors=False)
     main = packed.header.original_bytes - sum(file.num_bytes for file in packed.side_files)
     spans, external = find_tensors(whole[:main].data, packed.header.container, packed.name)

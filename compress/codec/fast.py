@@ -1,284 +1,325 @@
 """The numba form of decoding: same bytes as NumPy, several times faster. Importing it imports numba.
 
-The loops run four chunks side by side, so that their table look-ups overlap. All of them write eight bytes
-for a symbol and step on by `group` of them; the chunks that run side by side lie far apart, and the last
-ones are written byte by byte, so that only bytes are overwritten that are still to come.
+One symbol of a chunk waits for the one before it, so the loop takes several chunks in turns: while one waits for its
+table, the others go on. A symbol of several values is written as eight bytes, of which the first ones count; near
+the end of a chunk, where they would reach into the next one, it is written byte by byte.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import njit, types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+_EXACT = 8  # symbols at the end of a chunk that are written byte by byte
 _U1, _U2, _U3, _U4, _U7, _U8, _U16 = (np.uint64(i) for i in (1, 2, 3, 4, 7, 8, 16))
-_LENGTH, _BITS, _STATE = np.uint64(0xFF), np.uint64(15), np.uint64(0xFFF)
+_LENGTH, _BITS, _STATE, _BYTE = np.uint64(63), np.uint64(15), np.uint64(0xFFF), np.uint64(0xFF)
+_TOP = np.uint64(1 << 63)
+_ONES, _LOWER = np.uint64(0x0101010101010101), np.uint64(0x7F7F7F7F7F7F7F7F)
 
 
-def _make_load(typing_context: Any, data: Any, at: Any) -> Any:
-    """Return the eight bytes from `at` on as one number."""
+def _loader(bits: int) -> Any:
+    """Return a function that reads an unsigned number of so many bits from an address."""
+
+    def load(typing_context: Any, address: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = builder.inttoptr(arguments[0], ir.IntType(bits).as_pointer())
+            number = builder.load(place, align=1)
+            return builder.zext(number, ir.IntType(64)) if bits < 64 else number
+
+        return types.uint64(types.uint64), generate
+
+    return intrinsic(load)
+
+
+def _storer(bits: int) -> Any:
+    """Return a function that writes the low bits of a number to an address."""
+
+    def store(typing_context: Any, address: Any, number: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            place = builder.inttoptr(arguments[0], ir.IntType(bits).as_pointer())
+            number = builder.trunc(arguments[1], ir.IntType(bits)) if bits < 64 else arguments[1]
+            builder.store(number, place, align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.uint64, types.uint64), generate
+
+    return intrinsic(store)
+
+
+_load16, _load32, _load64 = (_loader(bits) for bits in (16, 32, 64))
+_store8, _store64 = (_storer(bits) for bits in (8, 64))
+
+
+def _make_leading_zeros(typing_context: Any, number: Any) -> Any:
+    """Return how many zero bits are above the highest one of a number that is not zero."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = builder.bitcast(cgutils.gep(builder, array.data, arguments[1]), ir.IntType(64).as_pointer())
-        return builder.load(place, align=1)
+        return builder.ctlz(arguments[0], ir.IntType(1)(1))
 
-    return types.uint64(data, types.uint64), generate
+    return types.uint64(types.uint64), generate
 
 
-_load64: Any = intrinsic(_make_load)
+_leading_zeros: Any = intrinsic(_make_leading_zeros)
 
 
-def _make_store(typing_context: Any, data: Any, at: Any, value: Any) -> Any:
-    """Write a number into the eight bytes from `at` on."""
+def _make_deposit(typing_context: Any, number: Any, mask: Any) -> Any:
+    """Return the low bits of a number at the places of the mask's ones (BMI2's PDEP)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = builder.bitcast(cgutils.gep(builder, array.data, arguments[1]), ir.IntType(64).as_pointer())
-        builder.store(arguments[2], place, align=1)
-        return context.get_dummy_value()
+        word = ir.IntType(64)
+        function = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(word, [word, word]), "llvm.x86.bmi.pdep.64"
+        )
+        return builder.call(function, arguments)
 
-    return types.void(data, types.uint64, types.uint64), generate
-
-
-_store64: Any = intrinsic(_make_store)
+    return types.uint64(types.uint64, types.uint64), generate
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _window(data, position, last):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+_deposit: Any = intrinsic(_make_deposit)
+
+
+@njit(nogil=True, forceinline=True)
+def _window(data, last, position):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the bits from `position` on, at least 57 of them."""
-    return _load64(data, min(position >> _U3, last)) >> (position & _U7)
+    return _load64(data + min(position >> _U3, last)) >> (position & _U7)
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _byte_steps(data, position, last, table, base, mask, out, at, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Decode up to four one-byte symbols of a prefix code; return the new position."""
-    word = _window(data, position, last)
-    total = uint64(0)
-    for i in range(steps):
-        entry = uint64(table[base + (word & mask)])
-        out[at + uint64(i)] = entry >> _U8
-        word >>= entry & _LENGTH
-        total += entry & _LENGTH
-    return position + total
+@njit(nogil=True, forceinline=True)
+def _write(out, symbol, expand):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the eight bytes that begin with those of a symbol; without `expand` the symbol is its only byte."""
+    if expand is None:
+        _store8(out, symbol)
+    else:
+        _store64(out, _load64(expand + (symbol << _U3)))
 
 
-@njit(cache=True, nogil=True, boundscheck=False)
-def _decode_bytes(data, starts, table, log, classes, chunk, segment, count, out, stops):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    last, mask = uint64(len(data) - 8), (_U1 << uint64(log)) - _U1
-    shift = uint64(log)
-    lanes = len(starts)
-    segments = chunk // segment
-    apart = (lanes - 1) // 4
-    for lane in range(apart):
-        la, lb, lc, ld = lane, lane + apart, lane + 2 * apart, lane + 3 * apart
-        a, b, c, d = uint64(starts[la]), uint64(starts[lb]), uint64(starts[lc]), uint64(starts[ld])
-        ao, bo, co, do = uint64(la * chunk), uint64(lb * chunk), uint64(lc * chunk), uint64(ld * chunk)
-        for part in range(segments):
-            at = uint64(classes[la * segments + part]) << shift
-            bt = uint64(classes[lb * segments + part]) << shift
-            ct = uint64(classes[lc * segments + part]) << shift
-            dt = uint64(classes[ld * segments + part]) << shift
-            for _ in range(segment >> 2):
-                a = _byte_steps(data, a, last, table, at, mask, out, ao, 4)
-                b = _byte_steps(data, b, last, table, bt, mask, out, bo, 4)
-                c = _byte_steps(data, c, last, table, ct, mask, out, co, 4)
-                d = _byte_steps(data, d, last, table, dt, mask, out, do, 4)
-                ao += _U4
-                bo += _U4
-                co += _U4
-                do += _U4
-            for _ in range(segment & 3):
-                a = _byte_steps(data, a, last, table, at, mask, out, ao, 1)
-                b = _byte_steps(data, b, last, table, bt, mask, out, bo, 1)
-                c = _byte_steps(data, c, last, table, ct, mask, out, co, 1)
-                d = _byte_steps(data, d, last, table, dt, mask, out, do, 1)
-                ao += _U1
-                bo += _U1
-                co += _U1
-                do += _U1
-        stops[la], stops[lb], stops[lc], stops[ld] = a, b, c, d
-    for lane in range(4 * apart, lanes):
-        position = uint64(starts[lane])
-        end = min(count, (lane + 1) * chunk)
-        for first in range(lane * chunk, end, segment):
-            base = uint64(classes[first // segment]) << shift
-            stop = min(end, first + segment)
-            at = uint64(first)
-            for _ in range((stop - first) >> 2):
-                position = _byte_steps(data, position, last, table, base, mask, out, at, 4)
-                at += _U4
-            for _ in range((stop - first) & 3):
-                position = _byte_steps(data, position, last, table, base, mask, out, at, 1)
-                at += _U1
-        stops[lane] = position
+@njit(nogil=True, forceinline=True)
+def _prefix(word, table, mask, expand, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Decode a symbol of a prefix code; return the bits behind it."""
+    entry = _load16(table + ((word & mask) << _U1)) if expand is None else _load32(table + ((word & mask) << _U2))
+    _write(out, entry >> _U8, expand)
+    return word >> (entry & _LENGTH)
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _prefix_steps(data, position, last, table, base, mask, expand, group, out, at, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Decode up to four joined symbols of a prefix code; return the new position."""
-    word = _window(data, position, last)
-    total = uint64(0)
-    for _ in range(steps):
-        entry = uint64(table[base + (word & mask)])
-        _store64(out, at, expand[entry >> _U8])
-        at += group
-        word >>= entry & _LENGTH
-        total += entry & _LENGTH
-    return position + total
+@njit(nogil=True, forceinline=True)
+def _ans(word, position, state, table, expand, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Decode a symbol of table ANS; return the bits behind it, their position, and the state."""
+    entry = _load32(table + (state << _U2))
+    _write(out, entry >> _U16, expand)
+    bits = entry & _BITS
+    state = ((entry >> _U4) & _STATE) + (word & ((_U1 << bits) - _U1))
+    return word >> bits, position + bits, state
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _state_steps(data, position, last, table, base, state, expand, group, out, at, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Decode up to four symbols of table ANS; return the new position and state."""
-    word = _window(data, position, last)
-    total = uint64(0)
-    for _ in range(steps):
-        entry = uint64(table[base + state])
-        _store64(out, at, expand[entry >> _U16])
-        at += group
-        bits = entry & _BITS
+@njit(nogil=True, forceinline=True)
+def _four(data, last, position, state, table, mask, expand, group, out, has_states):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Decode four symbols; return position and state."""
+    group = _U1 if expand is None else group
+    word = _window(data, last, position)
+    if has_states is None:
+        word |= _TOP  # goes down as bits are used
+        word = _prefix(word, table, mask, expand, out)
+        word = _prefix(word, table, mask, expand, out + group)
+        word = _prefix(word, table, mask, expand, out + _U2 * group)
+        word = _prefix(word, table, mask, expand, out + _U3 * group)
+        return position + _leading_zeros(word), state
+    word, position, state = _ans(word, position, state, table, expand, out)
+    word, position, state = _ans(word, position, state, table, expand, out + group)
+    word, position, state = _ans(word, position, state, table, expand, out + _U2 * group)
+    word, position, state = _ans(word, position, state, table, expand, out + _U3 * group)
+    return position, state
+
+
+@njit(nogil=True, forceinline=True)
+def _four_chunks(data, last, position, state, table, mask, expand, group, out, apart, count, has_states):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Decode `count` times four symbols of each of four chunks, whose output begins `apart` bytes from each other."""
+    p0, p1, p2, p3 = position[0], position[1], position[2], position[3]
+    s0, s1, s2, s3 = state[0], state[1], state[2], state[3]
+    t0, t1, t2, t3 = table[0], table[1], table[2], table[3]
+    for _ in range(count):
+        at = out
+        p0, s0 = _four(data, last, p0, s0, t0, mask, expand, group, at, has_states)
+        at += apart
+        p1, s1 = _four(data, last, p1, s1, t1, mask, expand, group, at, has_states)
+        at += apart
+        p2, s2 = _four(data, last, p2, s2, t2, mask, expand, group, at, has_states)
+        at += apart
+        p3, s3 = _four(data, last, p3, s3, t3, mask, expand, group, at, has_states)
+        out += _U4 if expand is None else _U4 * group
+    position[0], position[1], position[2], position[3] = p0, p1, p2, p3
+    state[0], state[1], state[2], state[3] = s0, s1, s2, s3
+
+
+@njit(nogil=True, forceinline=True)
+def _eight_chunks(data, last, position, table, mask, out, apart, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Do what `_four_chunks` does with eight, by one prefix code for bytes: so many fit into the registers."""
+    p0, p1, p2, p3 = position[0], position[1], position[2], position[3]
+    p4, p5, p6, p7 = position[4], position[5], position[6], position[7]
+    for _ in range(count):
+        at = out
+        p0 = _four(data, last, p0, _U1, table, mask, None, _U1, at, None)[0]
+        at += apart
+        p1 = _four(data, last, p1, _U1, table, mask, None, _U1, at, None)[0]
+        at += apart
+        p2 = _four(data, last, p2, _U1, table, mask, None, _U1, at, None)[0]
+        at += apart
+        p3 = _four(data, last, p3, _U1, table, mask, None, _U1, at, None)[0]
+        at += apart
+        p4 = _four(data, last, p4, _U1, table, mask, None, _U1, at, None)[0]
+        at += apart
+        p5 = _four(data, last, p5, _U1, table, mask, None, _U1, at, None)[0]
+        at += apart
+        p6 = _four(data, last, p6, _U1, table, mask, None, _U1, at, None)[0]
+        at += apart
+        p7 = _four(data, last, p7, _U1, table, mask, None, _U1, at, None)[0]
+        out += _U4
+    position[0], position[1], position[2], position[3] = p0, p1, p2, p3
+    position[4], position[5], position[6], position[7] = p4, p5, p6, p7
+
+
+@njit(nogil=True, forceinline=True)
+def _one(data, last, position, state, table, mask, expand, group, out, end, has_states):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Decode one symbol and write its bytes up to `end`; return position and state."""
+    word = _window(data, last, position)
+    if has_states is not None:
+        entry = _load32(table + (state << _U2))
+        symbol, bits = entry >> _U16, entry & _BITS
         state = ((entry >> _U4) & _STATE) + (word & ((_U1 << bits) - _U1))
-        word >>= bits
-        total += bits
-    return position + total, state
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _write_digits(out, at, digits, group):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    for _ in range(group):
-        if at < len(out):
-            out[at] = digits & _LENGTH
+    else:
+        entry = _load16(table + ((word & mask) << _U1)) if expand is None else _load32(table + ((word & mask) << _U2))
+        symbol, bits = entry >> _U8, entry & _LENGTH
+    digits = symbol if expand is None else _load64(expand + (symbol << _U3))
+    for place in range(out, min(out + group, end)):
+        _store8(place, digits)
         digits >>= _U8
-        at += 1
+    return position + bits, state
+
+
+@njit(nogil=True, forceinline=True)
+def _start(data, last, starts, position, state, log, mask, first, stride, lanes, has_states):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Set the positions and states of some chunks to where they begin."""
+    for k in range(lanes):
+        position[k] = starts[first + k * stride]
+        if has_states is not None:
+            state[k] = _window(data, last, position[k]) & mask
+            position[k] += uint64(log)
+
+
+@njit(nogil=True, forceinline=True)
+def _find_tables(table, tables, row, classes, segment, between, lanes):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Set the tables of some chunks, whose segments are `between` segments from each other."""
+    for k in range(lanes):
+        table[k] = tables
+        if classes is not None:
+            table[k] += uint64(classes[segment + k * between]) * row
+
+
+@njit(nogil=True, forceinline=True)
+def _group(data, last, position, state, table, mask, expand, step, at, apart, quads, rest, end, lanes, classes, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Decode a segment of each of some chunks: `quads` times four symbols in turns, then `rest` one by one."""
+    if quads:
+        if classes is None:
+            _eight_chunks(data, last, position, table[0], mask, at, apart, quads)
+        else:
+            _four_chunks(data, last, position, state, table, mask, expand, step, at, apart, quads, ends)
+        at += uint64(4 * quads) * step
+    for k in range(lanes):
+        here = at + uint64(k) * apart
+        for _ in range(rest):
+            position[k], state[k] = _one(
+                data, last, position[k], state[k], table[k], mask, expand, step, here, end, ends
+            )
+            here += step
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _decode_joined(data, starts, table, log, classes, chunk, segment, count, expand, group, out, stops):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    last, mask, shift, step = uint64(len(data) - 8), (_U1 << uint64(log)) - _U1, uint64(log), uint64(group)
-    lanes = len(starts)
+def _decode(data, starts, tables, log, classes, chunk, segment, count, expansion, group, out, stops, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    source, last = uint64(data.ctypes.data), uint64(len(data) - 8)
+    mask, step, row = (_U1 << uint64(log)) - _U1, uint64(group), uint64(tables.itemsize << log)
+    expand = None if expansion is None else uint64(expansion.ctypes.data)
+    target, end = uint64(out.ctypes.data), uint64(out.ctypes.data + len(out))
     segments = chunk // segment
-    apart = max(lanes - 2, 0) // 4
-    apart = apart if apart > 1 else 0
-    saved = np.empty(4, dtype=np.uint64)
-    for lane in range(apart):
-        la, lb, lc, ld = lane, lane + apart, lane + 2 * apart, lane + 3 * apart
-        a, b, c, d = uint64(starts[la]), uint64(starts[lb]), uint64(starts[lc]), uint64(starts[ld])
-        ao, bo, co, do = uint64(la * chunk), uint64(lb * chunk), uint64(lc * chunk), uint64(ld * chunk)
-        ao, bo, co, do = ao * step, bo * step, co * step, do * step
-        if lane == apart - 1:  # the next bytes of three of the four are done already
-            for i in range(1, 4):
-                saved[i] = _load64(out, uint64(i * apart * chunk) * step)
-        for part in range(segments):
-            at = uint64(classes[la * segments + part]) << shift
-            bt = uint64(classes[lb * segments + part]) << shift
-            ct = uint64(classes[lc * segments + part]) << shift
-            dt = uint64(classes[ld * segments + part]) << shift
-            for _ in range(segment >> 2):
-                a = _prefix_steps(data, a, last, table, at, mask, expand, step, out, ao, 4)
-                b = _prefix_steps(data, b, last, table, bt, mask, expand, step, out, bo, 4)
-                c = _prefix_steps(data, c, last, table, ct, mask, expand, step, out, co, 4)
-                d = _prefix_steps(data, d, last, table, dt, mask, expand, step, out, do, 4)
-                ao += step << _U2
-                bo += step << _U2
-                co += step << _U2
-                do += step << _U2
-            for _ in range(segment & 3):
-                a = _prefix_steps(data, a, last, table, at, mask, expand, step, out, ao, 1)
-                b = _prefix_steps(data, b, last, table, bt, mask, expand, step, out, bo, 1)
-                c = _prefix_steps(data, c, last, table, ct, mask, expand, step, out, co, 1)
-                d = _prefix_steps(data, d, last, table, dt, mask, expand, step, out, do, 1)
-                ao += step
-                bo += step
-                co += step
-                do += step
-        if lane == apart - 1:
-            for i in range(1, 4):
-                _store64(out, uint64(i * apart * chunk) * step, saved[i])
-        stops[la], stops[lb], stops[lc], stops[ld] = a, b, c, d
-    for lane in range(4 * apart, lanes):
-        position = uint64(starts[lane])
-        for i in range(lane * chunk, min(count, (lane + 1) * chunk)):
-            base = uint64(classes[i // segment]) << shift
-            entry = uint64(table[base + (_window(data, position, last) & mask)])
-            _write_digits(out, i * group, expand[entry >> _U8], group)
-            position += entry & _LENGTH
-        stops[lane] = position
+    most = 8 if classes is None else 4  # chunks in turns
+    position, state, table = np.empty(most, np.uint64), np.zeros(most, np.uint64), np.empty(most, np.uint64)
+    whole = count // chunk  # chunks of full length
+    rows = whole // most
+    turns = rows + (1 if rows and whole % most else 0)
+    alone = whole if rows else 0  # the first chunk that is decoded by itself
+    for turn in range(turns + len(starts) - alone):
+        lanes, first, stride = 1, alone + turn - turns, 1
+        if turn < rows:  # far apart: places in memory that lie close together get into each other's way
+            lanes, first, stride = most, turn, rows
+        elif turn < turns:
+            lanes, first = most, whole - most  # some are decoded a second time
+        length = min(chunk, count - first * chunk)
+        in_turns = 0 if lanes == 1 else length if expansion is None else length - _EXACT
+        _start(source, last, starts, position, state, log, mask, first, stride, lanes, ends)
+        for begin in range(0, length, segment):
+            number = first * segments + begin // segment
+            _find_tables(table, uint64(tables.ctypes.data), row, classes, number, stride * segments, lanes)
+            at = target + uint64((first * chunk + begin) * group)
+            stop = min(length, begin + segment)
+            quads = max(min(stop, in_turns) - begin, 0) >> 2
+            _group(
+                source, last, position, state, table, mask, expand, step, at, uint64(stride * chunk * group), quads,
+                stop - begin - 4 * quads, end, lanes, classes, ends,
+            )  # fmt: skip
+        for k in range(lanes):
+            stops[first + k * stride] = position[k]
+            if ends is not None:
+                ends[first + k * stride] = state[k]
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _decode_states(data, starts, table, log, classes, chunk, segment, count, expand, group, out, stops, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    last, mask, shift, step = uint64(len(data) - 8), (_U1 << uint64(log)) - _U1, uint64(log), uint64(group)
-    lanes = len(starts)
-    segments = chunk // segment
-    apart = max(lanes - 2, 0) // 4
-    apart = apart if apart > 1 else 0
-    saved = np.empty(4, dtype=np.uint64)
-    for lane in range(apart):
-        la, lb, lc, ld = lane, lane + apart, lane + 2 * apart, lane + 3 * apart
-        a, b, c, d = uint64(starts[la]), uint64(starts[lb]), uint64(starts[lc]), uint64(starts[ld])
-        ao, bo, co, do = uint64(la * chunk), uint64(lb * chunk), uint64(lc * chunk), uint64(ld * chunk)
-        ao, bo, co, do = ao * step, bo * step, co * step, do * step
-        sa, sb = _window(data, a, last) & mask, _window(data, b, last) & mask
-        sc, sd = _window(data, c, last) & mask, _window(data, d, last) & mask
-        a, b, c, d = a + shift, b + shift, c + shift, d + shift
-        if lane == apart - 1:
-            for i in range(1, 4):
-                saved[i] = _load64(out, uint64(i * apart * chunk) * step)
-        for part in range(segments):
-            at = uint64(classes[la * segments + part]) << shift
-            bt = uint64(classes[lb * segments + part]) << shift
-            ct = uint64(classes[lc * segments + part]) << shift
-            dt = uint64(classes[ld * segments + part]) << shift
-            for _ in range(segment >> 2):
-                a, sa = _state_steps(data, a, last, table, at, sa, expand, step, out, ao, 4)
-                b, sb = _state_steps(data, b, last, table, bt, sb, expand, step, out, bo, 4)
-                c, sc = _state_steps(data, c, last, table, ct, sc, expand, step, out, co, 4)
-                d, sd = _state_steps(data, d, last, table, dt, sd, expand, step, out, do, 4)
-                ao += step << _U2
-                bo += step << _U2
-                co += step << _U2
-                do += step << _U2
-            for _ in range(segment & 3):
-                a, sa = _state_steps(data, a, last, table, at, sa, expand, step, out, ao, 1)
-                b, sb = _state_steps(data, b, last, table, bt, sb, expand, step, out, bo, 1)
-                c, sc = _state_steps(data, c, last, table, ct, sc, expand, step, out, co, 1)
-                d, sd = _state_steps(data, d, last, table, dt, sd, expand, step, out, do, 1)
-                ao += step
-                bo += step
-                co += step
-                do += step
-        if lane == apart - 1:
-            for i in range(1, 4):
-                _store64(out, uint64(i * apart * chunk) * step, saved[i])
-        stops[la], stops[lb], stops[lc], stops[ld] = a, b, c, d
-        ends[la], ends[lb], ends[lc], ends[ld] = sa, sb, sc, sd
-    for lane in range(4 * apart, lanes):
-        position = uint64(starts[lane])
-        state = _window(data, position, last) & mask
-        position += shift
-        for i in range(lane * chunk, min(count, (lane + 1) * chunk)):
-            entry = uint64(table[(uint64(classes[i // segment]) << shift) + state])
-            _write_digits(out, i * group, expand[entry >> _U16], group)
-            bits = entry & _BITS
-            state = ((entry >> _U4) & _STATE) + (_window(data, position, last) & ((_U1 << bits) - _U1))
-            position += bits
-        stops[lane], ends[lane] = position, state
-
-
-@njit(cache=True, nogil=True, boundscheck=False)
-def fill_escapes(out, marker, values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Put the next of `values` wherever `out` has the marker; return how many markers there were."""
-    found, last = 0, len(values) - 1
-    for i in range(len(out)):
+def _fill_by_bytes(out, marker, values, begin, found):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    last = len(values) - 1
+    for i in range(begin, len(out)):
         is_escape = out[i] == marker
         out[i] = values[min(found, last)] if is_escape else out[i]
         found += is_escape
     return found
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def _fill_by_words(out, marker, values):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Do eight bytes at a time while eight of `values` are left; return where it stopped and how many were used."""
+    target, source = uint64(out.ctypes.data), uint64(values.ctypes.data)
+    wanted, found, at = uint64(marker) * _ONES, uint64(0), uint64(0)
+    while at + _U8 <= uint64(len(out)) and found + _U8 <= uint64(len(values)):
+        word = _load64(target + at)
+        other = word ^ wanted
+        places = (~(((other & _LOWER) + _LOWER) | other | _LOWER) >> _U7) * uint64(0xFF)  # 0xFF where the marker is
+        _store64(target + at, (word & ~places) | _deposit(_load64(source + found), places))
+        found += ((places & _ONES) * _ONES) >> uint64(56)
+        at += _U8
+    return at, found
+
+
+def _has_deposit() -> bool:
+    """Return True if numba compiles for this machine and the machine has PDEP."""
+    is_native = not any(getattr(numba.config, name, None) for name in ("CPU_NAME", "CPU_FEATURES"))
+    return is_native and bool(binding.get_host_cpu_features().get("bmi2"))
+
+
+_BY_WORDS = _has_deposit()
+
+
+def fill_escapes(out: np.ndarray, marker: int, values: np.ndarray) -> int:
+    """Put the next of `values` wherever `out` has the marker; return how many markers there were.
+
+    Args:
+        out: (count,), uint8, contiguous.
+        marker: 0..255.
+        values: (escapes,), uint8, contiguous, at least one. If there are more markers the last one is used again.
+    """
+    begin, found = _fill_by_words(out, marker, values) if _BY_WORDS else (0, 0)
+    return int(_fill_by_bytes(out, marker, values, int(begin), int(found)))
 
 
 def decode(
@@ -291,7 +332,7 @@ def decode(
     chunk: int,
     segment: int,
     count: int,
-    expand: np.ndarray,
+    expand: np.ndarray | None,
     group: int,
     out: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -300,14 +341,16 @@ def decode(
     Args:
         data: (bytes,), uint8, read-only; at least 8 bytes follow the last code.
         starts: (chunks,), int64, bit where each chunk starts in `data`.
-        tables: (classes << log,), uint32: what the next `log` bits, or the state, mean (`Code.decode_tables`).
+        tables: (classes << log,): what the next `log` bits, or the state, mean (`decode_table` of the two codes);
+            uint32, but uint16 for a prefix code with bytes in place of its symbols.
         log: log2 of the size of a table.
         is_ans: table ANS, else a prefix code.
         classes: (segments,), uint8.
         chunk: symbols in a chunk.
         segment: symbols in a segment.
         count: symbols.
-        expand: (alphabet,), uint64: the bytes of each symbol, first one least significant.
+        expand: (alphabet,), uint64: the bytes of each symbol, first one least significant; None if the tables hold
+            them.
         group: bytes of a symbol.
         out: (values,), uint8, contiguous; written whole.
 
@@ -315,12 +358,9 @@ def decode(
         The bit after each chunk and the last state of each, int64.
     """
     stops, ends = np.empty(len(starts), dtype=np.int64), np.zeros(len(starts), dtype=np.int64)
-    if is_ans:
-        _decode_states(data, starts, tables, log, classes, chunk, segment, count, expand, group, out, stops, ends)
-    elif group == 1 and len(expand) <= 256:
-        # The byte itself takes the place of the symbol: one look-up less.
-        direct = (expand[tables >> 8].astype(np.uint16) << 8 | (tables & 0xFF).astype(np.uint16)).astype(np.uint16)
-        _decode_bytes(data, starts, direct, log, classes, chunk, segment, count, out, stops)
-    else:
-        _decode_joined(data, starts, tables, log, classes, chunk, segment, count, expand, group, out, stops)
+    only_one = expand is None and not is_ans and len(tables) == 1 << log
+    _decode(
+        data, starts, tables, log, None if only_one else classes, chunk, segment, count, expand, group, out, stops,
+        ends if is_ans else None,
+    )  # fmt: skip
     return stops, ends

@@ -83,7 +83,7 @@ def select(values, lut, marker, offset, out):  # type: ignore[no-untyped-def]  #
 @njit(cache=True, nogil=True, boundscheck=False)
 def encode_prefix(symbols, codes, classes, chunk, segment, out, chunk_bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Code symbols: codes, (classes, alphabet), uint32, bits << 8 | length; out has 16 bytes to spare."""
-    pending, filled, at = uint64(0), uint64(0), uint64(0)
+    pending, filled, at, target = uint64(0), uint64(0), uint64(0), uint64(out.ctypes.data)
     for lane in range(len(chunk_bits)):
         start = (at << _U3) + filled
         stop = min(len(symbols), (lane + 1) * chunk)
@@ -96,7 +96,7 @@ def encode_prefix(symbols, codes, classes, chunk, segment, out, chunk_bits):  # 
                     code = uint64(table[symbols[first + 4 * i + k]])
                     pending |= (code >> _U8) << filled
                     filled += code & uint64(0xFF)
-                _store64(out, at, pending)
+                _store64(target + at, pending)
                 at += filled >> _U3
                 pending >>= filled & uint64(0x38)
                 filled &= _U7
@@ -104,19 +104,19 @@ def encode_prefix(symbols, codes, classes, chunk, segment, out, chunk_bits):  # 
                 code = uint64(table[symbols[i]])
                 pending |= (code >> _U8) << filled
                 filled += code & uint64(0xFF)
-                _store64(out, at, pending)
+                _store64(target + at, pending)
                 at += filled >> _U3
                 pending >>= filled & uint64(0x38)
                 filled &= _U7
         chunk_bits[lane] = (at << _U3) + filled - start
-    _store64(out, at, pending)
+    _store64(target + at, pending)
     return (at << _U3) + filled
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def encode_states(symbols, states, offsets, thresholds, log, classes, chunk, segment, out, chunk_bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Code symbols by table ANS: states, offsets, thresholds as of `ans_code.encode_tables`, a row a class."""
-    pending, filled, at = uint64(0), uint64(0), uint64(0)
+    pending, filled, at, target = uint64(0), uint64(0), uint64(0), uint64(out.ctypes.data)
     size = uint64(1) << uint64(log)
     fields = np.empty(chunk, dtype=np.uint32)
     for lane in range(len(chunk_bits)):
@@ -138,7 +138,7 @@ def encode_states(symbols, states, offsets, thresholds, log, classes, chunk, seg
                 state = size + uint64(my_states[my_offsets[symbol] + np.int64(state >> bits)])
         pending |= (state - size) << filled
         filled += uint64(log)
-        _store64(out, at, pending)
+        _store64(target + at, pending)
         at += filled >> _U3
         pending >>= filled & uint64(0x38)
         filled &= _U7
@@ -146,14 +146,14 @@ def encode_states(symbols, states, offsets, thresholds, log, classes, chunk, seg
             pending |= uint64(fields[i] >> _U8) << filled
             filled += uint64(fields[i]) & uint64(0xFF)
             if i & 3 == 3:
-                _store64(out, at, pending)
+                _store64(target + at, pending)
                 at += filled >> _U3
                 pending >>= filled & uint64(0x38)
                 filled &= _U7
-        _store64(out, at, pending)
+        _store64(target + at, pending)
         at += filled >> _U3
         pending >>= filled & uint64(0x38)
         filled &= _U7
         chunk_bits[lane] = (at << _U3) + filled - start
-    _store64(out, at, pending)
+    _store64(target + at, pending)
     return (at << _U3) + filled

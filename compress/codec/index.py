@@ -65,14 +65,11 @@ def stream_bytes(stream: Stream, symbols: int) -> int:
 
 def plane_bytes(plane: Plane, record: TensorRecord, tables: list[Table]) -> int:
     """Return the bytes of a plane in the payload."""
-    if plane.method == RAW:
+    if plane.main is None:  # raw
         return record.num_bytes // len(record.planes)
+    if plane.escape is None and not plane.main.chunk:
+        return 0
     return sum(stream_bytes(stream, symbols) for stream, symbols in stream_symbols(plane, record.count, tables))
-
-
-def payload_bytes(record: TensorRecord, tables: list[Table]) -> int:
-    """Return the coded bytes of a tensor."""
-    return sum(plane_bytes(plane, record, tables) for plane in record.planes)
 
 
 @lru_cache(maxsize=256)
@@ -137,12 +134,17 @@ def write_table(table: Table) -> bytes:
     if table.form == COUNTS:
         out.append(table.log)
     listed = table.entries[symbol_order(table.radix, table.group, table.centre)]
-    starts = np.flatnonzero(np.diff(listed, prepend=-1))
-    runs = np.diff(starts, append=len(listed))
+    starts, runs = _runs(listed)
     write_run = _write_length_run if table.form == LENGTHS else _write_count_run
     for entry, run in zip(listed[starts].tolist(), runs.tolist(), strict=True):
         out += write_run(entry, run)
     return bytes(out)
+
+
+def _runs(listed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where runs of equal entries begin, and their lengths."""
+    bounds = np.concatenate([[0], np.flatnonzero(listed[1:] != listed[:-1]) + 1, [len(listed)]])
+    return bounds[:-1], bounds[1:] - bounds[:-1]
 
 
 def table_bytes(table: Table) -> int:
@@ -151,8 +153,7 @@ def table_bytes(table: Table) -> int:
     if table.form == CONSTANT:
         return head + len(write_varint(table.constant))
     listed = table.entries[symbol_order(table.radix, table.group, table.centre)]
-    starts = np.flatnonzero(np.diff(listed, prepend=-1))
-    runs = np.diff(starts, append=len(listed))
+    starts, runs = _runs(listed)
     if table.form == LENGTHS:
         return head + len(runs) + int(_varint_bytes(runs[runs >= 16] - 16).sum())
     firsts = _varint_bytes(listed[starts] << 1)
@@ -206,6 +207,8 @@ class IndexReader:
 
     def __init__(self, data: bytes, name: str) -> None:
         self._data, self._name, self._at, self._symbols = data, name, 0, 0
+        self._unused: set[int] = set()  # tables that no stream has named so far
+        self._constants: dict[tuple[int, int], Plane] = {}
 
     def fail(self, what: str) -> CodecError:
         """Return the error for the current position."""
@@ -236,7 +239,9 @@ class IndexReader:
             shift += 7
 
     def end(self) -> None:
-        """Refuse bytes after the last record."""
+        """Refuse bytes after the last record, and tables without use."""
+        if self._unused:
+            raise self.fail(f"table {min(self._unused)} is used by no stream; expected tables with a use only")
         if self._at != len(self._data):
             raise self.fail(f"{len(self._data) - self._at} bytes follow the last record; expected none")
 
@@ -258,6 +263,7 @@ class IndexReader:
         number = self.varint(MAX_COUNT)
         if number * MIN_TABLE_BYTES > len(self._data):
             raise self.fail(f"{number} tables in an index of {len(self._data)} bytes; expected fewer")
+        self._unused = set(range(number))
         return [self._table() for _ in range(number)]
 
     def _table(self) -> Table:
@@ -286,23 +292,52 @@ class IndexReader:
             raise self.fail(f"counts have the sum {int(entries.sum())}; expected {1 << log}, of two symbols or more")
         return Table(radix, group, centre, form, entries)
 
-    def _entries(self, size: int, form: int) -> list[int]:
-        listed: list[int] = []
-        while len(listed) < size:
-            if form == LENGTHS:
-                token = self.byte()
-                entry, run = token >> 4, (token & 15) + 1
-                if run == 16:
-                    run += self.varint(MAX_ALPHABET)
+    def _entries(self, size: int, form: int) -> np.ndarray:
+        """Read a list of `size` entries that is written in runs, int64."""
+        if form == LENGTHS and (short := self._short_runs(size)) is not None:
+            return short
+        data, at, end = self._data, self._at, len(self._data)
+        entries: list[int] = []
+        runs: list[int] = []
+        listed = 0
+        while listed < size:
+            token = data[at] if at < end else -1
+            if form == LENGTHS and token & 15 < 15:
+                entry, run, at = token >> 4, (token & 15) + 1, at + 1
+            elif form == COUNTS and token & 0x81 == 0:  # one byte, for one symbol
+                entry, run, at = token >> 1, 1, at + 1
             else:
-                token = self.varint(2 << MAX_LOG | 1)
-                entry, run = token >> 1, 1
-                if token & 1:
-                    run = 2 + self.varint(MAX_ALPHABET)
-            if len(listed) + run > size:
-                raise self.fail(f"{len(listed) + run} symbols in a table; expected {size}")
-            listed += [entry] * run
-        return listed
+                self._at = at
+                entry, run = self._long_run(form)
+                at = self._at
+            listed += run
+            if listed > size:
+                self._at = at
+                raise self.fail(f"{listed} symbols in a table; expected {size}")
+            entries.append(entry)
+            runs.append(run)
+        self._at = at
+        return np.repeat(np.array(entries, dtype=np.int64), runs)
+
+    def _short_runs(self, size: int) -> np.ndarray | None:
+        """Read a list of code lengths at once if each of its runs takes one byte; else read nothing."""
+        tokens = np.frombuffer(self._data, np.uint8, min(size, len(self._data) - self._at), self._at)
+        runs = (tokens & 15) + 1
+        ends = np.cumsum(runs, dtype=np.int64)
+        number = int(np.searchsorted(ends, size)) + 1
+        if number > len(ends) or ends[number - 1] != size or runs[:number].max() == 16:
+            return None
+        self._at += number
+        return np.repeat((tokens[:number] >> 4).astype(np.int64), runs[:number])
+
+    def _long_run(self, form: int) -> tuple[int, int]:
+        """Read one run of any kind: its entry and its length."""
+        if form == LENGTHS:
+            token = self.byte()
+            run = token & 15
+            return token >> 4, run + 1 if run < 15 else 16 + self.varint(MAX_ALPHABET)
+        token = self.varint(2 << MAX_LOG | 1)
+        return token >> 1, 2 + self.varint(MAX_ALPHABET) if token & 1 else 1
 
     def record(self, tables: list[Table]) -> TensorRecord:
         """Read one tensor record."""
@@ -312,11 +347,20 @@ class IndexReader:
         if num_bytes == 0 or num_bytes % KINDS[kind].planes:
             raise self.fail(f"{num_bytes} bytes of {KINDS[kind].name}; expected whole elements, at least one")
         count = num_bytes // KINDS[kind].planes * (8 // KINDS[kind].value_bits)
-        planes = tuple(self._plane(tables, count, 1 << KINDS[kind].value_bits) for _ in range(KINDS[kind].planes))
-        checksum = int.from_bytes(bytes(self.byte() for _ in range(4)), "little")
-        return TensorRecord(gap, num_bytes, kind, planes, checksum)
+        planes = tuple([self._plane(tables, count, 1 << KINDS[kind].value_bits) for _ in range(KINDS[kind].planes)])
+        return TensorRecord(gap, num_bytes, kind, planes, self._checksum())
+
+    def _checksum(self) -> int:
+        at = self._at
+        if at + 4 > len(self._data):
+            self._at = len(self._data)
+            self.byte()
+        self._at += 4
+        return int.from_bytes(self._data[at : at + 4], "little")
 
     def _plane(self, tables: list[Table], count: int, num_values: int) -> Plane:
+        if (constant := self._constant_plane(tables, num_values)) is not None:
+            return constant
         method = self.byte()
         if method == RAW:
             return Plane(RAW)
@@ -332,6 +376,20 @@ class IndexReader:
             raise self.fail(f"{escapes} escapes among {count} values; expected at least one and not more than values")
         return Plane(CODED_WITH_ESCAPES, low, main, escape_low, escapes, escape)
 
+    def _constant_plane(self, tables: list[Table], num_values: int) -> Plane | None:
+        """Read a plane of one constant stream in one go, which many planes are; else read nothing."""
+        head = self._data[self._at : self._at + 5]
+        if len(head) < 5 or head[0] != CODED or head[2] != 1 or head[3] >= min(len(tables), 0x80) or head[4] != 0:
+            return None
+        low, number = head[1], head[3]
+        if tables[number].form != CONSTANT or low + tables[number].radix > num_values:
+            return None
+        self._at += 5
+        self._unused.discard(number)
+        if (low, number) not in self._constants:
+            self._constants[low, number] = Plane(CODED, low, Stream((number,)))
+        return self._constants[low, number]
+
     def _check_range(self, end: int, num_values: int) -> None:
         if end > num_values:
             raise self.fail(f"values reach {end - 1}; expected at most {num_values - 1}")
@@ -340,13 +398,13 @@ class IndexReader:
         classes = self.byte()
         if not 1 <= classes <= MAX_CLASSES:
             raise self.fail(f"stream of {classes} tables; expected 1 to {MAX_CLASSES}")
-        numbers = tuple(self.varint() for _ in range(classes))
+        numbers = (self.varint(),) if classes == 1 else tuple([self.varint() for _ in range(classes)])
         if max(numbers) >= len(tables):
             raise self.fail(f"table {max(numbers)}; expected less than {len(tables)}")
+        self._unused.difference_update(numbers)
         chunk = self.varint(MAX_CHUNK)
-        first, *others = (tables[number] for number in numbers)
-        shape = (first.radix, first.group, first.centre, first.form, first.log)
-        if any((other.radix, other.group, other.centre, other.form, other.log) != shape for other in others):
+        first = tables[numbers[0]]
+        if classes > 1 and any(tables[number].shape != first.shape for number in numbers):
             raise self.fail("tables of one stream differ in radix, group, centre, form or size; expected equal ones")
         if first.form == CONSTANT:
             if classes > 1 or chunk:

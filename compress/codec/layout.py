@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -75,9 +77,9 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
-    """The code of one alphabet.
+    """The code of one alphabet; two are never compared as a whole.
 
     A symbol joins `group` digits of base `radix`: sum(digit[i] * radix ** i).
 
@@ -101,14 +103,18 @@ class Table:
         """Return the number of symbols."""
         return self.radix**self.group
 
-    @property
+    @cached_property
     def log(self) -> int:
         """Return log2 of the number of states; 0 for a prefix code."""
         return int(self.entries.sum()).bit_length() - 1 if self.form == COUNTS else 0
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return what the tables of one stream have in common."""
+        return self.radix, self.group, self.centre, self.form, self.log
 
-@dataclass(frozen=True)
-class Stream:
+
+class Stream(NamedTuple):  # quicker to make than a dataclass
     """Where and how the symbols of one plane are coded.
 
     Attributes:
@@ -133,8 +139,7 @@ class Stream:
         return (len(self.tables) - 1).bit_length()
 
 
-@dataclass(frozen=True)
-class Plane:
+class Plane(NamedTuple):  # quicker to make than a dataclass
     """One sequence of values of at most 8 bits.
 
     Attributes:

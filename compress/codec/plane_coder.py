@@ -40,6 +40,7 @@ _FLAT = 1 << 16  # values below which a flat distribution is coded plainly
 _MODEL_BITS = 20  # fixed point of the probabilities used for ranking
 _TRIED = 3  # ways whose size is computed exactly
 _FAR = 1006  # thousandths of the order-0 entropy from which table ANS is tried
+_FAR_PLAIN = 1009  # the same for large planes without escapes: prefix codes are decoded twice as fast
 _CLASSES_FROM = 4096  # values
 _SAMPLE, _SAMPLE_BLOCK = 1 << 18, 1 << 12  # values of a large plane on which the ways are compared
 
@@ -104,7 +105,7 @@ class _Planner:
         self.counts = histogram(values, self.backend)
         self._classes: dict[int, Classes | None] = {}
         self._joined: dict[Digits, tuple[np.ndarray, np.ndarray]] = {}
-        self._escapes: dict[tuple[Digits, int], tuple[Digits, _Coding]] = {}
+        self._escapes: dict[tuple[int, int, int], _Coding] = {}
 
     def of_sample(self) -> _Planner:
         """Return a planner for blocks from all over the plane, `_SAMPLE` values in all."""
@@ -150,21 +151,23 @@ class _Planner:
 
     def _code_escapes(self, digits: Digits, form: int) -> tuple[Digits, _Coding]:
         """Return how the values outside the core are coded: with the best single code."""
-        if (digits, form) not in self._escapes:
-            rest = _outside(self.counts, digits)
-            alphabet = _plain(rest, self._value_bits)
+        rest = _outside(self.counts, digits)
+        alphabet = _plain(rest, self._value_bits)
+        codings = [self._escape_coding(digits, alphabet, rest, each) for each in {LENGTHS, form}]
+        return alphabet, min(codings, key=lambda coding: (coding.bits, coding.choices[0].table.form))
+
+    def _escape_coding(self, digits: Digits, alphabet: Digits, rest: np.ndarray, form: int) -> _Coding:
+        key = digits.low, digits.core, form  # how many digits make a symbol does not matter
+        if key not in self._escapes:
             shape = Shape(alphabet.radix, 1, _centre(alphabet, rest))
             cut = rest[alphabet.low : alphabet.low + alphabet.radix]
-            number = int(rest.sum())
-            codings = [_one_code(self._tables.best(cut, shape, each, self._share), number) for each in {LENGTHS, form}]
-            found = min(codings, key=lambda coding: (coding.bits, coding.choices[0].table.form))
-            self._escapes[digits, form] = alphabet, found
-        return self._escapes[digits, form]
+            self._escapes[key] = _one_code(self._tables.best(cut, shape, form, self._share), int(rest.sum()))
+        return self._escapes[key]
 
 
 def encode_plane(
     values: np.ndarray, value_bits: int, tables: Tables, backend: str = "auto", channel: int = 0
-) -> tuple[Plane, np.ndarray]:
+) -> tuple[Plane, np.ndarray, np.ndarray]:
     """Code one plane in the smallest way found.
 
     Args:
@@ -175,23 +178,23 @@ def encode_plane(
         channel: values of a channel of the tensor, which may have a distribution of its own; 0 if unknown.
 
     Returns:
-        Its description, and its bytes: empty for RAW, whose bytes the caller has.
+        Its description; its bytes, none for RAW, which the caller has; how often each value occurs, (256,), int64.
     """
-    raw = Plane(RAW), np.empty(0, dtype=np.uint8)
+    planner = _Planner(values, value_bits, tables, backend)
+    raw = Plane(RAW), np.empty(0, dtype=np.uint8), planner.counts
     if tables.is_full():
         return raw
-    planner = _Planner(values, value_bits, tables, backend)
     plan = _choose(planner, values, value_bits, channel)
     if plan.bits >= len(values) * value_bits:
         return raw
     main, payload = _encode_stream(plan.symbols, plan.main, tables, backend)
     if plan.escape is None or plan.escape_digits is None:
-        return Plane(CODED, plan.digits.low, main), payload
+        return Plane(CODED, plan.digits.low, main), payload, planner.counts
     low, number = plan.escape_digits.low, int(_outside(planner.counts, plan.digits).sum())
     outside = _select(values, plan.digits, low, number, planner.backend)
     escape, escape_payload = _encode_stream(outside, plan.escape, tables, backend)
     plane = Plane(CODED_WITH_ESCAPES, plan.digits.low, main, low, number, escape)
-    return plane, np.concatenate([payload, escape_payload])
+    return plane, np.concatenate([payload, escape_payload]), planner.counts
 
 
 def _choose(planner: _Planner, values: np.ndarray, value_bits: int, channel: int) -> _Plan:
@@ -224,7 +227,8 @@ def _choose_way(planner: _Planner, value_bits: int) -> tuple[_Plan, Digits]:
     total = int(counts.sum())
     if plan.main.choices[0].table.form == CONSTANT or total < _SMALL or plan.bits >= total * value_bits:
         return plan, prefix
-    if plan.bits * 1000 > about_entropy(counts) * _FAR:  # prefix codes are decoded faster
+    far = _FAR_PLAIN if total >= _FLAT and not plan.digits.has_escape else _FAR
+    if plan.bits * 1000 > about_entropy(counts) * far:  # prefix codes are decoded faster
         for way in ans_ways(counts, value_bits):
             plan = _smaller(plan, planner.plan(way, COUNTS), 999)
     return plan, prefix

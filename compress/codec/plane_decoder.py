@@ -125,6 +125,8 @@ def constant_value(plane: Plane, tables: list[Table]) -> int | None:
     if plane.main is None or plane.escape is not None or plane.main.chunk:
         return None
     table = tables[plane.main.tables[0]]
+    if table.group == 1:
+        return plane.low + table.constant
     digits = {table.constant // table.radix**i % table.radix for i in range(table.group)}
     return plane.low + digits.pop() if len(digits) == 1 else None
 

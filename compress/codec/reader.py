@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import mmap
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 from zlib import crc32
 
 import numpy as np
 
 from compress.codec.bitstream import choose_backend
-from compress.codec.index import IndexReader, payload_bytes, plane_bytes
+from compress.codec.index import IndexReader, plane_bytes
 from compress.codec.layout import HEADER_BYTES, KINDS, RAW, SideFile, Table, TensorRecord, parse_header
 from compress.codec.plane_decoder import PlaneJob, constant_value, plane_job, with_tail
 from compress.codec.sections import expand
@@ -32,20 +36,21 @@ _Result = TypeVar("_Result")
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
 
 
-@dataclass(frozen=True)
-class Placed:
+class Placed(NamedTuple):
     """A tensor record with its places.
 
     Attributes:
         record: how it is coded.
         start: first byte in the original file.
         offset: first coded byte in the .krimp file.
+        plane_sizes: coded bytes of each plane.
         size: coded bytes.
     """
 
     record: TensorRecord
     start: int
     offset: int
+    plane_sizes: tuple[int, ...]
     size: int
 
 
@@ -85,7 +90,8 @@ class PackedFile:
         self.file_bytes = len(self._data)
         self.header = parse_header(self._data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
         self._backend = choose_backend(backend, self.header.original_bytes)
-        self.side_files, self.tables, self.tensors = self._read_index()
+        with _without_collector():
+            self.side_files, self.tables, self.tensors = self._read_index()
         self.skeleton = self._section(
             HEADER_BYTES + self.header.payload_bytes,
             self.header.skeleton_packed_bytes,
@@ -149,8 +155,7 @@ class PackedFile:
         """Write the raw planes of a tensor; yield the others."""
         record, kind = tensor.record, KINDS[tensor.record.kind]
         at = tensor.offset
-        for number, plane in enumerate(record.planes):
-            size = plane_bytes(plane, record, self.tables)
+        for number, (plane, size) in enumerate(zip(record.planes, tensor.plane_sizes, strict=True)):
             constant = constant_value(plane, self.tables)
             if plane.method == RAW:
                 out[number :: kind.planes] = self._data[at : at + size]
@@ -245,16 +250,83 @@ class PackedFile:
             taken += gap
             at = tensor.start + tensor.record.num_bytes
         out[at:] = skeleton[taken:]
-        if not with_tensors:
-            return
+        if with_tensors:
+            outs = [out[tensor.start : tensor.start + tensor.record.num_bytes] for tensor in self.tensors]
+            self.decode_all(outs, progress=progress, threads=threads, check=check)
 
-        def decode(batch: list[Placed]) -> int:
-            self.decode_many(batch, [out[t.start : t.start + t.record.num_bytes] for t in batch], check=check)
-            return batch[-1].start + batch[-1].record.num_bytes
+    def decode_all(
+        self, outs: Sequence[np.ndarray], *, progress: Progress | None = None, threads: int = 1, check: bool = True
+    ) -> None:
+        """Decode every tensor into its place.
 
-        for done in map_in_threads(decode, list(self.batches()), threads):
+        Args:
+            outs: (num_bytes,), uint8, contiguous, for each of `self.tensors`.
+            progress: called with (bytes done, bytes in all), counted in the original.
+            threads: how many decode at once.
+            check: compare the tensors' checksums; only without if the hash of the whole is compared afterwards.
+
+        Raises:
+            CodecError: a tensor is damaged.
+        """
+        numbered = list(zip(self.tensors, outs, strict=True))
+
+        def decode(batch: Sequence[tuple[Placed, np.ndarray]]) -> int:
+            self.decode_many([tensor for tensor, _ in batch], [out for _, out in batch], check=check)
+            last = batch[-1][0]
+            return last.start + last.record.num_bytes
+
+        bounds = list(accumulate((len(batch) for batch in self.batches()), initial=0))
+        batches = [numbered[first:stop] for first, stop in pairwise(bounds)]
+        for done in map_in_threads(decode, batches, threads):
             if progress:
-                progress(done, len(out))
+                progress(done, self.header.original_bytes)
+
+    def decode_checked(
+        self,
+        outs: Sequence[np.ndarray],
+        *,
+        progress: Progress | None = None,
+        threads: int = 1,
+        check_hash: bool = True,
+    ) -> None:
+        """Decode every tensor as `decode_all` does, proved by the hash of the original or by their checksums.
+
+        Args:
+            outs: (num_bytes,), uint8, contiguous, for each of `self.tensors`.
+            progress: called with (bytes done, bytes in all), counted in the original.
+            threads: how many decode at once.
+            check_hash: compare the SHA-256 of the whole; else the checksum of each tensor.
+
+        Raises:
+            CodecError: the file is damaged.
+        """
+        try:  # the hash covers what the checksums do; they only know the place better
+            self.decode_all(outs, progress=progress, threads=threads, check=not check_hash)
+        except CodecError:
+            self.check_payloads()
+            raise
+        if check_hash:
+            self.check_hash(self.hash_of(outs))
+
+    def refuse_side_files(self) -> None:
+        """Refuse a file that holds others beside the model.
+
+        Raises:
+            CodecError: it does.
+        """
+        if self.side_files:
+            names = ", ".join(file.name for file in self.side_files[:3])
+            raise CodecError(f"{self.name}: byte 0: holds files beside the model ({names}). Unpack it into a folder.")
+
+    def hash_of(self, outs: Sequence[np.ndarray]) -> bytes:
+        """Return the SHA-256 of the original from its decoded tensors, as `decode_all` gives them."""
+        digest, at, skeleton = hashlib.sha256(), 0, memoryview(self.skeleton)
+        for tensor, out in zip(self.tensors, outs, strict=True):
+            digest.update(skeleton[at : at + tensor.record.gap])
+            digest.update(out.data)
+            at += tensor.record.gap
+        digest.update(skeleton[at:])
+        return digest.digest()
 
     def uncoded(self, start: int, num_bytes: int) -> np.ndarray:
         """Return bytes of the original that lie between the coded tensors, (num_bytes,), uint8.
@@ -317,7 +389,8 @@ class PackedFile:
         for _ in range(header.num_tensors):
             record = reader.record(tables)
             start += record.gap
-            size = payload_bytes(record, tables)
+            sizes = tuple([plane_bytes(plane, record, tables) for plane in record.planes])
+            size = sum(sizes)
             gaps += record.gap
             if start + record.num_bytes > header.original_bytes or gaps > header.skeleton_bytes:
                 raise reader.fail(
@@ -327,7 +400,7 @@ class PackedFile:
                 raise reader.fail(
                     f"tensor needs {size} coded bytes; {HEADER_BYTES + header.payload_bytes - place} are left"
                 )
-            tensors.append(Placed(record, start, place, size))
+            tensors.append(Placed(record, start, place, sizes, size))
             start += record.num_bytes
             place += size
         reader.end()
@@ -338,6 +411,29 @@ class PackedFile:
                 f" expected {header.original_bytes} from {header.payload_bytes}"
             )
         return side_files, tables, tensors
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep the garbage collector from looking through the whole process while thousands of objects are made to stay."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def empty_space(num_bytes: int) -> np.ndarray:
+    """Return (num_bytes,) zeros, uint8, of which only the touched pages of a few kilobytes take memory."""
+    if num_bytes == 0:
+        return np.empty(0, dtype=np.uint8)
+    space = mmap.mmap(-1, num_bytes)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            space.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(space, dtype=np.uint8)
 
 
 def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int) -> Iterator[_Result]:
@@ -371,9 +467,7 @@ def unpack_bytes(
             several files.
     """
     with memory_for(path), PackedFile(path, backend=backend) as packed:
-        if packed.side_files:
-            names = ", ".join(file.name for file in packed.side_files[:3])
-            raise CodecError(f"{path}: byte 0: holds files beside the model ({names}). Unpack it into a folder.")
+        packed.refuse_side_files()
         total = packed.header.original_bytes
         # BytesIO hands its buffer over without a copy, and can be written in place before.
         buffer = io.BytesIO()
@@ -399,9 +493,13 @@ def open_map(path: Path | str) -> memoryview:
     """Return a file's bytes, mapped, not read.
 
     Raises:
-        CodecError: there is no such file, or it cannot be read.
+        CodecError: there is no such file, it cannot be read, or it is a folder, a pipe or a device.
     """
     try:
+        mode = Path(path).stat().st_mode  # opening a pipe would wait for somebody to write
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "no regular file"
+            raise CodecError(f"{path}: byte 0: is {what}. Expected a file; save what comes from a pipe in one first.")
         with Path(path).open("rb") as file:
             if file.seek(0, io.SEEK_END) == 0:
                 return memoryview(b"")

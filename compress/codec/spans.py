@@ -112,7 +112,7 @@ def find_tensors(data: memoryview, container: int, name: str) -> tuple[list[Span
         CodecError: the file is truncated or not of that container.
     """
     if container == 0:
-        walker = _OnnxWalker(data, name)
+        walker = OnnxWalker(data, name)
         walker.model()
         return in_order(walker.spans, name), walker.external
     return in_order(_safetensors_spans(data, name) if container == 1 else [], name), []
@@ -164,7 +164,7 @@ def _safetensors_spans(data: memoryview, name: str) -> list[Span]:
     return found
 
 
-class _OnnxWalker:
+class OnnxWalker:
     """Visits the messages of a ModelProto that can hold tensors. Field numbers: onnx.proto."""
 
     def __init__(self, data: memoryview, name: str) -> None:
@@ -177,10 +177,10 @@ class _OnnxWalker:
         if not len(self._data):
             raise self._fail(0, "the file is empty, perhaps truncated; expected an ONNX model")
         ir_version, seen = 0, set()
-        for number, wire, start, end in self._fields(0, len(self._data)):
+        for number, wire, start, end in self.fields(0, len(self._data)):
             seen.add((number, wire))
             if (number, wire) == (1, 0):
-                ir_version = self._varint(start, end)[0]
+                ir_version = self.number(start, end)
             elif (number, wire) == (7, 2):
                 self._graph(start, end, 0)
             elif (number, wire) == (25, 2):
@@ -193,7 +193,7 @@ class _OnnxWalker:
     def _graph(self, start: int, end: int, depth: int) -> None:
         if depth > _MAX_DEPTH:
             raise self._fail(start, f"graphs are nested deeper than {_MAX_DEPTH}")
-        for number, wire, inner, stop in self._fields(start, end):
+        for number, wire, inner, stop in self.fields(start, end):
             if wire != 2:
                 continue
             if number == 1:
@@ -204,19 +204,19 @@ class _OnnxWalker:
                 self._sparse_tensor(inner, stop)
 
     def _function(self, start: int, end: int) -> None:
-        for number, wire, inner, stop in self._fields(start, end):
+        for number, wire, inner, stop in self.fields(start, end):
             if (number, wire) == (7, 2):
                 self._node(inner, stop, 0)
 
     def _node(self, start: int, end: int, depth: int) -> None:
         output, attributes = "", []
-        for number, wire, inner, stop in self._fields(start, end):
+        for number, wire, inner, stop in self.fields(start, end):
             if (number, wire) == (2, 2) and not output:
-                output = self._text(inner, stop)
+                output = self.text(inner, stop)
             elif (number, wire) == (5, 2):
                 attributes.append((inner, stop))
         for inner, stop in attributes:
-            for number, wire, first, last in self._fields(inner, stop):
+            for number, wire, first, last in self.fields(inner, stop):
                 if wire != 2:
                     continue
                 if number in (5, 10):
@@ -227,13 +227,13 @@ class _OnnxWalker:
                     self._sparse_tensor(first, last)
 
     def _sparse_tensor(self, start: int, end: int) -> None:
-        for number, wire, inner, stop in self._fields(start, end):
+        for number, wire, inner, stop in self.fields(start, end):
             if wire == 2 and number in (1, 2):
                 self._tensor(inner, stop, "")
 
     def _tensor(self, start: int, end: int, owner: str) -> None:
         tensor = _Tensor(name=owner)
-        for number, wire, inner, stop in self._fields(start, end):
+        for number, wire, inner, stop in self.fields(start, end):
             self._tensor_field(tensor, number, wire, inner, stop)
         data_type, kind = _ONNX_TYPES.get(tensor.data_type, (f"type {tensor.data_type}", 0))
         if tensor.is_external:
@@ -256,27 +256,25 @@ class _OnnxWalker:
 
     def _external_entry(self, tensor: _Tensor, start: int, end: int) -> None:
         key = value = ""
-        for number, wire, inner, stop in self._fields(start, end):
+        for number, wire, inner, stop in self.fields(start, end):
             if (number, wire) == (1, 2):
-                key = self._text(inner, stop)
+                key = self.text(inner, stop)
             elif (number, wire) == (2, 2):
-                value = self._text(inner, stop)
+                value = self.text(inner, stop)
         tensor.external[key] = value
 
     def _tensor_field(self, tensor: _Tensor, number: int, wire: int, inner: int, stop: int) -> None:
         match number, wire:
             case 1, 0:
-                tensor.dims.append(self._varint(inner, stop)[0])
+                tensor.dims.append(self.number(inner, stop))
             case 1, 2:
-                while inner < stop:
-                    size, inner = self._varint(inner, stop)
-                    tensor.dims.append(size)
+                tensor.dims += self.numbers(inner, stop)
             case 2, 0:
-                tensor.data_type = self._varint(inner, stop)[0]
+                tensor.data_type = self.number(inner, stop)
             case 4, 2:
                 tensor.spans.append((inner, stop, 9))  # packed float_data
             case 8, 2:
-                tensor.name = self._text(inner, stop)
+                tensor.name = self.text(inner, stop)
             case 9, 2:
                 tensor.spans.append((inner, stop, -1))  # raw_data
             case 10, 2:
@@ -284,13 +282,25 @@ class _OnnxWalker:
             case 13, 2:
                 self._external_entry(tensor, inner, stop)
             case 14, 0:
-                tensor.is_external = self._varint(inner, stop)[0] == 1
+                tensor.is_external = self.number(inner, stop) == 1
 
-    def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield (field number, wire type, start, end of the value) of one message."""
+    def fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """Yield (field number, wire type, start, end of the value) of one message.
+
+        Raises:
+            CodecError: the message is damaged.
+        """
+        data = self._data
         while at < end:
-            tag_at = at
-            tag, at = self._varint(at, end)
+            tag_at, tag = at, data[at]
+            if 8 <= tag < 0x80 and tag & 7 == 2 and at + 1 < end and (size := data[at + 1]) < 0x80:  # nearly always
+                at += 2
+                stop = at + size
+                if stop <= end:
+                    yield tag >> 3, 2, at, stop
+                    at = stop
+                    continue
+            tag, at = self._varint(tag_at, end)
             number, wire = tag >> 3, tag & 7
             if number == 0:
                 raise self._fail(tag_at, "field number 0; the file is damaged or not an ONNX model")
@@ -299,6 +309,23 @@ class _OnnxWalker:
                 at = self._varint(at, end)[1]
             yield number, wire, at, stop
             at = stop
+
+    @property
+    def num_bytes(self) -> int:
+        """Return the size of the file."""
+        return len(self._data)
+
+    def number(self, start: int, stop: int) -> int:
+        """Return the value of a field of wire type 0."""
+        return self._varint(start, stop)[0]
+
+    def numbers(self, start: int, stop: int) -> list[int]:
+        """Return the values of a packed field."""
+        found = []
+        while start < stop:
+            value, start = self._varint(start, stop)
+            found.append(value)
+        return found
 
     def _value_end(self, number: int, wire: int, at: int, end: int, depth: int) -> int:
         if wire == 0:
@@ -334,7 +361,8 @@ class _OnnxWalker:
                 return value, at
         raise self._fail(at, "a number of more than ten bytes; the file is damaged or not an ONNX model")
 
-    def _text(self, start: int, end: int) -> str:
+    def text(self, start: int, end: int) -> str:
+        """Return the value of a text field."""
         return bytes(self._data[start:end]).decode("utf-8", errors="replace")
 
     def _fail(self, at: int, what: str) -> CodecError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -113,10 +114,16 @@ def _table_log(job: StreamJob) -> int:
     return job.tables[0].log or int(max(table.entries.max() for table in job.tables))
 
 
-def _decode_table(table: Table, log: int) -> np.ndarray:
+@lru_cache(maxsize=256)  # tables are shared by tensors
+def _decode_table(table: Table, log: int, names: bytes | None = None) -> np.ndarray:
+    """Return what the next `log` bits, or the state, mean, (2 ** log,), read-only; see the two codes."""
+    shown = None if names is None else np.frombuffer(names, dtype=np.uint8)
     if table.form == COUNTS:
-        return ans_code.decode_table(table.entries)
-    return prefix_code.decode_table(table.entries, log)
+        decoded = ans_code.decode_table(table.entries, shown)
+    else:
+        decoded = prefix_code.decode_table(table.entries, log, shown)
+    decoded.flags.writeable = False
+    return decoded
 
 
 def _check_ends(number: int, stops: np.ndarray, ends: np.ndarray, states: np.ndarray | None, first: int = 0) -> None:
@@ -137,9 +144,17 @@ def _decode_numba(number: int, job: StreamJob, split: _Split) -> None:
     from compress.codec import fast
 
     log, group = _table_log(job), job.expand.shape[1]
-    tables = np.concatenate([_decode_table(table, log) for table in job.tables])
-    wide = np.zeros((len(job.expand), 8), dtype=np.uint8)
-    wide[:, :group] = job.expand
+    names: bytes | None = None
+    expand: np.ndarray | None = None
+    if group == 1:  # the byte itself takes the place of the symbol: one look-up less
+        names = job.expand.tobytes()
+    else:
+        wide = np.zeros((len(job.expand), 8), dtype=np.uint8)
+        wide[:, :group] = job.expand
+        expand = wide.view("<u8")[:, 0]
+    found = [_decode_table(table, log, names) for table in job.tables]
+    tables = found[0] if len(found) == 1 else np.concatenate(found)
+    tables.flags.writeable = False  # of one type for the compiler
     is_ans = job.tables[0].form == COUNTS
     stops, states = fast.decode(
         job.data,
@@ -151,7 +166,7 @@ def _decode_numba(number: int, job: StreamJob, split: _Split) -> None:
         job.stream.chunk,
         job.stream.segment,
         job.count,
-        wide.view("<u8")[:, 0],
+        expand,
         group,
         job.out,
     )

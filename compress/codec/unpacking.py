@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from compress.codec.layout import SideFile
@@ -50,7 +50,7 @@ def _side_write(dst: Path, file: SideFile, stack: ExitStack) -> _Write:
     if dst.parent.resolve() not in side.resolve().parents or side.resolve() == dst.resolve():
         raise CodecError(f"{side}: leads out of the folder {dst.parent}, or to --out itself. Choose an empty folder.")
     if not side.exists():
-        side.parent.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(_folder(side.parent))
         return stack.enter_context(whole_file(side)).write
     if not side.is_file() or side.stat().st_size != file.num_bytes:
         raise _in_the_way(side)
@@ -61,6 +61,27 @@ def _side_write(dst: Path, file: SideFile, stack: ExitStack) -> _Write:
             raise _in_the_way(side)
 
     return compare
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """Make a folder, and remove what was made if the block ends with an error.
+
+    Raises:
+        CodecError: it cannot be made.
+    """
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CodecError(f"{path}: cannot be made: {error.strerror}. Expected a folder to write in.") from error
+        yield
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _in_the_way(side: Path) -> CodecError:

@@ -13,7 +13,7 @@ import numpy as np
 from compress.codec.bitstream import choose_backend
 from compress.codec.index import write_record, write_side_files, write_table, write_varint
 from compress.codec.layout import HEADER_BYTES, KINDS, MAX_COUNT, MAX_INDEX_RATIO, MAX_RATIO, RAW, Header, TensorRecord
-from compress.codec.plane_coder import encode_plane, histogram
+from compress.codec.plane_coder import encode_plane
 from compress.codec.reader import PackedFile, Progress
 from compress.codec.sections import shrink
 from compress.codec.source import Source, channel_values, open_source
@@ -172,12 +172,12 @@ def _encode(
     kind, data = KINDS[span.kind], source.array(span.start, span.num_bytes)
     planes, payloads, entropy = [], [], 0.0
     for values in to_planes(data, kind):
-        plane, payload = encode_plane(values, kind.value_bits, tables, backend, channel_values(span))
+        plane, payload, counts = encode_plane(values, kind.value_bits, tables, backend, channel_values(span))
         if plane.method == RAW:
             payload = data if kind.planes == 1 else values
         planes.append(plane)
         payloads.append(payload)
-        entropy += entropy_bits(histogram(values, backend))
+        entropy += entropy_bits(counts)
     payload = payloads[0] if len(payloads) == 1 else np.concatenate(payloads)
     return TensorRecord(gap, len(data), span.kind, tuple(planes), crc32(payload.data)), payload, entropy
 

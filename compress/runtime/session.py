@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import CodecError, CompressError, StageError
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, SessionOptions
 
 METADATA_KEY = "krimp.deploy"
 PACKED_SUFFIX = ".krimp"
 
 
-def open_session(source: Path | bytes, *, threads: int = 0, optimise: bool = True) -> InferenceSession:
+def open_session(
+    source: Path | bytes, *, threads: int = 0, optimise: bool = True, check_hash: bool = True
+) -> InferenceSession:
     """Open a model on the CPU.
+
+    The large weights of a `.krimp` file are decoded into the memory that the session uses; no ONNX file is made.
 
     Args:
         source: an ONNX file, a `.krimp` file, or the bytes of an ONNX model.
         threads: threads inside an operator; 0 means one per core.
         optimise: all graph optimisations, else none.
+        check_hash: compare the SHA-256 inside a `.krimp` file; without it the checksums of its tensors are compared.
 
     Raises:
-        CodecError: the file is missing, truncated or no ONNX model.
+        CodecError: the file is missing, damaged, truncated or no ONNX model.
         StageError: ONNX Runtime cannot run the model (unknown operator or opset, wrong types).
     """
+    options = _options(threads, optimise)
+    try:
+        if isinstance(source, Path) and _is_packed(source):
+            return _packed_session(source, options, check_hash=check_hash)
+        return _plain_session(_readable(source), options)
+    except Exception as error:
+        explained = _explained(error, source)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _options(threads: int, optimise: bool) -> SessionOptions:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -37,13 +56,33 @@ def open_session(source: Path | bytes, *, threads: int = 0, optimise: bool = Tru
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     if threads == 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(_readable(source), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        explained = _explained(error, source)
-        if explained is None:
-            raise
-        raise explained from error
+    return options
+
+
+def _plain_session(model: str | bytes, options: SessionOptions) -> InferenceSession:
+    import onnxruntime as ort
+
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _packed_session(path: Path, options: SessionOptions, *, check_hash: bool) -> InferenceSession:
+    """Open a `.krimp` file: large weights are handed over as they were decoded, without a copy."""
+    import onnxruntime as ort
+
+    from compress.codec import PackedFile, read_apart, unpack_file
+    from compress.codec.whole_file import memory_for
+
+    with memory_for(path), PackedFile(path) as packed:
+        if not packed.side_files:
+            apart = read_apart(packed, check_hash=check_hash)
+            values = [ort.OrtValue.ortvalue_from_numpy(array) for array in apart.tensors.values()]
+            options.add_external_initializers(list(apart.tensors), values)
+            session = _plain_session(apart.model, options)
+            session.krimp_tensors = apart.tensors  # the session reads them as long as it lives
+            return session
+    with tempfile.TemporaryDirectory(prefix="krimp-") as folder:  # weights in other files belong beside the model
+        unpack_file(path, Path(folder) / "model.onnx")
+        return _plain_session(str(Path(folder) / "model.onnx"), options)
 
 
 def read_deploy_metadata(source: Path | bytes) -> dict[str, Any]:
@@ -87,16 +126,18 @@ def name_of(source: Path | bytes) -> str:
     return f"ONNX model of {len(source)} bytes" if isinstance(source, bytes) else str(source)
 
 
+def _is_packed(source: Path) -> bool:
+    from compress.codec import is_packed
+
+    return source.is_file() and (source.suffix == PACKED_SUFFIX or is_packed(source))
+
+
 def _readable(source: Path | bytes) -> str | bytes:
     """Return what ONNX Runtime accepts: bytes, or a path where external data may lie beside the file."""
     if isinstance(source, bytes):
         return source
     if not source.is_file():
         raise CodecError(f"{source}: no such file. Give an ONNX or {PACKED_SUFFIX} file.")
-    if source.suffix == PACKED_SUFFIX:
-        from compress.codec import load
-
-        return load(source)
     if source.stat().st_size == 0:
         raise CodecError(f"{source}: the file is empty; expected an ONNX model.")
     return str(source)

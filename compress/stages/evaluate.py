@@ -83,10 +83,11 @@ def _cost(source: Artifact, detector: Detector, with_sizes: bool) -> dict[str, A
         return _torch_cost(source, detector, with_sizes)
     cost: dict[str, Any] = {name: source.facts.get(name) for name in _LINEAGE_FACTS}
     if source.kind is Kind.PACKED:
-        from compress.codec import load
+        from compress.codec import PackedFile
 
         path = source.file("model.krimp")
-        return cost | {"onnx_bytes": len(load(path)), "packed_bytes": path.stat().st_size}
+        with PackedFile(path) as packed:
+            return cost | {"onnx_bytes": packed.header.original_bytes, "packed_bytes": packed.file_bytes}
     path = source.file("model.onnx")
     return cost | {"onnx_bytes": path.stat().st_size, "packed_bytes": _packed_bytes(path) if with_sizes else None}
 

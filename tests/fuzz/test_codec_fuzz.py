@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from compress import codec
 from compress.codec.layout import Header, parse_header
@@ -22,8 +23,44 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = {path.stem: path.read_bytes() for path in sorted((fuzz_codec.GOLDEN / "good").glob("*.krimp"))}
 GOLDEN |= dict(fuzz_codec.small_packed())
 HEADER_BYTES = 108
+# Together they hold everything that a file can: see the test of it.
+SMALL = ("example", "network", "tiny ans", "tiny classes", "tiny mask", "tiny halves", "tiny integers", "tiny onnx")
 slow = fuzz_codec.slow_decoder()
 
+
+def tiny_files():
+    """Yield (name, .krimp file) of files so small that each of their bits can be tried."""
+    rng = np.random.default_rng(0)
+    rare = np.where(rng.random(2100) < 0.97, 0, rng.choice([-1, 1], 2100)).astype(np.int8)
+    chance = np.repeat([0.01, 0.5], 12)[rng.permutation(24)][:, None]
+    channels = (rng.random((24, 176)) < chance).astype(np.uint8)
+    mask = np.where(rng.random(700) < 0.9, 0, rng.integers(-60, 60, 700)).astype(np.int8)
+    safetensors = {
+        "tiny ans": ("I8", rare),
+        "tiny classes": ("U8", channels),
+        "tiny mask": ("I8", mask),
+        "tiny halves": ("F16", rng.standard_normal(150).astype(np.float16)),
+        "tiny integers": ("I32", rng.integers(-90, 90, 150).astype(np.int32)),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        for name, (data_type, array) in safetensors.items():
+            entry = {"dtype": data_type, "shape": array.shape, "data_offsets": [0, array.nbytes]}
+            header = json.dumps({"w": entry}).encode()
+            yield name, packed(folder, struct.pack("<Q", len(header)) + header + array.tobytes(), ".safetensors")
+        weights = numpy_helper.from_array(rng.binomial(8, 0.5, 200).astype(np.int8), "w")
+        constant = helper.make_node("Constant", [], ["c"], value=weights)
+        model = helper.make_model(helper.make_graph([constant], "g", [], [], [weights]))
+        yield "tiny onnx", packed(folder, model.SerializeToString(), ".onnx")
+
+
+def packed(folder, data, suffix):
+    source, target = Path(folder) / f"x{suffix}", Path(folder) / "x.krimp"
+    source.write_bytes(data)
+    codec.pack_file(source, target)
+    return target.read_bytes()
+
+
+GOLDEN |= dict(tiny_files())
 few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 golden = st.sampled_from(sorted(GOLDEN)).map(GOLDEN.get)
 names = st.text(max_size=20)
@@ -147,6 +184,37 @@ def test_every_flipped_bit_is_refused(tmp_path, content, data):
     flipped = bytearray(content)
     flipped[bit >> 3] ^= 1 << (bit & 7)
     assert fuzz_codec.check_packed(bytes(flipped), tmp_path) is None
+
+
+def test_small_files_hold_everything_that_a_file_can(tmp_path):
+    words, containers, side_files, planes = [], set(), 0, set()
+    for name in SMALL:
+        path = tmp_path / "x.krimp"
+        path.write_bytes(GOLDEN[name])
+        words += [fact.coder for fact in codec.inspect_file(path)]
+        with codec.PackedFile(path) as file:
+            containers.add(file.header.container)
+            side_files += len(file.side_files)
+            planes |= {len(tensor.record.planes) for tensor in file.tensors}
+    text = " / ".join(words)
+    for word in ("huffman", "ans", "classes", "others by", "raw", "constant", "planes"):
+        assert word in text
+    assert (containers, side_files, planes) == ({0, 1}, 1, {1, 2, 4})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", SMALL)
+def test_every_single_truncation_and_bit_flip_of_small_files_is_refused_with_its_place(tmp_path, name):
+    content = GOLDEN[name]
+    path = tmp_path / "x.krimp"
+    damaged = [content[:size] for size in range(len(content))]
+    whole = int.from_bytes(content, "little")
+    damaged += [(whole ^ 1 << bit).to_bytes(len(content), "little") for bit in range(8 * len(content))]
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(CodecError, match=r"x\.krimp: (index )?byte \d+: ."):
+            codec.verify_file(path)
 
 
 @settings(few, max_examples=25)  # the slow decoder is slow

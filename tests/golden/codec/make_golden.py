@@ -5,6 +5,7 @@ each made from the worked example with all checksums put right, so that only the
 """
 
 import json
+import lzma
 import struct
 import sys
 from pathlib import Path
@@ -145,6 +146,8 @@ def refused(packed, ans, split):
     crc = struct.pack("<I", crc32(payload))
     record = body[11:]
     constant = bytes([8, 1, 4, 1, 4])  # the constant table of digit 4
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 23}]
+    shrunk = lzma.compress(packed[0x95:0xD6], lzma.FORMAT_RAW, filters=filters)
     return {
         "empty": b"",
         "magic": b"\x88" + packed[1:],
@@ -166,6 +169,7 @@ def refused(packed, ans, split):
         "more_tensors_than_room": rebuild(packed, num_tensors=4),
         "section_size": rebuild(packed, index_bytes=len(body) + 5),
         "lzma_damaged": rebuild(packed, flags=1),
+        "lzma_ends_early": rebuild(packed, flags=1, skeleton=shrunk + b"\0", skeleton_bytes=0xD6 - 0x95),
         "skeleton_checksum": packed[:0x96] + b"\1" + packed[0x97:],
         "index_checksum": packed[:0xD7] + b"\7" + packed[0xD8:],
         "tensor_checksum": packed[:0x6D] + b"\0" + packed[0x6E:],
@@ -204,6 +208,7 @@ def refused(packed, ans, split):
         "tables_differ": rebuild(
             packed, index=b"\0\2" + body[2:11] + constant + record[:6] + bytes([2, 0, 1, 0x80, 8, 64, 0xC5, 2, 0, 0])
         ),
+        "table_without_use": rebuild(packed, index=b"\0\2" + body[2:11] + constant + record),
         "class_unknown": rebuild(
             packed, index=body[:17] + bytes([3, 0, 0, 0, 0x80, 8, 64, 0xC5, 2, 0, 0]), payload=b"\x0c" + payload
         ),

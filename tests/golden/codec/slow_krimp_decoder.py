@@ -90,6 +90,7 @@ def decode(data):
     for _ in range(tensors):
         original += rest.take(index.varint())
         original += read_tensor(index, payload, tables)
+    refuse_if(not all(table.is_used for table in tables), "table without use")
     refuse_if(index.at != len(index.data) or payload.at != len(payload.data), "bytes left over")
     original += rest.take(len(skeleton) - rest.at)
     refuse_if(len(original) != original_bytes or hashlib.sha256(original).digest() != sha, "sha256")
@@ -104,7 +105,7 @@ def section(packed, size, is_lzma, crc):
             packed = decoder.decompress(packed, size + 1)
         except lzma.LZMAError as error:
             raise RefusedError("not LZMA2") from error
-        refuse_if(not decoder.eof, "section")
+        refuse_if(not decoder.eof or decoder.unused_data, "section")
     refuse_if(len(packed) != size, "section size")
     return packed
 
@@ -139,6 +140,7 @@ class Table:
     form: int
     log: int
     code: object
+    is_used: bool = False
 
     @property
     def shape(self):
@@ -163,11 +165,12 @@ def read_table(index):
     while len(listed) < size:
         if form == 0:
             token = index.byte()
-            listed += [token >> 4] * ((token & 15) + 1 if token & 15 < 15 else 16 + index.varint())
+            entry, run = token >> 4, (token & 15) + 1 if token & 15 < 15 else 16 + index.varint()
         else:
             token = index.varint()
-            listed += [token >> 1] * (2 + index.varint() if token & 1 else 1)
-        refuse_if(len(listed) > size, "table")
+            entry, run = token >> 1, 2 + index.varint() if token & 1 else 1
+        refuse_if(len(listed) + run > size, "table")
+        listed += [entry] * run
     order = sorted(range(size), key=lambda symbol: (distance(symbol), symbol))
     entries = dict(zip(order, listed, strict=True))
     refuse_if(sum(entry > 0 for entry in listed) < 2, "table")
@@ -265,6 +268,8 @@ def read_stream(index, tables):
     numbers = [index.varint() for _ in range(classes)]
     refuse_if(max(numbers) >= len(tables), "table")
     mine = [tables[number] for number in numbers]
+    for table in mine:
+        table.is_used = True
     refuse_if(any(table.shape != mine[0].shape for table in mine), "tables differ")
     chunk = index.varint()
     refuse_if(chunk > 1 << 20, "chunk")

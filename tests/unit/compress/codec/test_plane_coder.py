@@ -59,7 +59,7 @@ def test_every_plane_comes_back(count, bits, zeros, spread, seed):
     values = (np.clip(values, -middle, middle - 1) + middle).astype(np.uint8)
     tables = Tables()
     for backend in ("numpy", "numba"):
-        plane, payload = encode_plane(values, bits, tables, backend)
+        plane, payload, _ = encode_plane(values, bits, tables, backend)
         if plane.method != RAW:
             assert np.array_equal(decode_plane(plane, payload, count, tables.tables, backend), values)
 
@@ -75,7 +75,7 @@ def test_weights_take_at_most_a_percent_more_than_their_entropy(bits, zeros, cou
     values[np.abs(weights) < np.quantile(np.abs(weights), zeros)] = 0
     plane_values = (values + 128).astype(np.uint8)
     tables = Tables()
-    _, payload = encode_plane(plane_values, 8, tables)
+    _, payload, _ = encode_plane(plane_values, 8, tables)
     coded = len(payload) + sum(len(write_table(table)) for table in tables.tables)
     assert coded <= 1.01 * entropy_bits(np.bincount(plane_values, minlength=256)) / 8 + spare_bytes
 
@@ -86,7 +86,7 @@ def test_channels_of_different_spread_go_below_the_entropy_of_the_whole(backend)
     spread = np.array([2, 5, 12, 30])[rng.integers(0, 4, 128)][:, None]
     values = (np.round(rng.laplace(0, spread, (128, 576))).clip(-127, 127) + 128).astype(np.uint8).reshape(-1)
     tables = Tables()
-    plane, payload = encode_plane(values, 8, tables, backend, channel=576)
+    plane, payload, _ = encode_plane(values, 8, tables, backend, channel=576)
     assert plane.main is not None
     assert len(plane.main.tables) > 1
     assert 8 * len(payload) < 0.95 * entropy_bits(np.bincount(values, minlength=256))
@@ -94,13 +94,13 @@ def test_channels_of_different_spread_go_below_the_entropy_of_the_whole(backend)
 
 
 def test_a_constant_plane_takes_no_bytes():
-    plane, payload = encode_plane(np.full(1000, 7, dtype=np.uint8), 8, tables := Tables())
+    plane, payload, _ = encode_plane(np.full(1000, 7, dtype=np.uint8), 8, tables := Tables())
     assert len(payload) == 0
     assert (decode_plane(plane, payload, 1000, tables.tables) == 7).all()
 
 
 def test_noise_stays_raw():
-    plane, _ = encode_plane(np.random.default_rng(0).integers(0, 256, 5000).astype(np.uint8), 8, Tables())
+    plane, *_ = encode_plane(np.random.default_rng(0).integers(0, 256, 5000).astype(np.uint8), 8, Tables())
     assert plane.method == RAW
 
 
@@ -120,5 +120,5 @@ def test_values_so_rare_that_the_sample_of_a_large_plane_misses_them_come_back(s
     # The sample takes whole blocks from the first value on, and never the last, broken one.
     values[-len(outliers) :] = outliers
     tables = Tables()
-    plane, payload = encode_plane(values, 8, tables)
+    plane, payload, _ = encode_plane(values, 8, tables)
     assert np.array_equal(decode_plane(plane, payload, len(values), tables.tables), values)

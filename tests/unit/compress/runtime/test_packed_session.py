@@ -1,0 +1,151 @@
+"""A session opened from a .krimp file is the session of the unpacked ONNX file."""
+
+import gc
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compress import codec
+from compress.errors import CodecError
+from compress.runtime.session import open_session
+
+SIZE = 160  # 160 x 160 int8 and more are large initialisers
+rng = np.random.default_rng(0)
+
+
+def value(name, shape=(1, SIZE)):
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def quantised(name):
+    """Return int8 weights with their scales, and the node that makes floats of them."""
+    weights = np.round(rng.laplace(0, 9, (SIZE, SIZE))).clip(-127, 127).astype(np.int8)
+    scales = rng.uniform(0.001, 0.01, SIZE).astype(np.float32)
+    node = helper.make_node("DequantizeLinear", [f"{name}_q", f"{name}_s"], [name], axis=0)
+    return [numpy_helper.from_array(weights, f"{name}_q"), numpy_helper.from_array(scales, f"{name}_s")], node
+
+
+def branch(name, values):
+    """Return a subgraph with a large initialiser and a large constant of its own."""
+    constant = numpy_helper.from_array(values[::-1].copy(), "")
+    nodes = [
+        helper.make_node("Constant", [], [f"{name}_c"], value=constant),
+        helper.make_node("MatMul", ["h", f"{name}_w"], [f"{name}_1"]),
+        helper.make_node("MatMul", [f"{name}_1", f"{name}_c"], [f"{name}_o"]),
+    ]
+    initialisers = [numpy_helper.from_array(values, f"{name}_w")]
+    return helper.make_graph(nodes, name, [], [value(f"{name}_o")], initialisers)
+
+
+def model():
+    """Return a model with large weights in every place: int8, float, float16, in branches, constants, sparse."""
+    weights, dequantize = quantised("w")
+    floats = (0.1 * rng.standard_normal((SIZE, SIZE))).astype(np.float32)
+    halves = numpy_helper.from_array(floats.T.astype(np.float16), "halves")
+    typed = helper.make_tensor("typed", TensorProto.FLOAT, [SIZE, SIZE], floats.reshape(-1) + 1)
+    nodes = [
+        dequantize,
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Cast", ["halves"], ["halves_f"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["a", "halves_f"], ["b"]),
+        helper.make_node("MatMul", ["b", "typed"], ["h"]),
+        helper.make_node("If", ["flag"], ["y"], then_branch=branch("t", floats), else_branch=branch("e", floats * 2)),
+    ]
+    inputs = [value("x"), helper.make_tensor_value_info("flag", TensorProto.BOOL, [])]
+    graph = helper.make_graph(nodes, "g", inputs, [value("y")], [*weights, halves, typed])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def outputs(session):
+    x = np.random.default_rng(1).standard_normal((1, SIZE)).astype(np.float32)
+    return [session.run(None, {"x": x, "flag": np.array(flag)})[0] for flag in (False, True)]
+
+
+@pytest.mark.parametrize("optimise", [True, False])
+def test_outputs_are_those_of_the_unpacked_file(tmp_path, optimise):
+    (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
+    codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    expected = outputs(open_session(tmp_path / "m.onnx", threads=1, optimise=optimise))
+    for check_hash in (True, False):
+        session = open_session(tmp_path / "m.krimp", threads=1, optimise=optimise, check_hash=check_hash)
+        gc.collect()
+        np.random.default_rng(2).bytes(1 << 22)  # memory that was freed by mistake would be used again
+        for found, wanted in zip(outputs(session), expected, strict=True):
+            assert np.array_equal(found, wanted)
+
+
+def test_large_initialisers_of_the_main_graph_alone_are_apart(tmp_path):
+    original = model()
+    (tmp_path / "m.onnx").write_bytes(original.SerializeToString())
+    codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    with codec.PackedFile(tmp_path / "m.krimp") as packed:
+        apart = codec.read_apart(packed)
+        everything = codec.read_apart(packed, least_bytes=1 << 30)
+    assert everything.model == (tmp_path / "m.onnx").read_bytes()
+    assert not everything.tensors
+    assert set(apart.tensors) == {"w_q", "halves"}
+    light = onnx.load_model_from_string(apart.model)
+    assert light.graph.node == original.graph.node
+    for found, wanted in zip(light.graph.initializer, original.graph.initializer, strict=True):
+        assert (found.name, found.dims, found.data_type) == (wanted.name, wanted.dims, wanted.data_type)
+        if found.name in apart.tensors:
+            assert found.data_location == TensorProto.EXTERNAL
+            array = apart.tensors[found.name]
+            assert np.array_equal(array, numpy_helper.to_array(wanted))
+            assert array.ctypes.data % 64 == 0
+        else:
+            assert found == wanted
+
+
+def test_weights_in_other_files_work_too(tmp_path):
+    onnx.save_model(model(), str(tmp_path / "plain.onnx"))
+    onnx.save_model(
+        model(), str(tmp_path / "m.onnx"), save_as_external_data=True, location="w.bin", convert_attribute=True
+    )
+    codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    expected = outputs(open_session(tmp_path / "m.onnx", threads=1))
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    (tmp_path / "m.krimp").rename(folder / "m.krimp")
+    for found, wanted in zip(outputs(open_session(folder / "m.krimp", threads=1)), expected, strict=True):
+        assert np.array_equal(found, wanted)
+    assert [path.name for path in folder.iterdir()] == ["m.krimp"]
+
+
+def test_two_initialisers_of_one_name_are_left_to_the_runtime(tmp_path):
+    twice = model()
+    twice.graph.initializer.append(twice.graph.initializer[0])
+    (tmp_path / "m.onnx").write_bytes(twice.SerializeToString())
+    codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    with codec.PackedFile(tmp_path / "m.krimp") as packed:
+        assert codec.read_apart(packed).model == (tmp_path / "m.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("check_hash", [True, False])
+def test_a_damaged_weight_is_refused_with_its_place(tmp_path, check_hash):
+    (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
+    codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    data = bytearray((tmp_path / "m.krimp").read_bytes())
+    data[5000] ^= 16
+    (tmp_path / "m.krimp").write_bytes(data)
+    with pytest.raises(CodecError, match=r"byte 108: checksum of this tensor"):
+        open_session(tmp_path / "m.krimp", check_hash=check_hash)
+
+
+def test_a_packed_file_that_is_no_onnx_model_is_refused(tmp_path):
+    header = b'{"w":{"dtype":"I8","shape":[200],"data_offsets":[0,200]}}'
+    (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(200))
+    codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")
+    with pytest.raises(CodecError, match=r"w\.krimp: byte 10: .*'safetensors'; expected an ONNX model"):
+        open_session(tmp_path / "w.krimp")
+
+
+def test_the_memory_behind_a_session_lives_as_long_as_it(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
+    codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    session = open_session(tmp_path / "m.krimp")
+    assert isinstance(session, ort.InferenceSession)
+    assert set(session.krimp_tensors) == {"w_q", "halves"}
