@@ -79,14 +79,16 @@ def test_scores_fall_lie_above_the_threshold_and_a_higher_threshold_keeps_the_be
     (low, _) = deploy.postprocess(raw, meta, image_size=size, score_threshold=0.0)
     scores = [record["score"] for record in deploy.to_json(low, meta)]
     assert scores == sorted(scores, reverse=True)
-    middle = float(
-        np.nextafter(np.float32(np.median(scores)), np.float32(0))
-    )  # below it: a fresh network may give all the same score
+    middle = float(np.median(scores))
+    if middle == scores[0]:  # a fresh network may give most boxes the same score
+        middle = float(np.nextafter(np.float32(middle), np.float32(0)))
     (high, _) = deploy.postprocess(raw, meta, image_size=size, score_threshold=middle)
     kept = [record["score"] for record in deploy.to_json(high, meta)]
     assert 0 < len(kept) <= len(scores)
-    assert min(kept) >= middle - 2e-6  # JSON has six digits
     assert kept[0] == scores[0]
+    if detector.NAME == "openmmlab" and any("centerness" in name for name in meta["output_names"]):
+        return  # MMDetection holds the class score against the threshold, before it is multiplied with the centerness
+    assert min(kept) >= middle - 1e-6
 
 
 def test_records_are_json_with_class_and_score_and_text_has_a_line_each(deploy, meta, found):
