@@ -1,5 +1,6 @@
 """What the prose promises: targets, files, commands and recipes that README, CONTRIBUTING and the Makefile name."""
 
+import os
 import re
 import subprocess
 import sys
@@ -41,14 +42,21 @@ def test_commands_named_in_the_readme_exist():
     assert {name for name in named if not re.search(rf"\b{name}\b", answer.stdout)} == set()
 
 
+def make(*arguments):
+    """Return what make prints, also where make itself runs these tests (it would announce the folder)."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--no-print-directory", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
 def test_make_help_lists_every_target():
-    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    text = make("help")
     assert {line.split()[0] for line in text.splitlines()} == makefile_targets()
 
 
 def test_the_demo_ends_with_the_exit_code_of_its_run():
     """`make demo` exits with 1 if a requirement of recipes/demo.yaml is missed: the run is its last command."""
-    plan = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    plan = make("-n", "demo")
     last = plan.strip().splitlines()[-1]
     assert last.split()[1:3] == ["compress/run.py", "recipes/demo.yaml"]
     assert not any(mark in last for mark in ("||", ";", "|"))
