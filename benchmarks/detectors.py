@@ -122,7 +122,7 @@ def main() -> int:
             "benchmark": "detectors",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": describe_environment(),
-            "overrides": options.set,
+            "overrides": ["=".join(without_folders(one.split("=", 1))) for one in options.set],
             "runs": rows,
         }
         write_whole(options.record, json.dumps(without_folders(record), indent=1, sort_keys=True) + "\n")
