@@ -78,6 +78,7 @@ def try_config(config, *, size=128, until="parity"):
 def _short(error):
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"'?/[^\s']*/([^/\s']+)'?", r"\1", text).replace("|", "/")  # folders differ from machine to machine
+    text = text.partition(", the current sys.path is")[0]  # differs from one way of running to the next
     return text if len(text) <= 260 else text[:257] + "..."
 
 
