@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.errors import DetectorError
-from compress.export.parity import relative_error, sensitivity
 from compress.quantization.graph import outputs_of
 
 
@@ -63,11 +62,10 @@ def test_outputs_have_one_name_each_and_do_not_depend_on_the_rest_of_the_batch(d
     together = outputs_of(model, images)
     assert len(together) >= len(names)
     alone = [outputs_of(model, image[None]) for image in images]
-    for index, (output, own) in enumerate(zip(together, sensitivity(model, [images]), strict=True)):
+    for index, output in enumerate(together):
         assert output.shape[0] == 2
         assert output.dtype == torch.float32
-        error = relative_error(torch.cat([one[index] for one in alone]).numpy(), output.numpy())
-        assert error <= max(1e-3, own)  # a deep fresh network answers another order of sums
+        torch.testing.assert_close(output, torch.cat([one[index] for one in alone]), rtol=1e-3, atol=1e-3)
 
 
 def test_the_example_input_is_a_normalised_image_of_the_deployed_size(detector):
