@@ -80,10 +80,11 @@ def _encode_numba(
     chunk_bits = np.empty(-(-len(symbols) // chunk), dtype=np.int64)
     if tables[0].form == COUNTS:
         log = tables[0].log
-        states, offsets, thresholds = (np.stack(part) for part in zip(*map(_ans_tables, tables), strict=True))
+        states, offsets, thresholds = _ans_tables(tables)
+        steps = offsets << 32 | thresholds
         out = np.empty((len(symbols) + len(chunk_bits) + 1) * log // 8 + 32, dtype=np.uint8)
         total = fast_encode.encode_states(
-            symbols, states, offsets, thresholds, log, classes, chunk, segment, out, chunk_bits
+            symbols, steps, states.astype(np.uint16), log, classes, chunk, segment, out, chunk_bits
         )
     else:
         codes = np.stack([_prefix_codes(table) for table in tables]).astype(np.uint32)
@@ -97,9 +98,10 @@ def _prefix_codes(table: Table) -> np.ndarray:
     return canonical_codes(table.entries) << 8 | table.entries
 
 
-def _ans_tables(table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    states, offsets, thresholds = encode_tables(table.entries)
-    return states.astype(np.uint16), offsets, thresholds.astype(np.uint32)
+def _ans_tables(tables: Sequence[Table]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return states, offsets and thresholds as of `encode_tables`, int64, a row a class."""
+    states, offsets, thresholds = zip(*(encode_tables(table.entries) for table in tables), strict=True)
+    return np.stack(states), np.stack(offsets), np.stack(thresholds)
 
 
 def _encode_numpy(
@@ -152,9 +154,7 @@ def _chunk_counts(count: int, chunk: int) -> np.ndarray:
 def _ans_fields(symbols: np.ndarray, tables: Sequence[Table], classes: np.ndarray, chunk: int, segment: int) -> _Fields:
     log = tables[0].log
     size = 1 << log
-    states, offsets, thresholds = (
-        np.stack(part).astype(np.int64) for part in zip(*map(_ans_tables, tables), strict=True)
-    )
+    states, offsets, thresholds = _ans_tables(tables)
     for start, stop in _blocks(len(symbols), chunk):
         counts = _chunk_counts(stop - start, chunk)
         lanes, steps = len(counts), int(counts[0])
