@@ -322,6 +322,67 @@ def fill_escapes(out: np.ndarray, marker: int, values: np.ndarray) -> int:
     return int(_fill_by_bytes(out, marker, values, int(begin), int(found)))
 
 
+@njit(cache=True, nogil=True, boundscheck=False)
+def fill_prefix_table(lengths, shown, log, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Do what `prefix_code.decode_table` does: shown, (symbols,), is what stands for them; out, (2 ** log,).
+
+    The table for codes of one more bit is the one before it twice over; what no shorter code takes is then written.
+    """
+    starts, order = np.zeros(log + 2, dtype=np.int64), np.empty(len(lengths), dtype=np.int64)
+    for length in lengths:
+        starts[length + 1] += 1
+    starts = np.cumsum(starts)
+    for symbol in range(len(lengths)):  # by length, then by symbol; unused ones first
+        order[starts[lengths[symbol]]] = symbol
+        starts[lengths[symbol]] += 1
+    code = 0  # the first one of a length
+    for length in range(1, log + 1):
+        half, code = 1 << (length - 1), code << 1
+        for i in range(half if length > 1 else 0):
+            out[half + i] = out[i]
+        for place in range(starts[length - 1], starts[length]):
+            rest, at = code, 0
+            for _ in range(length):
+                at, rest = at << 1 | rest & 1, rest >> 1
+            out[at] = np.uint32(shown[order[place]]) << np.uint32(8) | np.uint32(length)
+            code += 1
+
+
+@njit(nogil=True, forceinline=True)
+def _read_uints(data, count, width, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Read numbers of `width` bits, at most 32; return the byte behind them, -1 if the padding is not zero."""
+    bits, filled, at = uint64(0), 0, 0
+    mask = (_U1 << uint64(width)) - _U1
+    for i in range(count):
+        while filled < width:
+            bits |= uint64(data[at]) << uint64(filled)
+            filled, at = filled + 8, at + 1
+        out[i] = bits & mask
+        bits, filled = bits >> uint64(width), filled - width
+    return -1 if bits else at
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def split(data, selector_bits, width, min_bits, total_bits, classes, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Read what precedes the codes of a stream, whose numbers these are; return the first byte of its codes.
+
+    data, (bytes,), uint8, is the payload. classes, (segments,), uint8, and ends, (chunks,), int64, are given the class
+    of each segment and the bit behind each chunk. -1 means that padding is not zero.
+    """
+    behind = _read_uints(data, len(classes), selector_bits, classes)
+    if behind < 0:
+        return -1
+    stored = _read_uints(data[behind:], len(ends) - 1, width, ends)
+    if stored < 0:
+        return -1
+    end = 0
+    for i in range(len(ends) - 1):
+        end += ends[i] + min_bits
+        ends[i] = end
+    ends[-1] = total_bits
+    return behind + stored
+
+
 def decode(
     data: np.ndarray,
     starts: np.ndarray,

@@ -14,6 +14,7 @@ from compress.errors import CodecError
 MAX_LENGTH = 14  # four codes fit into one 57-bit window
 MAX_ALPHABET = 4096
 _MANY = 512
+_ROOM = 1 << np.arange(MAX_LENGTH - 1, -1, -1)  # that a code of each length takes of all longest ones
 
 
 def code_lengths(counts: np.ndarray, limit: int = MAX_LENGTH) -> np.ndarray:
@@ -110,10 +111,10 @@ def limited_lengths(weights: np.ndarray, limit: int) -> np.ndarray:
 
 def is_complete(lengths: np.ndarray) -> bool:
     """Return True if the lengths belong to a complete prefix code (Kraft sum exactly 1)."""
-    used = lengths[lengths > 0]
-    if len(used) < 2 or used.max() > MAX_LENGTH:
+    counts = np.bincount(lengths, minlength=MAX_LENGTH + 1)
+    if len(counts) > MAX_LENGTH + 1 or int(counts[1:].sum()) < 2:
         return False
-    return int(np.sum(1 << (MAX_LENGTH - used))) == 1 << MAX_LENGTH
+    return int(counts[1:] @ _ROOM) == 1 << MAX_LENGTH
 
 
 def canonical_codes(lengths: np.ndarray) -> np.ndarray:

@@ -73,8 +73,9 @@ def decode_streams(jobs: Sequence[StreamJob], backend: str = "auto") -> None:
     Raises:
         StreamError: chunk lengths, code bits and padding of a stream do not fit together.
     """
-    splits = [_split(number, job) for number, job in enumerate(jobs)]
-    if choose_backend(backend, sum(job.count for job in jobs)) == "numba":
+    backend = choose_backend(backend, sum(job.count for job in jobs))
+    splits = [_split(number, job, backend) for number, job in enumerate(jobs)]
+    if backend == "numba":
         for number, (job, split) in enumerate(zip(jobs, splits, strict=True)):
             _decode_numba(number, job, split)
         return
@@ -83,22 +84,15 @@ def decode_streams(jobs: Sequence[StreamJob], backend: str = "auto") -> None:
         _lock_step(jobs, splits, chosen, is_ans)
 
 
-def _split(number: int, job: StreamJob) -> _Split:
+def _split(number: int, job: StreamJob, backend: str) -> _Split:
     stream = job.stream
     chunks, segments = -(-job.count // stream.chunk), -(-job.count // stream.segment)
-    class_bytes = (segments * stream.selector_bits + 7) // 8
-    code_byte = class_bytes + ((chunks - 1) * stream.width + 7) // 8
     if job.tables[0].form != COUNTS and job.count > stream.total_bits:
         raise StreamError(number, f"{job.count} symbols in {stream.total_bits} bits; expected a bit or more for each")
-    classes = unpack_uints(job.data[:class_bytes], segments, stream.selector_bits)
-    if classes is None or classes.max(initial=0) >= len(job.tables):
-        raise StreamError(number, f"classes of the segments are not below {len(job.tables)}, or padding is not zero")
-    stored = unpack_uints(job.data[class_bytes:code_byte], chunks - 1, stream.width)
-    if stored is None:
-        raise StreamError(number, "padding after the chunk lengths is not zero")
-    ends = np.empty(chunks, dtype=np.int64)
-    np.cumsum(stored + stream.min_bits, out=ends[:-1])
-    ends[-1] = stream.total_bits
+    found = _read_numba(job, chunks, segments) if backend == "numba" else None
+    classes, ends, code_byte = found or _read_numpy(number, job, chunks, segments)  # which says what is wrong
+    if len(job.tables) > 1 and int(classes.max()) >= len(job.tables):
+        raise _wrong_classes(number, job)
     if chunks > 1 and not 0 <= int(ends[-2]) < stream.total_bits:
         raise StreamError(
             number,
@@ -106,8 +100,42 @@ def _split(number: int, job: StreamJob) -> _Split:
         )
     if stream.total_bits & 7 and int(job.data[job.size - 1]) >> (stream.total_bits & 7):
         raise StreamError(number, "padding after the last code is not zero")
-    starts = np.concatenate([[0], ends[:-1]])
-    return _Split(classes.astype(np.uint8), code_byte, starts, ends)
+    starts = np.zeros(chunks, dtype=np.int64)
+    starts[1:] = ends[:-1]
+    return _Split(classes, code_byte, starts, ends)
+
+
+def _wrong_classes(number: int, job: StreamJob) -> StreamError:
+    return StreamError(number, f"classes of the segments are not below {len(job.tables)}, or padding is not zero")
+
+
+def _read_numba(job: StreamJob, chunks: int, segments: int) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Do what `_read_numpy` does; None if something is wrong."""
+    from compress.codec import fast
+
+    stream = job.stream
+    classes, ends = np.empty(segments, dtype=np.uint8), np.empty(chunks, dtype=np.int64)
+    code_byte = fast.split(
+        job.data, stream.selector_bits, stream.width, stream.min_bits, stream.total_bits, classes, ends
+    )
+    return (classes, ends, code_byte) if code_byte >= 0 else None
+
+
+def _read_numpy(number: int, job: StreamJob, chunks: int, segments: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the class of each segment, uint8, the bit behind each chunk, int64, and the first byte of the codes."""
+    stream = job.stream
+    class_bytes = (segments * stream.selector_bits + 7) // 8
+    code_byte = class_bytes + ((chunks - 1) * stream.width + 7) // 8
+    classes = unpack_uints(job.data[:class_bytes], segments, stream.selector_bits)
+    if classes is None:
+        raise _wrong_classes(number, job)
+    stored = unpack_uints(job.data[class_bytes:code_byte], chunks - 1, stream.width)
+    if stored is None:
+        raise StreamError(number, "padding after the chunk lengths is not zero")
+    ends = np.empty(chunks, dtype=np.int64)
+    np.cumsum(stored + stream.min_bits, out=ends[:-1])
+    ends[-1] = stream.total_bits
+    return classes.astype(np.uint8), ends, code_byte
 
 
 def _table_log(job: StreamJob) -> int:
@@ -115,11 +143,16 @@ def _table_log(job: StreamJob) -> int:
 
 
 @lru_cache(maxsize=256)  # tables are shared by tensors
-def _decode_table(table: Table, log: int, names: bytes | None = None) -> np.ndarray:
+def _decode_table(table: Table, log: int, backend: str, names: bytes | None = None) -> np.ndarray:
     """Return what the next `log` bits, or the state, mean, (2 ** log,), read-only; see the two codes."""
     shown = None if names is None else np.frombuffer(names, dtype=np.uint8)
     if table.form == COUNTS:
         decoded = ans_code.decode_table(table.entries, shown)
+    elif backend == "numba":
+        from compress.codec import fast
+
+        decoded = np.empty(1 << log, dtype=np.uint32 if shown is None else np.uint16)
+        fast.fill_prefix_table(table.entries, np.arange(table.alphabet) if shown is None else shown, log, decoded)
     else:
         decoded = prefix_code.decode_table(table.entries, log, shown)
     decoded.flags.writeable = False
@@ -152,7 +185,7 @@ def _decode_numba(number: int, job: StreamJob, split: _Split) -> None:
         wide = np.zeros((len(job.expand), 8), dtype=np.uint8)
         wide[:, :group] = job.expand
         expand = wide.view("<u8")[:, 0]
-    found = [_decode_table(table, log, names) for table in job.tables]
+    found = [_decode_table(table, log, "numba", names) for table in job.tables]
     tables = found[0] if len(found) == 1 else np.concatenate(found)
     tables.flags.writeable = False  # of one type for the compiler
     is_ans = job.tables[0].form == COUNTS
@@ -257,7 +290,7 @@ def _join_tables(jobs: Sequence[StreamJob], numbers: set[int]) -> tuple[np.ndarr
         key = (tuple(map(id, job.tables)), logs[number])
         if key not in known:
             known[key] = at
-            parts += [_decode_table(table, logs[number]) for table in job.tables]
+            parts += [_decode_table(table, logs[number], "numpy") for table in job.tables]
             at += len(job.tables) << logs[number]
         bases[number] = known[key]
     return np.concatenate(parts).astype(np.uint64), bases, logs
