@@ -16,6 +16,9 @@ from numba import njit, types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from compress.codec.ans_code import MAX_LOG
+
+_MOST_COUNT = 2 << MAX_LOG | 1  # as the first number of a run
 _EXACT = 8  # symbols at the end of a chunk that are written byte by byte
 _U1, _U2, _U3, _U4, _U7, _U8, _U16 = (np.uint64(i) for i in (1, 2, 3, 4, 7, 8, 16))
 _LENGTH, _BITS, _STATE, _BYTE = np.uint64(63), np.uint64(15), np.uint64(0xFFF), np.uint64(0xFF)
@@ -346,6 +349,45 @@ def fill_prefix_table(lengths, shown, log, out):  # type: ignore[no-untyped-def]
                 at, rest = at << 1 | rest & 1, rest >> 1
             out[at] = np.uint32(shown[order[place]]) << np.uint32(8) | np.uint32(length)
             code += 1
+
+
+@njit(nogil=True, forceinline=True)
+def _varint(data, at):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Read a number of one or two bytes; return it, -1 if it is another one, and the byte behind it."""
+    low, high = np.int64(data[at]), np.int64(data[at + 1])
+    if low < 0x80:
+        return low, at + 1
+    return low & 0x7F | high << 7 if 0 < high < 0x80 else np.int64(-1), at + 2
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def read_runs(data, at, is_counts, entries):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Read `entries`, (symbols,), int64, that are written in runs; return the byte behind them.
+
+    Return -1 where a number takes three bytes or anything is wrong: `index.IndexReader` then reads them.
+    """
+    listed = np.int64(0)
+    while listed < len(entries):
+        if at + 4 > len(data):
+            return -1
+        if is_counts:
+            token, at = _varint(data, at)
+            if not 0 <= token <= _MOST_COUNT:
+                return -1
+            entry, run, is_long = token >> 1, np.int64(1), token & 1 == 1
+        else:
+            entry, run, is_long = np.int64(data[at]) >> 4, (np.int64(data[at]) & 15) + 1, data[at] & 15 == 15
+            at += 1
+        if is_long:
+            more, at = _varint(data, at)
+            if more < 0:
+                return -1
+            run = more + (2 if is_counts else 16)
+        if listed + run > len(entries):
+            return -1
+        entries[listed : listed + run] = entry
+        listed += run
+    return at
 
 
 @njit(nogil=True, forceinline=True)

@@ -205,8 +205,9 @@ def _write_stream(stream: Stream) -> bytes:
 class IndexReader:
     """Reads tables and records from the unpacked index; every step checks that bytes are left."""
 
-    def __init__(self, data: bytes, name: str) -> None:
+    def __init__(self, data: bytes, name: str, backend: str = "numpy") -> None:
         self._data, self._name, self._at, self._symbols = data, name, 0, 0
+        self._backend = backend
         self._unused: set[int] = set()  # tables that no stream has named so far
         self._constants: dict[tuple[int, int], Plane] = {}
 
@@ -294,8 +295,8 @@ class IndexReader:
 
     def _entries(self, size: int, form: int) -> np.ndarray:
         """Read a list of `size` entries that is written in runs, int64."""
-        if form == LENGTHS and (short := self._short_runs(size)) is not None:
-            return short
+        if self._backend == "numba" and (found := self._entries_numba(size, form)) is not None:
+            return found
         data, at, end = self._data, self._at, len(self._data)
         entries: list[int] = []
         runs: list[int] = []
@@ -319,16 +320,16 @@ class IndexReader:
         self._at = at
         return np.repeat(np.array(entries, dtype=np.int64), runs)
 
-    def _short_runs(self, size: int) -> np.ndarray | None:
-        """Read a list of code lengths at once if each of its runs takes one byte; else read nothing."""
-        tokens = np.frombuffer(self._data, np.uint8, min(size, len(self._data) - self._at), self._at)
-        runs = (tokens & 15) + 1
-        ends = np.cumsum(runs, dtype=np.int64)
-        number = int(np.searchsorted(ends, size)) + 1
-        if number > len(ends) or ends[number - 1] != size or runs[:number].max() == 16:
+    def _entries_numba(self, size: int, form: int) -> np.ndarray | None:
+        """Do what `_entries` does; read nothing if a run is uncommonly long, or something wrong."""
+        from compress.codec import fast
+
+        entries = np.empty(size, dtype=np.int64)
+        at = fast.read_runs(np.frombuffer(self._data, np.uint8), self._at, form == COUNTS, entries)
+        if at < 0:
             return None
-        self._at += number
-        return np.repeat((tokens[:number] >> 4).astype(np.int64), runs[:number])
+        self._at = at
+        return entries
 
     def _long_run(self, form: int) -> tuple[int, int]:
         """Read one run of any kind: its entry and its length."""

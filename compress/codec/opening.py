@@ -81,13 +81,14 @@ def read_skeleton(data: np.ndarray, header: Header, name: str) -> bytes:
     return _read_section(data, section, name)
 
 
-def read_index(data: np.ndarray, header: Header, name: str) -> PlacedIndex:
+def read_index(data: np.ndarray, header: Header, name: str, backend: str) -> PlacedIndex:
     """Return the index.
 
     Args:
         data: the .krimp file, (file_bytes,), uint8.
         header: its header.
         name: its path for messages.
+        backend: 'numpy' or 'numba'.
 
     Raises:
         CodecError: it is damaged, or does not fit the header.
@@ -100,7 +101,7 @@ def read_index(data: np.ndarray, header: Header, name: str) -> PlacedIndex:
         header.index_packed_by_lzma,
         header.index_crc32,
     )
-    reader = IndexReader(_read_section(data, section, name), name)
+    reader = IndexReader(_read_section(data, section, name), name, backend)
     with _without_collector():
         side_files = reader.side_files()
         if sum(file.num_bytes for file in side_files) > header.original_bytes:

@@ -48,7 +48,7 @@ class PackedFile:
         self.file_bytes = len(data)
         self.header = parse_header(data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
         backend = choose_backend(backend, self.header.original_bytes)
-        self.side_files, self.tables, self.tensors = read_index(data, self.header, self.name)
+        self.side_files, self.tables, self.tensors = read_index(data, self.header, self.name, backend)
         self.skeleton = read_skeleton(data, self.header, self.name)
         self._decoder = TensorDecoder(self.name, data, self.tables, backend)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 
 from compress.codec.layout import Kind
@@ -55,7 +58,7 @@ def undo_transform(out: np.ndarray, kind: Kind) -> None:
         out: (bytes,), uint8: the tensor.
         kind: how to read it; with more than one plane.
     """
-    one, top = np.array([1, 8 * kind.planes - 1], dtype=f"<u{kind.planes}")
+    one, top = _shifts(kind.planes)
     step = _BLOCK * kind.planes
     for start in range(0, len(out) if kind.transform else 0, step):
         elements = out[start : start + step].copy().view(f"<u{kind.planes}")  # may begin anywhere in a file
@@ -64,6 +67,13 @@ def undo_transform(out: np.ndarray, kind: Kind) -> None:
         else:
             elements = elements >> one ^ (~(elements & one) + one)
         out[start : start + step] = elements.view(np.uint8)
+
+
+@cache
+def _shifts(planes: int) -> tuple[np.unsignedinteger[Any], np.unsignedinteger[Any]]:
+    """Return 1 and the number of the highest bit, in the type of an element."""
+    one, top = np.array([1, 8 * planes - 1], dtype=f"<u{planes}")
+    return one, top
 
 
 def _unpack(data: np.ndarray, bits: int) -> np.ndarray:
