@@ -35,6 +35,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -46,6 +47,7 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 GOLDEN = ROOT / "tests" / "golden" / "codec"
 BUILD = ROOT / "build" / "fuzz"
 TARGETS = ("packed", "checked", "onnx", "safetensors")
+BACKENDS = ("numpy", "numba") if importlib.util.find_spec("numba") else ("numpy",)
 INPUT_SECONDS, MEMORY_MIB, INPUT_BYTES = 10, 2048, 1 << 14
 _HANG_SECONDS = 120  # on the wall: a busy machine stretches time
 _SLOW_BYTES = 1 << 14  # largest original that the slow decoder, one bit at a time, is asked for
@@ -97,9 +99,10 @@ def check_packed(data: bytes, folder: Path, slow: ModuleType | None = None) -> b
         raise FindingError("a refused file left an output")
     if not refusal and _joined(target, sides, written) != found:
         raise FindingError("unpack_file gives other bytes, or other files, than were verified")
-    loaded = _or_refusal(lambda: codec.unpack_bytes(path, backend="numpy"), path)
-    if isinstance(loaded, str) != bool(refusal or sides) or (loaded != found and not isinstance(loaded, str)):
-        raise FindingError(f"unpack_bytes and verify_file disagree: {loaded!r:.200} / {refusal!r:.200}")
+    for backend in BACKENDS:
+        loaded = _or_refusal(partial(codec.unpack_bytes, path, backend=backend), path)
+        if isinstance(loaded, str) != bool(refusal or sides) or (loaded != found and not isinstance(loaded, str)):
+            raise FindingError(f"unpack_bytes ({backend}) and verify_file disagree: {loaded!r:.200} / {refusal!r:.200}")
     _or_refusal(lambda: codec.inspect_file(path), path)  # it hashes nothing, and may refuse more: it reads names
     if slow is not None and _declared(data) <= _SLOW_BYTES:
         _compare(refusal or found, data, slow)
