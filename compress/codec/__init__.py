@@ -19,7 +19,8 @@ from compress.codec.apart import ApartModel, read_apart
 from compress.codec.contents import load_tensors
 from compress.codec.inspection import TensorFacts, inspect_file
 from compress.codec.layout import MAGIC
-from compress.codec.reader import PackedFile, Progress, open_map, unpack_bytes
+from compress.codec.memory import open_map
+from compress.codec.reader import PackedFile, Progress, unpack_bytes
 from compress.codec.spans import find_spans
 from compress.codec.unpacking import unpack_file, verify_file
 from compress.codec.writer import PackFacts, pack_file

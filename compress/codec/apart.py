@@ -9,7 +9,8 @@ import numpy as np
 
 from compress.codec.index import write_varint
 from compress.codec.layout import CONTAINERS
-from compress.codec.reader import PackedFile, empty_space
+from compress.codec.memory import empty_space
+from compress.codec.reader import PackedFile
 from compress.codec.spans import OnnxWalker
 from compress.errors import CodecError
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from compress.codec.layout import KINDS
-from compress.codec.reader import PackedFile, Placed, empty_space, map_in_threads
+from compress.codec.memory import empty_space
+from compress.codec.opening import Placed
+from compress.codec.reader import PackedFile, map_in_threads
 from compress.codec.source import normal_name, side_spans
 from compress.codec.spans import ExternalTensor, Span, find_tensors
 from compress.codec.values import to_planes

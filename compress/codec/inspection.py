@@ -9,7 +9,8 @@ import numpy as np
 
 from compress.codec.contents import named_spans
 from compress.codec.layout import CONSTANT, COUNTS, KINDS, RAW, Plane, Stream, Table
-from compress.codec.reader import PackedFile, Placed, Progress
+from compress.codec.opening import Placed
+from compress.codec.reader import PackedFile, Progress
 from compress.codec.spans import Span
 from compress.codec.values import to_planes
 from compress.codec.whole_file import memory_for

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import io
-import mmap
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import NamedTuple, TypeVar
-from zlib import crc32
+from typing import TypeVar
 
 import numpy as np
 
 from compress.codec.bitstream import choose_backend
-from compress.codec.index import IndexReader, plane_bytes
-from compress.codec.layout import HEADER_BYTES, KINDS, RAW, SideFile, Table, TensorRecord, parse_header
-from compress.codec.plane_decoder import PlaneJob, constant_value, plane_job, with_tail
-from compress.codec.sections import expand
-from compress.codec.stream_decoder import StreamError, decode_streams
-from compress.codec.values import put_plane, undo_transform
+from compress.codec.layout import HEADER_BYTES, parse_header
+from compress.codec.memory import open_map
+from compress.codec.opening import Placed, read_index, read_skeleton
+from compress.codec.tensor_decoder import TensorDecoder, batches
 from compress.codec.whole_file import memory_for
 from compress.errors import CodecError
 
@@ -32,41 +25,6 @@ Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-
-_BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
-
-
-class Placed(NamedTuple):
-    """A tensor record with its places.
-
-    Attributes:
-        record: how it is coded.
-        start: first byte in the original file.
-        offset: first coded byte in the .krimp file.
-        plane_sizes: coded bytes of each plane.
-        size: coded bytes.
-    """
-
-    record: TensorRecord
-    start: int
-    offset: int
-    plane_sizes: tuple[int, ...]
-    size: int
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A plane that is being decoded: whose it is, its job, and where its values go in the end."""
-
-    tensor: Placed
-    number: int
-    job: PlaneJob
-    out: np.ndarray
-
-    def put(self, backend: str) -> None:
-        self.job.finish(backend)
-        if self.job.out is not self.out:
-            put_plane(self.job.out, KINDS[self.tensor.record.kind], self.number, self.out)
 
 
 class PackedFile:
@@ -86,26 +44,19 @@ class PackedFile:
     def __init__(self, path: Path | str, *, backend: str = "auto") -> None:
         self.name = str(path)
         # numpy over the map: slices cost nothing and are read when touched.
-        self._data = np.frombuffer(open_map(path), dtype=np.uint8)
-        self.file_bytes = len(self._data)
-        self.header = parse_header(self._data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
-        self._backend = choose_backend(backend, self.header.original_bytes)
-        with _without_collector():
-            self.side_files, self.tables, self.tensors = self._read_index()
-        self.skeleton = self._section(
-            HEADER_BYTES + self.header.payload_bytes,
-            self.header.skeleton_packed_bytes,
-            self.header.skeleton_bytes,
-            self.header.skeleton_packed_by_lzma,
-            self.header.skeleton_crc32,
-            "skeleton",
-        )
+        data = np.frombuffer(open_map(path), dtype=np.uint8)
+        self.file_bytes = len(data)
+        self.header = parse_header(data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
+        backend = choose_backend(backend, self.header.original_bytes)
+        self.side_files, self.tables, self.tensors = read_index(data, self.header, self.name)
+        self.skeleton = read_skeleton(data, self.header, self.name)
+        self._decoder = TensorDecoder(self.name, data, self.tables, backend)
 
     def __enter__(self) -> PackedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._data = np.empty(0, dtype=np.uint8)
+        self._decoder = replace(self._decoder, data=np.empty(0, dtype=np.uint8))
 
     def decode(self, tensor: Placed, out: np.ndarray | None = None) -> np.ndarray:
         """Decode one tensor.
@@ -135,74 +86,7 @@ class PackedFile:
         Raises:
             CodecError: a checksum is wrong or a tensor cannot be decoded.
         """
-        parts: list[_Part] = []
-        waiting = 0
-        for tensor, out in zip(tensors, outs, strict=True):
-            if check:
-                self._check_payload(tensor)
-            for part in self._parts(tensor, out):
-                parts.append(part)
-                waiting += len(part.job.out)
-                if waiting >= _BATCH_BYTES:
-                    self._decode_parts(parts)
-                    parts, waiting = [], 0
-        self._decode_parts(parts)
-        for tensor, out in zip(tensors, outs, strict=True):
-            if KINDS[tensor.record.kind].planes > 1:
-                undo_transform(out, KINDS[tensor.record.kind])
-
-    def _parts(self, tensor: Placed, out: np.ndarray) -> Iterator[_Part]:
-        """Write the raw planes of a tensor; yield the others."""
-        record, kind = tensor.record, KINDS[tensor.record.kind]
-        at = tensor.offset
-        for number, (plane, size) in enumerate(zip(record.planes, tensor.plane_sizes, strict=True)):
-            constant = constant_value(plane, self.tables)
-            if plane.method == RAW:
-                out[number :: kind.planes] = self._data[at : at + size]
-            elif constant is not None and kind.planes > 1:
-                out[number :: kind.planes] = constant
-            else:
-                whole = kind.planes == 1 and kind.value_bits == 8
-                values = out if whole else np.empty(record.count, dtype=np.uint8)
-                flip = 1 << kind.value_bits - 1 if kind.is_signed else 0
-                payload = with_tail(self._data, at, size)
-                yield _Part(tensor, number, plane_job(plane, payload, record.count, self.tables, values, flip), out)
-            at += size
-
-    def _decode_parts(self, parts: list[_Part]) -> None:
-        jobs = [(stream, part) for part in parts for stream in part.job.streams]
-        try:
-            decode_streams([stream for stream, _ in jobs], self._backend)
-        except StreamError as error:
-            raise self._damaged(jobs[error.number][1].tensor, error) from error
-        for part in parts:
-            try:
-                part.put(self._backend)
-            except ValueError as error:
-                raise self._damaged(part.tensor, error) from error
-
-    def _damaged(self, tensor: Placed, error: ValueError) -> CodecError:
-        return CodecError(f"{self.name}: byte {tensor.offset}: {error}.")
-
-    def _check_payload(self, tensor: Placed) -> None:
-        payload = self._data[tensor.offset : tensor.offset + tensor.size]
-        if crc32(payload.data) != tensor.record.crc32:
-            raise CodecError(
-                f"{self.name}: byte {tensor.offset}: checksum of this tensor is wrong; the file is damaged."
-            )
-
-    def batches(self) -> Iterator[list[Placed]]:
-        """Yield all tensors in order, in groups of a few megabytes that are decoded together."""
-        batch: list[Placed] = []
-        room = _BATCH_BYTES
-        for tensor in self.tensors:
-            if batch and tensor.record.num_bytes > room:
-                yield batch
-                batch, room = [], _BATCH_BYTES
-            batch.append(tensor)
-            room -= tensor.record.num_bytes
-        if batch:
-            yield batch
+        self._decoder.decode(tensors, outs, check=check)
 
     def pieces(self) -> Iterator[bytes | memoryview]:
         """Yield the original file, and what follows it, piece by piece, in order.
@@ -211,7 +95,7 @@ class PackedFile:
             CodecError: a tensor is damaged.
         """
         at = 0
-        for batch in self.batches():
+        for batch in batches(self.tensors):
             outs = [np.empty(tensor.record.num_bytes, dtype=np.uint8) for tensor in batch]
             self.decode_many(batch, outs)
             for tensor, out in zip(batch, outs, strict=True):
@@ -275,9 +159,9 @@ class PackedFile:
             last = batch[-1][0]
             return last.start + last.record.num_bytes
 
-        bounds = list(accumulate((len(batch) for batch in self.batches()), initial=0))
-        batches = [numbered[first:stop] for first, stop in pairwise(bounds)]
-        for done in map_in_threads(decode, batches, threads):
+        bounds = list(accumulate((len(batch) for batch in batches(self.tensors)), initial=0))
+        numbered_batches = [numbered[first:stop] for first, stop in pairwise(bounds)]
+        for done in map_in_threads(decode, numbered_batches, threads):
             if progress:
                 progress(done, self.header.original_bytes)
 
@@ -361,79 +245,7 @@ class PackedFile:
             CodecError: one of them is wrong.
         """
         for tensor in self.tensors:
-            self._check_payload(tensor)
-
-    def _section(self, offset: int, packed: int, size: int, is_lzma: bool, checksum: int, what: str) -> bytes:
-        data = self._data[offset : offset + packed].tobytes()
-        if crc32(data) != checksum:
-            raise CodecError(f"{self.name}: byte {offset}: checksum of the {what} is wrong; the file is damaged.")
-        return expand(data, size, is_lzma, f"{self.name}: byte {offset}")
-
-    def _read_index(self) -> tuple[list[SideFile], list[Table], list[Placed]]:
-        header = self.header
-        offset = HEADER_BYTES + header.payload_bytes + header.skeleton_packed_bytes
-        index = self._section(
-            offset,
-            header.index_packed_bytes,
-            header.index_bytes,
-            header.index_packed_by_lzma,
-            header.index_crc32,
-            "index",
-        )
-        reader = IndexReader(index, self.name)
-        side_files = reader.side_files()
-        if sum(file.num_bytes for file in side_files) > header.original_bytes:
-            raise reader.fail(f"files beside the original are larger than all, {header.original_bytes} bytes")
-        tables = reader.tables()
-        tensors, start, place, gaps = [], 0, HEADER_BYTES, 0
-        for _ in range(header.num_tensors):
-            record = reader.record(tables)
-            start += record.gap
-            sizes = tuple([plane_bytes(plane, record, tables) for plane in record.planes])
-            size = sum(sizes)
-            gaps += record.gap
-            if start + record.num_bytes > header.original_bytes or gaps > header.skeleton_bytes:
-                raise reader.fail(
-                    f"tensor ends at byte {start + record.num_bytes}; the original has {header.original_bytes}"
-                )
-            if place + size > HEADER_BYTES + header.payload_bytes:
-                raise reader.fail(
-                    f"tensor needs {size} coded bytes; {HEADER_BYTES + header.payload_bytes - place} are left"
-                )
-            tensors.append(Placed(record, start, place, sizes, size))
-            start += record.num_bytes
-            place += size
-        reader.end()
-        covered = start - gaps + header.skeleton_bytes
-        if covered != header.original_bytes or place != HEADER_BYTES + header.payload_bytes:
-            raise reader.fail(
-                f"tensors and skeleton make {covered} bytes from {place - HEADER_BYTES} coded ones;"
-                f" expected {header.original_bytes} from {header.payload_bytes}"
-            )
-        return side_files, tables, tensors
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """Keep the garbage collector from looking through the whole process while thousands of objects are made to stay."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def empty_space(num_bytes: int) -> np.ndarray:
-    """Return (num_bytes,) zeros, uint8, of which only the touched pages of a few kilobytes take memory."""
-    if num_bytes == 0:
-        return np.empty(0, dtype=np.uint8)
-    space = mmap.mmap(-1, num_bytes)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        with suppress(OSError):  # a kernel without huge pages
-            space.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(space, dtype=np.uint8)
+            self._decoder.check(tensor)
 
 
 def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int) -> Iterator[_Result]:
@@ -487,23 +299,3 @@ def unpack_bytes(
         if check_hash:
             packed.check_hash(hashlib.sha256(data).digest())
         return data
-
-
-def open_map(path: Path | str) -> memoryview:
-    """Return a file's bytes, mapped, not read.
-
-    Raises:
-        CodecError: there is no such file, it cannot be read, or it is a folder, a pipe or a device.
-    """
-    try:
-        mode = Path(path).stat().st_mode  # opening a pipe would wait for somebody to write
-        if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "no regular file"
-            raise CodecError(f"{path}: byte 0: is {what}. Expected a file; save what comes from a pipe in one first.")
-        with Path(path).open("rb") as file:
-            if file.seek(0, io.SEEK_END) == 0:
-                return memoryview(b"")
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CodecError(f"{path}: byte 0: cannot be read: {reason}. Expected a file.") from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from compress.codec.index import unsafe_name
 from compress.codec.layout import KINDS, MAGIC, MAX_FILES, MAX_ORIGINAL_BYTES, SideFile
-from compress.codec.reader import open_map
+from compress.codec.memory import open_map
 from compress.codec.spans import ExternalTensor, Span, find_tensors, in_order
 from compress.errors import CodecError
 

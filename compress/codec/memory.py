@@ -1,0 +1,44 @@
+"""Memory that is only touched where it is used: a file's bytes, and empty space."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from compress.errors import CodecError
+
+
+def open_map(path: Path | str) -> memoryview:
+    """Return a file's bytes, mapped, not read.
+
+    Raises:
+        CodecError: there is no such file, it cannot be read, or it is a folder, a pipe or a device.
+    """
+    try:
+        mode = Path(path).stat().st_mode  # opening a pipe would wait for somebody to write
+        if not stat.S_ISREG(mode):
+            what = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "no regular file"
+            raise CodecError(f"{path}: byte 0: is {what}. Expected a file; save what comes from a pipe in one first.")
+        with Path(path).open("rb") as file:
+            if file.seek(0, io.SEEK_END) == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CodecError(f"{path}: byte 0: cannot be read: {reason}. Expected a file.") from error
+
+
+def empty_space(num_bytes: int) -> np.ndarray:
+    """Return (num_bytes,) zeros, uint8, of which only the touched pages of a few kilobytes take memory."""
+    if num_bytes == 0:
+        return np.empty(0, dtype=np.uint8)
+    space = mmap.mmap(-1, num_bytes)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages
+            space.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(space, dtype=np.uint8)
