@@ -9,6 +9,7 @@ from pydantic import Field
 
 from compress.pruning.target import PruningTarget
 from compress.stage import Kind, Stage, StageContext
+from compress.stage_training import train_in_stage
 from compress.training_settings import DistillFields, TrainingFields
 
 if TYPE_CHECKING:
@@ -154,23 +155,14 @@ class PruneStructured(Stage, TrainingFields):
 
     def _recover(self, model: nn.Module, context: StageContext, step: int) -> dict[str, Any]:
         from compress.metrics.model_facts import training_facts
-        from compress.training import fit, validation_score
-        from compress.weights import load_model
 
-        detector, device = context.detector, context.recipe.device
-        teacher = None
-        if self.distill is not None:
-            teacher, _ = load_model(context.inputs[self.distill.teacher].path, detector)
-        result = fit(
+        result = train_in_stage(
             model,
-            detector=detector,
-            settings=self,
-            scratch=context.scratch / f"step_{step}",
+            context,
+            self,
             label=f"{self.label} step {step}",
-            seed=context.seed + step,
-            teacher=teacher,
             distill=self.distill,
-            score=validation_score(detector, self, device=device),
-            device=device,
+            seed=context.seed + step,
+            scratch=context.scratch / f"step_{step}",
         )
         return training_facts(result)
