@@ -9,7 +9,6 @@ import engine_fakes
 import pytest
 
 from compress import pipeline
-from compress import stages as stage_table
 from compress.cli import main
 from compress.errors import DataError
 
@@ -17,12 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
-def fake_stages(monkeypatch):
-    for name in list(stage_table.STAGES):
-        if name not in engine_fakes.TABLE:
-            monkeypatch.delitem(stage_table.STAGES, name)
-    for name, stage in engine_fakes.TABLE.items():
-        monkeypatch.setitem(stage_table.STAGES, name, stage)
+def engine_without_torch(fake_stages, monkeypatch):
     monkeypatch.setattr(pipeline, "preload", lambda detector, stages: None)
 
 
