@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from compress.errors import StageError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from compress.detector import Detector
@@ -183,24 +181,6 @@ def keep_zeros(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[int, 
                 weight.mul_(masks[name].to(weight.device))
 
     return after_step
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter."""
-    return next(model.parameters()).device
-
-
-@contextmanager
-def on_device(model: nn.Module, name: str) -> Iterator[torch.device]:
-    """Move a model to 'cpu', 'cuda' or the best there is ('auto'), and back to the CPU at the end."""
-    import torch
-
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    model.to(chosen)
-    try:
-        yield torch.device(chosen)
-    finally:
-        model.to("cpu")
 
 
 def parameters_bytes(model: nn.Module, *, fold_batch_norm: bool = True) -> int:

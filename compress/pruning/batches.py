@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from compress.devices import device_of
 from compress.progress import track
-from compress.weights import device_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

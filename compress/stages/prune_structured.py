@@ -122,7 +122,7 @@ class PruneStructured(Stage, TrainingFields):
     def _losses(self, model: nn.Module, context: StageContext, step: int) -> Iterator[Callable[[], Tensor]]:
         """Return the losses that importance group_taylor reads."""
         from compress.pruning.batches import batch_losses
-        from compress.training import epoch_seed
+        from compress.seeds import epoch_seed
 
         seed = epoch_seed(context.seed, step)
         batches = self._batches(context, "importance", step, count=self.taylor_batches, seed=seed)
@@ -134,9 +134,9 @@ class PruneStructured(Stage, TrainingFields):
         return self._recover(model, context, step) if self.epochs else {}
 
     def _reestimate(self, model: nn.Module, context: StageContext, step: int) -> None:
+        from compress.devices import on_device
         from compress.pruning.batch_norm import reestimate_batch_norm
-        from compress.training import epoch_seed
-        from compress.weights import on_device
+        from compress.seeds import epoch_seed
 
         if self.bn_batches == 0:
             return

@@ -57,10 +57,11 @@ class Qat(Stage, TrainingFields, QuantisationSettings):
         Raises:
             StageError: the model cannot be quantised, or a zero weight did not stay zero.
         """
+        from compress.devices import on_device
         from compress.metrics.model_facts import model_facts, training_facts
         from compress.quantization import calibrate, quantise
         from compress.quantization.checks import check_zeros, quantisation_facts
-        from compress.weights import keep_zeros, load_model, masks_of, on_device, save_model
+        from compress.weights import keep_zeros, load_model, masks_of, save_model
 
         detector, settings = context.detector, self.settings()
         float_model, build = load_model(context.source.path, detector)
