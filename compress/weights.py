@@ -7,13 +7,13 @@ the widths that `build.json` records, a quantised one gets its quantisers, then 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from compress.artifact import write_whole
 from compress.errors import StageError
 
 if TYPE_CHECKING:
@@ -64,9 +64,9 @@ def save_model(folder: Path, model: nn.Module, build: Build) -> None:
     if build.quantisation is None or not build.layers:
         build = build.model_copy(update={"layers": build_layers(model)})
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state_once(model).items()}
-    _write_atomically(folder / WEIGHTS_FILE, save(state))
+    write_whole(folder / WEIGHTS_FILE, save(state))
     text = json.dumps(build.model_dump(mode="json"), indent=1, sort_keys=True)
-    _write_atomically(folder / BUILD_FILE, text.encode())
+    write_whole(folder / BUILD_FILE, text)
 
 
 def load_model(folder: Path, detector: Detector) -> tuple[nn.Module, Build]:
@@ -297,12 +297,3 @@ def _resized_shape(
         return shape
     leading = (new_in, new_out // groups) if transposed else (new_out, new_in // groups)
     return (*leading, *shape[2:])
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
