@@ -35,7 +35,6 @@ PARTS = {
 }
 GRAPH = "graph, tables, tensors < 128 bytes"
 REPEATED_BIAS = re.compile(r"\.bias_\d+$")  # of a layer that runs on several levels: one float bias, several int32 ones
-_CODED_FROM_BYTES = 128  # smaller tensors stay in the graph's share
 
 
 @dataclass

@@ -266,10 +266,10 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[int]:
         os.close(descriptor)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: temporary file, fsync, rename."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: temporary file, fsync, rename. Text becomes UTF-8."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text)
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     _sync(temporary)
     temporary.replace(path)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -13,15 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compress.detector import Batch, Detector, DistilsOutputs, Scores, SkipsBatches
+from compress.devices import device_name
 from compress.distillation import Distiller, as_tensors
 from compress.errors import StageError
+from compress.optimizer import make_optimizer
 from compress.precision import autocast, dilated_layers_in_float32
 from compress.progress import say, warn
+from compress.seeds import epoch_seed, seed_everything
 from compress.sharding import join_group, shard, trains_batch_norm
 from compress.training_progress import TrainingProgress
 from compress.training_settings import DistillFields, TrainingFields, learning_rate
@@ -128,32 +129,10 @@ def validation_score(
     num_outputs = len(detector.output_names())
 
     def score(model: nn.Module) -> Scores:
-        forward = torch_forward(model, num_outputs, _device_name(device))
+        forward = torch_forward(model, num_outputs, device_name(device))
         return detector.evaluate(forward, "val", limit=settings.evaluate_limit)
 
     return score
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trainable parameters in two groups: with and without weight decay.
-
-    Biases, norm parameters and learned scales (everything with fewer than two dimensions) do not decay.
-
-    Source:
-        He et al. 2019, arXiv 1812.01187, section 3.1 ("no bias decay").
-    """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return a seed for one epoch, in 0..2**31-1, unrelated between neighbouring seeds and epochs."""
-    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 class _Training:
@@ -177,15 +156,15 @@ class _Training:
         self.score: Callable[[nn.Module], Scores] | None = None
         self.distiller: Distiller | None = None
         self.best_from_epoch = 0
-        join_group(label, device=_device_name(device))
-        self.accelerator = Accelerator(cpu=_device_name(device) == "cpu")
+        join_group(label, device=device_name(device))
+        self.accelerator = Accelerator(cpu=device_name(device) == "cpu")
         self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
         model.to(device=self.accelerator.device, memory_format=self.format)  # type: ignore[call-overload]
         detector.set_train_mode(model)
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         if not self.trainable:
             raise StageError(f"stage {label}: no parameter of the model is trainable. Unfreeze some layers.")
-        self.optimizer = _make_optimizer(parameter_groups(model, settings.weight_decay), settings)
+        self.optimizer = make_optimizer(model, settings)
         self.several = self.accelerator.num_processes > 1
         if self.several and self.accelerator.is_main_process:
             say(f"{label}: {self.accelerator.num_processes} processes share every batch")
@@ -275,7 +254,7 @@ class _Training:
         position = self.position
         self.detector.set_train_mode(self.model)
         rng_state = torch.get_rng_state()
-        _seed_everything(epoch_seed(self.seed, position.epoch))
+        seed_everything(epoch_seed(self.seed, position.epoch))
         batches = self._batches(position.epoch, position.batch)
         if position.batch:
             torch.set_rng_state(rng_state)  # the one of the checkpoint, not the one after skipping
@@ -415,21 +394,3 @@ class _Training:
             history=position.history,
             seconds_per_image=position.train_seconds / max(position.images, 1),
         )
-
-
-def _make_optimizer(groups: list[dict[str, Any]], settings: TrainingFields) -> torch.optim.Optimizer:
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr)
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
-
-
-def _device_name(device: str) -> str:
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _seed_everything(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

@@ -7,18 +7,16 @@ the widths that `build.json` records, a quantised one gets its quantisers, then 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from compress.artifact import write_whole
 from compress.errors import StageError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
     from compress.detector import Detector
@@ -66,9 +64,9 @@ def save_model(folder: Path, model: nn.Module, build: Build) -> None:
     if build.quantisation is None or not build.layers:
         build = build.model_copy(update={"layers": build_layers(model)})
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state_once(model).items()}
-    _write_atomically(folder / WEIGHTS_FILE, save(state))
+    write_whole(folder / WEIGHTS_FILE, save(state))
     text = json.dumps(build.model_dump(mode="json"), indent=1, sort_keys=True)
-    _write_atomically(folder / BUILD_FILE, text.encode())
+    write_whole(folder / BUILD_FILE, text)
 
 
 def load_model(folder: Path, detector: Detector) -> tuple[nn.Module, Build]:
@@ -185,24 +183,6 @@ def keep_zeros(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[int, 
     return after_step
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter."""
-    return next(model.parameters()).device
-
-
-@contextmanager
-def on_device(model: nn.Module, name: str) -> Iterator[torch.device]:
-    """Move a model to 'cpu', 'cuda' or the best there is ('auto'), and back to the CPU at the end."""
-    import torch
-
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
-    model.to(chosen)
-    try:
-        yield torch.device(chosen)
-    finally:
-        model.to("cpu")
-
-
 def parameters_bytes(model: nn.Module, *, fold_batch_norm: bool = True) -> int:
     """Return the bytes of a float32 safetensors file that a float deployment of the model needs.
 
@@ -317,12 +297,3 @@ def _resized_shape(
         return shape
     leading = (new_in, new_out // groups) if transposed else (new_out, new_in // groups)
     return (*leading, *shape[2:])
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -48,12 +48,6 @@ def coded_bits(counts: np.ndarray, table: np.ndarray) -> int:
     return max((int(counts @ np.where(counts > 0, scaled, 0)) >> _FRACTION_BITS) + 1, 1)
 
 
-def choose_log(counts: np.ndarray) -> int:
-    """Return the table size for an alphabet: small for few symbols, so that the table stays in fast memory."""
-    used = int(np.count_nonzero(counts))
-    return min(max(used.bit_length() + 6, 10), MAX_LOG)
-
-
 def normalise(counts: np.ndarray, log: int) -> np.ndarray:
     """Return counts scaled to the sum 2 ** log, at least 1 wherever a symbol occurs.
 

@@ -13,6 +13,7 @@ import onnx
 import torch
 from torch import nn
 
+from compress.artifact import write_whole
 from compress.errors import StageError
 from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, symbolics
@@ -66,9 +67,7 @@ def export_onnx(
     onnx.helper.set_model_props(proto, {METADATA_KEY: metadata})
     _check(proto, names)
     data = proto.SerializeToString(deterministic=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data)
-    partial.replace(path)
+    write_whole(path, data)
     return {
         "onnx_bytes": len(data),
         "initializer_bytes": sum(onnx.numpy_helper.to_array(t).nbytes for t in proto.graph.initializer),

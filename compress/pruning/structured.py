@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from compress.devices import on_device
 from compress.errors import StageError
 from compress.metrics.complexity import Complexity, measure_complexity
 from compress.pruning.coupling import Coupling, PruningGroup, remove_channels, trace_coupling
@@ -26,7 +27,6 @@ from compress.pruning.importance import (
     taylor_scores,
 )
 from compress.pruning.widths import Widths, given_widths, narrowest_widths, round_up
-from compress.weights import on_device
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

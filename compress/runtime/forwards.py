@@ -103,15 +103,8 @@ def forward_of(artifact: Artifact, detector: Detector, *, threads: int = 0, devi
         raise StageError(
             f"{artifact.label}: holds {artifact.kind.value}, expected a model. Name another stage in `from:`."
         )
+    from compress.devices import device_name
     from compress.weights import load_model
 
     model, _ = load_model(artifact.path, detector)
-    return torch_forward(model, len(detector.output_names()), _device(device))
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return torch_forward(model, len(detector.output_names()), device_name(device))

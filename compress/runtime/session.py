@@ -85,18 +85,6 @@ def _packed_session(path: Path, options: SessionOptions, *, check_hash: bool) ->
         return _plain_session(str(Path(folder) / "model.onnx"), options)
 
 
-def read_deploy_metadata(source: Path | bytes) -> dict[str, Any]:
-    """Return what a model carries for its deployment.
-
-    Args:
-        source: an ONNX file, a `.krimp` file, or the bytes of an ONNX model.
-
-    Raises:
-        CodecError: the file is damaged or carries no `krimp.deploy`.
-    """
-    return deploy_metadata_of(open_session(source, threads=1, optimise=False), name_of(source))
-
-
 def deploy_metadata_of(session: InferenceSession, name: str) -> dict[str, Any]:
     """Return the parsed `krimp.deploy` of an open session.
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from compress.stage import Kind, Stage, StageContext
+from compress.stage_training import train_in_stage
 from compress.training_settings import DistillFields, TrainingFields
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
 
 class Finetune(Stage, TrainingFields):
@@ -39,40 +36,11 @@ class Finetune(Stage, TrainingFields):
     def run(self, context: StageContext) -> dict[str, Any]:
         """Train, save and return counts and history."""
         from compress.metrics.model_facts import model_facts, training_facts
-        from compress.training import fit, validation_score
-        from compress.weights import load_model, masks_of, save_model
+        from compress.weights import keep_zeros, load_model, masks_of, save_model
 
         detector = context.detector
         model, build = load_model(context.source.path, detector)
-        teacher = None
-        if self.distill is not None:
-            teacher, _ = load_model(context.inputs[self.distill.teacher].path, detector)
-        result = fit(
-            model,
-            detector=detector,
-            settings=self,
-            scratch=context.scratch,
-            label=self.label,
-            seed=context.seed,
-            teacher=teacher,
-            distill=self.distill,
-            after_step=_keep_zeros(model, masks_of(model, build)),
-            score=validation_score(detector, self, device=context.recipe.device),
-            device=context.recipe.device,
-        )
+        keep = keep_zeros(model, masks_of(model, build))
+        result = train_in_stage(model, context, self, label=self.label, distill=self.distill, after_step=keep)
         save_model(context.folder, model, build)
         return model_facts(model, detector) | training_facts(result)
-
-
-def _keep_zeros(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[int, int], None]:
-    """Return a function for `fit(after_step=...)` that sets the masked weights of named modules to zero again."""
-    import torch
-
-    weights = {name: model.get_submodule(name).weight for name in masks}
-
-    def after_step(_step: int, _total_steps: int) -> None:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.mul_(masks[name].to(weight.device))  # type: ignore[operator, arg-type]
-
-    return after_step

@@ -9,11 +9,13 @@ from pydantic import Field
 
 from compress.pruning.target import PruningTarget
 from compress.stage import Kind, Stage, StageContext
+from compress.stage_training import train_in_stage
 from compress.training_settings import DistillFields, TrainingFields
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from compress.detector import Batch
     from compress.pruning.structured import PruningRules, PruningSettings
 
 
@@ -111,26 +113,20 @@ class PruneStructured(Stage, TrainingFields):
         protected = {**context.detector.not_prunable(model), **self.protect}
         return PruningRules(protected=protected, custom_pruners=context.detector.custom_pruners(model))
 
+    def _batches(self, context: StageContext, what: str, step: int, *, count: int, seed: int) -> Iterator[Batch]:
+        from compress.pruning.batches import train_batches
+
+        label = f"{self.label}: {what}, step {step}"
+        return train_batches(context.detector, count=count, batch_size=self.batch_size, seed=seed, label=label)
+
     def _losses(self, model: nn.Module, context: StageContext, step: int) -> Iterator[Callable[[], Tensor]]:
-        """Yield one loss per training batch, not augmented; nothing is read unless it is asked for."""
-        from itertools import islice
+        """Return the losses that importance group_taylor reads."""
+        from compress.pruning.batches import batch_losses
+        from compress.seeds import epoch_seed
 
-        from compress.progress import track
-        from compress.training import epoch_seed
-        from compress.weights import device_of
-
-        detector = context.detector
         seed = epoch_seed(context.seed, step)
-        loader = detector.loader("train", batch_size=self.batch_size, augment=False, seed=seed)
-        batches = islice(loader, self.taylor_batches)
-        for batch in track(batches, f"{self.label}: importance, step {step}", self.taylor_batches):
-
-            def loss(batch: Any = batch) -> Tensor:
-                on_device = batch.to(device_of(model))
-                losses = detector.loss(model, tuple(model(on_device.images)), on_device)
-                return sum(losses.values())  # type: ignore[return-value]
-
-            yield loss
+        batches = self._batches(context, "importance", step, count=self.taylor_batches, seed=seed)
+        return batch_losses(model, context.detector, batches)
 
     def _after_step(self, model: nn.Module, context: StageContext, step: int) -> dict[str, Any]:
         """Re-estimate batch norm and train, as far as the recipe asks for it; return the facts of the training."""
@@ -138,39 +134,27 @@ class PruneStructured(Stage, TrainingFields):
         return self._recover(model, context, step) if self.epochs else {}
 
     def _reestimate(self, model: nn.Module, context: StageContext, step: int) -> None:
-        from compress.progress import track
+        from compress.devices import on_device
         from compress.pruning.batch_norm import reestimate_batch_norm
-        from compress.training import epoch_seed
-        from compress.weights import on_device
+        from compress.seeds import epoch_seed
 
         if self.bn_batches == 0:
             return
-        seed = epoch_seed(context.seed, -step)
-        loader = context.detector.loader("train", batch_size=self.batch_size, augment=False, seed=seed)
+        seed = epoch_seed(context.seed, -step)  # other batches than those of the importance
+        batches = self._batches(context, "batch norm", step, count=self.bn_batches, seed=seed)
         with on_device(model, context.recipe.device) as device:
-            images = (batch.images.to(device) for batch in loader)
-            counted = track(images, f"{self.label}: batch norm, step {step}", self.bn_batches)
-            reestimate_batch_norm(model, counted, self.bn_batches)
+            reestimate_batch_norm(model, (batch.images.to(device) for batch in batches), self.bn_batches)
 
     def _recover(self, model: nn.Module, context: StageContext, step: int) -> dict[str, Any]:
         from compress.metrics.model_facts import training_facts
-        from compress.training import fit, validation_score
-        from compress.weights import load_model
 
-        detector, device = context.detector, context.recipe.device
-        teacher = None
-        if self.distill is not None:
-            teacher, _ = load_model(context.inputs[self.distill.teacher].path, detector)
-        result = fit(
+        result = train_in_stage(
             model,
-            detector=detector,
-            settings=self,
-            scratch=context.scratch / f"step_{step}",
+            context,
+            self,
             label=f"{self.label} step {step}",
-            seed=context.seed + step,
-            teacher=teacher,
             distill=self.distill,
-            score=validation_score(detector, self, device=device),
-            device=device,
+            seed=context.seed + step,
+            scratch=context.scratch / f"step_{step}",
         )
         return training_facts(result)

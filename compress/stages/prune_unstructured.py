@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from compress.errors import StageError
 from compress.stage import Kind, Stage, StageContext
+from compress.stage_training import train_in_stage
 from compress.training_settings import DistillFields, TrainingFields
 
 if TYPE_CHECKING:
@@ -125,32 +126,22 @@ class PruneUnstructured(Stage, TrainingFields):
         )
 
     def _train(self, model: nn.Module, build: Build, keeper: MaskKeeper, context: StageContext) -> Any:
-        from compress.training import fit, validation_score
-        from compress.weights import keep_zeros, load_model, masks_of
+        from compress.weights import keep_zeros, masks_of
 
-        detector, device = context.detector, context.recipe.device
-        teacher = None
-        if self.distill is not None and self.epochs:
-            teacher, _ = load_model(context.inputs[self.distill.teacher].path, detector)
         keep_earlier = keep_zeros(model, masks_of(model, build))
 
         def after_step(step: int, total_steps: int) -> None:
             keep_earlier(step, total_steps)
             keeper.after_step(step, total_steps)
 
-        return fit(
+        return train_in_stage(
             model,
-            detector=detector,
-            settings=self.training_settings(),
-            scratch=context.scratch,
+            context,
+            self.training_settings(),
             label=self.label,
-            seed=context.seed,
-            teacher=teacher,
             distill=self.distill,
             after_step=after_step,
-            score=validation_score(detector, self, device=device),
             best_from_epoch=self._first_epoch_at_full_sparsity(keeper.ramp_steps, context),
-            device=device,
         )
 
     def _first_epoch_at_full_sparsity(self, ramp_steps: Callable[[int], int], context: StageContext) -> int:

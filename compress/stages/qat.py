@@ -9,6 +9,7 @@ from pydantic import Field
 
 from compress.quantization.settings import QuantisationSettings
 from compress.stage import Kind, Stage, StageContext
+from compress.stage_training import train_in_stage
 from compress.training_settings import DistillFields, TrainingFields
 
 if TYPE_CHECKING:
@@ -56,11 +57,11 @@ class Qat(Stage, TrainingFields, QuantisationSettings):
         Raises:
             StageError: the model cannot be quantised, or a zero weight did not stay zero.
         """
+        from compress.devices import on_device
         from compress.metrics.model_facts import model_facts, training_facts
         from compress.quantization import calibrate, quantise
         from compress.quantization.checks import check_zeros, quantisation_facts
-        from compress.training import fit, validation_score
-        from compress.weights import keep_zeros, load_model, masks_of, on_device, save_model
+        from compress.weights import keep_zeros, load_model, masks_of, save_model
 
         detector, settings = context.detector, self.settings()
         float_model, build = load_model(context.source.path, detector)
@@ -69,22 +70,8 @@ class Qat(Stage, TrainingFields, QuantisationSettings):
         model = quantise(float_model, settings, detector)
         with on_device(model, context.recipe.device) as device:
             images = calibrate(model, (batch.to(device) for batch in self._calibration_batches(context)))
-        teacher = None
-        if self.distill is not None and self.epochs:
-            teacher, _ = load_model(context.inputs[self.distill.teacher].path, detector)
-        result = fit(
-            model,
-            detector=detector,
-            settings=self,
-            scratch=context.scratch,
-            label=self.label,
-            seed=context.seed,
-            teacher=teacher,
-            distill=self.distill,
-            after_step=keep_zeros(model, masks),
-            score=validation_score(detector, self, device=context.recipe.device),
-            device=context.recipe.device,
-        )
+        keep = keep_zeros(model, masks)
+        result = train_in_stage(model, context, self, label=self.label, distill=self.distill, after_step=keep)
         check_zeros(model, masks, label=self.label)
         quantisation = settings.model_dump(mode="json")
         save_model(context.folder, model, build.model_copy(update={"quantisation": quantisation}))

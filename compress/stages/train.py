@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from compress.stage import Kind, Stage, StageContext
+from compress.stage_training import train_in_stage
 from compress.training_settings import TrainingFields
 
 
@@ -34,20 +35,10 @@ class Train(Stage, TrainingFields):
         import torch
 
         from compress.metrics.model_facts import model_facts, training_facts
-        from compress.training import fit, validation_score
         from compress.weights import Build, save_model
 
         torch.manual_seed(context.seed)
         model = context.detector.build()
-        result = fit(
-            model,
-            detector=context.detector,
-            settings=self,
-            scratch=context.scratch,
-            label=self.label,
-            seed=context.seed,
-            score=validation_score(context.detector, self, device=context.recipe.device),
-            device=context.recipe.device,
-        )
+        result = train_in_stage(model, context, self, label=self.label)
         save_model(context.folder, model, Build())
         return model_facts(model, context.detector) | training_facts(result)

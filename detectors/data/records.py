@@ -131,31 +131,6 @@ def interval(values: np.ndarray, coverage: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def paired_bootstrap(
-    before: MatchRecords, after: MatchRecords, *, samples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95 % interval of map50(after) - map50(before), both scored on the same resampled images.
-
-    Args:
-        before: records of the first model.
-        after: records of the second model on the same images.
-        samples: resamples.
-        seed: decides the draws.
-
-    Raises:
-        DataError: the two were not scored on the same images and classes.
-
-    Source:
-        Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13 (percentile interval).
-    """
-    if before.classes != after.classes or not np.array_equal(before.num_truths, after.num_truths):
-        raise DataError("match records: the two models were scored on different images or classes. Score both again.")
-    difference = bootstrap_map50(after, samples=samples, seed=seed) - bootstrap_map50(
-        before, samples=samples, seed=seed
-    )
-    return interval(difference)
-
-
 def area_map50(records: MatchRecords) -> float:
     """Return the mean area AP on the images as they are, 0..1; 0 without any truth."""
     return float(_resampled_map50(records, np.ones((1, len(records.num_truths))))[0])

@@ -17,7 +17,6 @@ from compress.errors import DataError
 from detectors.data import synthetic_ground as ground
 from detectors.data.synthetic_sprites import (
     SCALE,
-    Canvas,
     Pose,
     draw_building,
     draw_crate,
@@ -333,13 +332,3 @@ def _maybe_hidden(scene: Scene, item: SceneObject) -> SceneObject:
     spot = item.pose.moved(item.pose.length * float(scene.rng.uniform(-0.3, 0.3)), 0)
     draw_tree(scene.canvas, spot.x, spot.y, max(2.5, min(0.45 * item.pose.length, 0.8 * item.pose.width)), scene.rng)
     return SceneObject(item.kind, item.pose, True)
-
-
-def draw_labels(image: np.ndarray, objects: list[SceneObject]) -> np.ndarray:
-    """Return a copy of the image with the labelled boxes, to look at."""
-    colours = {"ship": (255, 160, 0), "vehicle": (0, 230, 0), "plane": (0, 80, 255), IGNORED_CLASS: (255, 0, 255)}
-    picture = Canvas(cv2.resize(image, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC))
-    for item in objects:
-        corners = item.pose.corners()
-        picture.line(np.concatenate([corners, corners[:1]]), colours[item.kind], 1.0 if item.difficult else 0.5)
-    return picture.image

@@ -128,9 +128,9 @@ class Dcfl:
     def custom_pruners(self, model: nn.Module) -> dict[type, Any]:
         """Return the Torch-Pruning rule of the deformable layer."""
         from detectors.dcfl.deform import ModulatedDeformConv
-        from detectors.dcfl.pruner import DeformPruner
+        from detectors.weights.pruning import KernelPruner
 
-        return {ModulatedDeformConv: DeformPruner()}
+        return {ModulatedDeformConv: KernelPruner()}
 
     def distill_points(self, model: nn.Module) -> tuple[str, ...]:
         """Return the FPN outputs and the ends of both towers."""

@@ -104,6 +104,3 @@ class ModulatedDeformConv(nn.Module):
     def extra_repr(self) -> str:
         """Return the widths for printing."""
         return f"{self.in_channels}, {self.out_channels}, kernel_size=(3, 3), stride=1, padding=1, bias=False"
-
-
-LEAF_MODULES = (ModulatedDeformConv,)  # classes that an FX tracer may keep whole

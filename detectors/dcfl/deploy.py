@@ -25,34 +25,8 @@ from detectors.geometry.deployed import (
 from detectors.geometry.detections import Detections
 from detectors.geometry.nms import rotated_nms
 
-__all__ = [
-    "check_meta",
-    "draw",
-    "merge",
-    "postprocess",
-    "preprocess",
-    "tile_windows",
-    "to_json",
-    "to_text",
-]
-
-META_KEYS = (
-    "format_version",
-    "plugin",
-    "image_size",
-    "mean",
-    "std",
-    "classes",
-    "strides",
-    "anchor_scale",
-    "score_threshold",
-    "nms_iou",
-    "nms_pre",
-    "max_detections",
-    "angle_version",
-    "output_names",
-    "size_divisor",
-)
+# Of `krimp.deploy`, besides those that every plug-in has.
+OWN_KEYS = ("strides", "anchor_scale", "nms_pre", "angle_version")
 FORMAT_VERSION = 1
 _SIZE_CLIP = np.log(1000 / 16)  # largest |log| by which a box may differ from its prior
 _ANGLE_START = {"le135": -np.pi / 4, "le90": -np.pi / 2}  # angles are wrapped into [start, start + pi)
@@ -67,7 +41,7 @@ def check_meta(meta: Mapping[str, Any]) -> None:
     Raises:
         DetectorError: a key is missing, the version is newer or a value does not fit.
     """
-    check_keys(meta, META_KEYS, format_version=FORMAT_VERSION)
+    check_keys(meta, OWN_KEYS, format_version=FORMAT_VERSION)
     check_choice("angle_version", meta["angle_version"], _ANGLE_START)
 
 

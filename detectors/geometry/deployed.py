@@ -1,6 +1,7 @@
 """What the deployed parts of plug-ins have in common: their `Deploy` functions that no plug-in needs of its own.
 
-A plug-in's `deploy.py` imports these names and adds `check_meta` and `postprocess`. NumPy and OpenCV only.
+A plug-in's `deploy.py` imports these names, which makes them its own, and adds `check_meta` and `postprocess`.
+NumPy and OpenCV only.
 """
 
 from __future__ import annotations
@@ -18,19 +19,34 @@ from detectors.geometry.text import dota_text, to_records
 from detectors.geometry.tiling import Window, merge_tiles
 from detectors.geometry.tiling import tile_windows as _tile_windows
 
+# What every model file says, because the functions below or every `postprocess` read it.
+META_KEYS = (
+    "format_version",
+    "plugin",
+    "image_size",
+    "mean",
+    "std",
+    "size_divisor",
+    "classes",
+    "score_threshold",
+    "nms_iou",
+    "max_detections",
+    "output_names",
+)
 
-def check_keys(meta: Mapping[str, Any], keys: Iterable[str], *, format_version: int) -> None:
+
+def check_keys(meta: Mapping[str, Any], own_keys: Iterable[str] = (), *, format_version: int) -> None:
     """Refuse metadata that lacks a key or is of another version.
 
     Args:
         meta: the model's `krimp.deploy`.
-        keys: what the plug-in reads.
+        own_keys: what the plug-in reads besides `META_KEYS`.
         format_version: the one that the plug-in reads.
 
     Raises:
         DetectorError: a key is missing, or the version is another one.
     """
-    missing = [key for key in keys if key not in meta]
+    missing = [key for key in (*META_KEYS, *own_keys) if key not in meta]
     if missing:
         raise DetectorError(
             f"krimp.deploy: {', '.join(missing)} missing. Export the model again with this version of Krimp."

@@ -139,6 +139,6 @@ def rotated_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
         overlap give 0 with a zero gradient; no gradient is ever NaN.
     """
     first, second = boxes1.double(), boxes2.double()
-    common = _CommonArea.apply(first, second)
+    common = intersection_area(first, second)
     union = (first[:, 2] * first[:, 3] + second[:, 2] * second[:, 3] - common).clamp(min=MIN_UNION)
     return (common / union).clamp(max=1).to(boxes1.dtype)

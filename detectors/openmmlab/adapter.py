@@ -187,9 +187,10 @@ class OpenMmlab:
         """Return the Torch-Pruning rule of the aligned convolution, where there is one."""
         if self.layout.route != "refine":
             return {}
-        from detectors.openmmlab.align import AlignedConv, AlignedConvPruner
+        from detectors.openmmlab.align import AlignedConv
+        from detectors.weights.pruning import KernelPruner
 
-        return {AlignedConv: AlignedConvPruner()}
+        return {AlignedConv: KernelPruner()}
 
     def distill_points(self, model: nn.Module) -> tuple[str, ...]:
         """Return the outputs of the neck."""

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch_pruning as tp
 import torchvision  # noqa: F401 - registers torch.ops.torchvision.deform_conv2d
 from mmrotate.models.utils import ORConv2d
 from torch import Tensor, nn
@@ -133,43 +132,6 @@ def _wrap(angle: Tensor, version: str) -> Tensor:
     start = ANGLE_START[version]
     turns = torch.floor((angle - start) * (1 / math.pi))
     return angle - turns * math.pi
-
-
-class AlignedConvPruner(tp.pruner.function.BasePruningFunc):
-    """Cuts `weight` (out, in, 3, 3) of an `AlignedConv` along dimension 0 or 1."""
-
-    TARGET_MODULES = (AlignedConv,)
-
-    def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
-        """Remove output channels `idxs` in place."""
-        return self._cut(layer, idxs, dim=0, field="out_channels")
-
-    def prune_in_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
-        """Remove input channels `idxs` in place."""
-        return self._cut(layer, idxs, dim=1, field="in_channels")
-
-    def get_out_channels(self, layer: nn.Module) -> int:
-        """Return the number of output channels."""
-        return layer.out_channels
-
-    def get_in_channels(self, layer: nn.Module) -> int:
-        """Return the number of input channels."""
-        return layer.in_channels
-
-    def get_in_channel_groups(self, layer: nn.Module) -> int:
-        """Return 1: no groups."""
-        return 1
-
-    def get_out_channel_groups(self, layer: nn.Module) -> int:
-        """Return 1: no groups."""
-        return 1
-
-    def _cut(self, layer: nn.Module, idxs: Sequence[int], *, dim: int, field: str) -> nn.Module:
-        gone = set(idxs)
-        kept = [i for i in range(getattr(layer, field)) if i not in gone]
-        layer.weight = self._prune_parameter_and_grad(layer.weight, kept, dim)
-        setattr(layer, field, len(kept))
-        return layer
 
 
 def oriented_to_plain(layer: ORConv2d) -> nn.Conv2d:

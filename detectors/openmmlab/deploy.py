@@ -26,38 +26,8 @@ from detectors.geometry.detections import Detections
 from detectors.geometry.nms import rotated_nms
 from detectors.openmmlab.decode import ANGLE_VERSIONS, candidates, levels_of
 
-__all__ = [
-    "check_meta",
-    "draw",
-    "merge",
-    "postprocess",
-    "preprocess",
-    "tile_windows",
-    "to_json",
-    "to_text",
-]
-
-META_KEYS = (
-    "format_version",
-    "plugin",
-    "config",
-    "image_size",
-    "mean",
-    "std",
-    "classes",
-    "strides",
-    "kinds",
-    "priors",
-    "coders",
-    "angle_coder",
-    "score_threshold",
-    "nms_iou",
-    "nms_pre",
-    "max_detections",
-    "min_box_px",
-    "output_names",
-    "size_divisor",
-)
+# Of `krimp.deploy`, besides those that every plug-in has.
+OWN_KEYS = ("config", "strides", "kinds", "priors", "coders", "angle_coder", "nms_pre", "min_box_px")
 FORMAT_VERSION = 1
 CODERS = ("rbox", "hbox", "distance")
 ANGLE_CODERS = ("none", "pseudo", "csl", "psc")
@@ -72,7 +42,7 @@ def check_meta(meta: Mapping[str, Any]) -> None:
     Raises:
         DetectorError: a key is missing, the version is newer or a value does not fit.
     """
-    check_keys(meta, META_KEYS, format_version=FORMAT_VERSION)
+    check_keys(meta, OWN_KEYS, format_version=FORMAT_VERSION)
     for coder in meta["coders"]:
         check_choice("coders.kind", coder["kind"], CODERS)
         check_choice("coders.angle_version", coder["angle_version"], ANGLE_VERSIONS)

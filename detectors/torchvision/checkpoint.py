@@ -14,8 +14,7 @@ from detectors.torchvision.config import ModelSpec
 from detectors.weights.reading import COUNTER, State, load_strictly, read_tensors
 
 CLASSIFIER = ("fc.", "classifier.")  # of torchvision's classifiers; a detector has no place for it
-CLASS_LAYERS = "head.classification_head."  # names of the layers whose channels are classes ...
-CLASS_PARTS = ("cls_logits.", "module_list.")  # ... start so; in `module_list` the last layer of each block
+CLASS_LAYERS = "head.classification_head."  # names of the layers whose channels are classes start so
 BACKGROUND = "__background__"
 
 

@@ -21,35 +21,8 @@ from detectors.geometry.tiling import Window
 from detectors.torchvision.anchors import boxes_per_cell, level_boxes
 from detectors.torchvision.nms import class_nms
 
-__all__ = [
-    "check_meta",
-    "draw",
-    "merge",
-    "postprocess",
-    "preprocess",
-    "tile_windows",
-    "to_json",
-    "to_text",
-]
-
-META_KEYS = (
-    "format_version",
-    "plugin",
-    "architecture",
-    "image_size",
-    "input_size",
-    "size_divisor",
-    "mean",
-    "std",
-    "classes",
-    "anchors",
-    "num_levels",
-    "score_threshold",
-    "nms_iou",
-    "nms_pre",
-    "max_detections",
-    "output_names",
-)
+# Of `krimp.deploy`, besides those that every plug-in has.
+OWN_KEYS = ("architecture", "input_size", "anchors", "num_levels", "nms_pre")
 FORMAT_VERSION = 1
 ARCHITECTURES = ("retinanet", "fcos", "ssdlite")
 _LOG_LIMIT = np.float32(math.log(1000.0 / 16))  # largest logarithm of a side relative to its anchor
@@ -65,7 +38,7 @@ def check_meta(meta: Mapping[str, Any]) -> None:
     Raises:
         DetectorError: a key is missing, the version is newer or a value does not fit.
     """
-    check_keys(meta, META_KEYS, format_version=FORMAT_VERSION)
+    check_keys(meta, OWN_KEYS, format_version=FORMAT_VERSION)
     check_choice("architecture", meta["architecture"], ARCHITECTURES)
 
 

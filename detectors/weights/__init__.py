@@ -1,1 +1,1 @@
-"""Weights of detectors, for every plug-in: find the file, read its tensors, load them strictly, keep some still."""
+"""Weights of detectors, for every plug-in: find the file, read its tensors, load them strictly, freeze or cut some."""

@@ -2,14 +2,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import engine_fakes
 import pytest
 
 from compress import pipeline
-from compress import stages as stage_table
 from compress.cli import main
 from compress.errors import DataError
 
@@ -17,12 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
-def fake_stages(monkeypatch):
-    for name in list(stage_table.STAGES):
-        if name not in engine_fakes.TABLE:
-            monkeypatch.delitem(stage_table.STAGES, name)
-    for name, stage in engine_fakes.TABLE.items():
-        monkeypatch.setitem(stage_table.STAGES, name, stage)
+def engine_without_torch(fake_stages, monkeypatch):
     monkeypatch.setattr(pipeline, "preload", lambda detector, stages: None)
 
 
@@ -120,7 +113,7 @@ def test_import_names_a_plugin_that_imports_nothing(tmp_path, capsys):
     assert "it has no import_checkpoint" in capsys.readouterr().err
 
 
-def test_the_script_next_to_the_modules_answers_without_torch_and_at_once():
+def test_the_script_next_to_the_modules_answers_without_torch_and_other_slow_libraries():
     code = (
         "import sys; sys.argv = ['compress/run.py', '--help']\n"
         "import runpy\n"
@@ -129,11 +122,9 @@ def test_the_script_next_to_the_modules_answers_without_torch_and_at_once():
         "heavy = {'torch', 'mmcv', 'brevitas', 'matplotlib', 'onnx'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    start = time.monotonic()
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert "RECIPE" in done.stdout
-    assert time.monotonic() - start < 5  # under one second on an idle machine
 
 
 def test_all_commands_are_there():

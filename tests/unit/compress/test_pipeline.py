@@ -16,7 +16,6 @@ import pytest
 
 from compress import artifact as artifacts
 from compress import pipeline
-from compress import stages as stage_table
 from compress.artifact import damage, find_folder, open_artifact
 from compress.errors import DataError, RecipeError, StageError
 from compress.recipe import load_recipe
@@ -34,12 +33,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 @pytest.fixture(autouse=True)
-def fake_stages(monkeypatch):
-    for name in list(stage_table.STAGES):
-        if name not in engine_fakes.TABLE:
-            monkeypatch.delitem(stage_table.STAGES, name)
-    for name, stage in engine_fakes.TABLE.items():
-        monkeypatch.setitem(stage_table.STAGES, name, stage)
+def engine_without_torch(fake_stages, monkeypatch):
     monkeypatch.setattr(pipeline, "real_preload", pipeline.preload, raising=False)
     # The children of these tests need no torch, and importing it would take most of the time.
     monkeypatch.setattr(pipeline, "preload", lambda detector, stages: None)

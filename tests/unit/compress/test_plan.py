@@ -1,18 +1,9 @@
 import engine_fakes
 import pytest
 
-from compress import stages as stage_table
-from compress.plan import make_plan
-from compress.plan import stage_table as table_text
+from compress.plan import make_plan, stage_table
 
-
-@pytest.fixture(autouse=True)
-def fake_stages(monkeypatch):
-    for name in list(stage_table.STAGES):
-        if name not in engine_fakes.TABLE:
-            monkeypatch.delitem(stage_table.STAGES, name)
-    for name, stage in engine_fakes.TABLE.items():
-        monkeypatch.setitem(stage_table.STAGES, name, stage)
+pytestmark = pytest.mark.usefixtures("fake_stages")
 
 
 def plan_of(*entries):
@@ -90,6 +81,6 @@ def test_a_branch_that_went_through_a_forbidden_stage_is_refused():
 
 
 def test_the_table_of_stages_names_what_each_needs_and_makes():
-    rows = table_text(engine_fakes.TABLE).splitlines()
+    rows = stage_table(engine_fakes.TABLE).splitlines()
     assert "| `prune_structured` | model | model | `qat` |" in rows
     assert "| `load_float` | - | model | - |" in rows

@@ -4,7 +4,6 @@ import textwrap
 import engine_fakes
 import pytest
 
-from compress import stages as stage_table
 from compress.errors import DetectorError, RecipeError
 from compress.recipe import json_schema, load_recipe
 
@@ -16,13 +15,7 @@ data: {image_size: [32, 48]}
 """
 
 
-@pytest.fixture(autouse=True)
-def fake_stages(monkeypatch):
-    for name in list(stage_table.STAGES):
-        if name not in engine_fakes.TABLE:
-            monkeypatch.delitem(stage_table.STAGES, name)
-    for name, stage in engine_fakes.TABLE.items():
-        monkeypatch.setitem(stage_table.STAGES, name, stage)
+pytestmark = pytest.mark.usefixtures("fake_stages")
 
 
 @pytest.fixture

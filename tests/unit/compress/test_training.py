@@ -15,7 +15,9 @@ from torch import nn
 
 from compress.detector import Scores
 from compress.errors import StageError
-from compress.training import epoch_seed, fit, parameter_groups
+from compress.optimizer import parameter_groups
+from compress.seeds import epoch_seed
+from compress.training import fit
 from compress.training_settings import DistillFields, TrainingFields, learning_rate
 from compress.training_state import CHECKPOINT, load_checkpoint, tensors_of
 

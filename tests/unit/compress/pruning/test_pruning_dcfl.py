@@ -37,9 +37,9 @@ def _network(backbone, **settings):
 
 def _custom():
     from detectors.dcfl.deform import ModulatedDeformConv
-    from detectors.dcfl.pruner import DeformPruner
+    from detectors.weights.pruning import KernelPruner
 
-    return {ModulatedDeformConv: DeformPruner()}
+    return {ModulatedDeformConv: KernelPruner()}
 
 
 @pytest.mark.parametrize(("backbone", "settings"), [("mobilenet_v2", {}), ("resnet18", {"base_channels": 16})])

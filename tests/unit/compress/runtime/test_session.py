@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from compress.errors import CodecError, StageError
 from compress.runtime.forwards import forward_of, onnx_forward, torch_forward
-from compress.runtime.session import open_session, read_deploy_metadata
+from compress.runtime.session import deploy_metadata_of, open_session
 from compress.stage import Kind
 
 
@@ -17,12 +17,16 @@ def tiny_model(batch="batch", operator="Relu"):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9).SerializeToString()
 
 
+def metadata_of(source):
+    return deploy_metadata_of(open_session(source, threads=1, optimise=False), "model")
+
+
 def test_metadata_is_read_from_file_bytes_and_packed_file(model_file, meta, tmp_path):
     from compress.codec import pack_file
 
     pack_file(model_file, tmp_path / "model.krimp")
     for source in (model_file, model_file.read_bytes(), tmp_path / "model.krimp"):
-        assert read_deploy_metadata(source) == meta
+        assert metadata_of(source) == meta
 
 
 def test_a_packed_model_gives_the_same_outputs(model_file, tmp_path):
@@ -56,12 +60,12 @@ def test_an_operator_that_the_runtime_does_not_know_is_a_stage_error(tmp_path):
 
 def test_a_model_without_metadata_or_with_broken_metadata_is_refused(tmp_path, write_model):
     with pytest.raises(CodecError, match=r"carries no 'krimp\.deploy'"):
-        read_deploy_metadata(write_model(tmp_path / "bare.onnx", meta=None))
+        metadata_of(write_model(tmp_path / "bare.onnx", meta=None))
     model = onnx.load_model_from_string(tiny_model())
     for text, problem in (("{", "is not JSON"), ("[1]", "is a list")):
         helper.set_model_props(model, {"krimp.deploy": text})
         with pytest.raises(CodecError, match=problem):
-            read_deploy_metadata(model.SerializeToString())
+            metadata_of(model.SerializeToString())
 
 
 def test_a_graph_of_fixed_batch_size_is_run_image_by_image():

@@ -1,20 +1,20 @@
-"""Torch-Pruning rule of the deformable layer."""
+"""Torch-Pruning rule of layers that have one kernel and nothing else to cut."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch_pruning as tp
 from torch import nn
 
-from detectors.dcfl.deform import ModulatedDeformConv
 
+class KernelPruner(tp.pruner.function.BasePruningFunc):
+    """Cuts `weight` (out, in, h, w) along dimension 0 or 1, and `out_channels` or `in_channels` with it.
 
-class DeformPruner(tp.pruner.function.BasePruningFunc):
-    """Cuts `weight` (out, in, 3, 3) along dimension 0 or 1; the sampling field never changes."""
+    For `custom_pruners` of a plug-in, under the exact class of the layer: no bias, no groups.
+    """
 
-    TARGET_MODULES = (ModulatedDeformConv,)
+    TARGET_MODULES = None  # any layer
 
     def prune_out_channels(self, layer: nn.Module, idxs: Sequence[int]) -> nn.Module:
         """Remove output channels `idxs` in place."""
@@ -32,17 +32,9 @@ class DeformPruner(tp.pruner.function.BasePruningFunc):
         """Return the number of input channels."""
         return layer.in_channels
 
-    def get_in_channel_groups(self, layer: nn.Module) -> int:
-        """Return 1: no groups."""
-        return 1
-
-    def get_out_channel_groups(self, layer: nn.Module) -> int:
-        """Return 1: no groups."""
-        return 1
-
     def _cut(self, layer: nn.Module, idxs: Sequence[int], *, dim: int, field: str) -> nn.Module:
         gone = set(idxs)
-        kept = torch.tensor([i for i in range(getattr(layer, field)) if i not in gone], device=layer.weight.device)
-        layer.weight = self._prune_parameter_and_grad(layer.weight, kept.tolist(), dim)
+        kept = [i for i in range(getattr(layer, field)) if i not in gone]
+        layer.weight = self._prune_parameter_and_grad(layer.weight, kept, dim)
         setattr(layer, field, len(kept))
         return layer

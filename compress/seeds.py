@@ -1,0 +1,22 @@
+"""Seeds of a training."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return a seed for one epoch, in 0..2**31-1, unrelated between neighbouring seeds and epochs."""
+    digest = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
