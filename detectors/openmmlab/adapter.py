@@ -48,7 +48,7 @@ class OpenMmlab:
     """
 
     NAME: ClassVar[str] = "openmmlab"
-    VERSION: ClassVar[str] = "2"  # 2: MMRotate's first KLD from the sides of the boxes
+    VERSION: ClassVar[str] = "3"  # 3: nothing of FCOS or ATSS below the threshold; 2: KLD from the sides of the boxes
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmrotate")
     PRELOAD: ClassVar[tuple[str, ...]] = (
         "detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring", "mmrotate.models",
@@ -316,8 +316,7 @@ class OpenMmlab:
             from detectors.openmmlab.description import describe
 
             own = describe(self._loss_heads, read.test_cfg)
-        chosen = {"score_threshold": config.score_threshold, "nms_iou": config.nms_iou}
-        return common | own | {key: value for key, value in chosen.items() if value is not None}
+        return common | own
 
 
 def _layers(model: nn.Module, pattern: re.Pattern[str]) -> list[str]:

@@ -57,7 +57,10 @@ class OpenMmlabConfig(BaseModel):
         None, description="Keep BatchNorm statistics of the backbone fixed. Default: only with given weights."
     )
     score_threshold: float | None = Field(
-        None, ge=0, lt=1, description="Detections must score strictly more; null: as in the configuration."
+        None,
+        ge=0,
+        lt=1,
+        description="Detections must score strictly more, centreness included; null: as in the configuration.",
     )
     nms_iou: float | None = Field(
         None, gt=0, le=1, description="Overlap at which the weaker box of a class goes; null: as in the configuration."

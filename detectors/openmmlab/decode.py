@@ -2,7 +2,7 @@
 
 Raw maps of one image and level: class scores (A * C, h, w) before the sigmoid, boxes (A * 5 or 4, h, w), angle
 codes (A * E, h, w), centreness (A, h, w). A is the number of anchors a cell, C of classes. The rules are
-MMRotate's `predict_by_feat`.
+MMRotate's `predict_by_feat`, and one more: no final score, centreness included, lies at or below the threshold.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def candidates(
         level: raw maps.
         number: of the level.
         meta: the model's `krimp.deploy`.
-        threshold: class scores are strictly above it (centreness is multiplied afterwards).
+        threshold: scores are strictly above it, with centreness and without.
         image_size: (height, width) that centres are clamped to, where the box coder clamps.
     """
     num_classes = len(meta["classes"])
@@ -46,6 +46,9 @@ def candidates(
     if "centerness" in level:
         factor = level["centerness"].reshape(anchors, -1)[anchor, cell]
         scores = (scores * _sigmoid(factor)).astype(np.float32)
+        # MMRotate would keep these; the candidates that crowd each other out are still the same.
+        left = np.flatnonzero(scores > np.float32(threshold))
+        anchor, label, cell, scores = anchor[left], label[left], cell[left], scores[left]
     boxes = _boxes(level, number, meta, anchor, cell, width, image_size)
     return boxes.astype(np.float32), scores, label
 

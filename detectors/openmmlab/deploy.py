@@ -58,14 +58,15 @@ def postprocess(
 ) -> list[Detections]:
     """Turn raw head maps into boxes, best score first.
 
-    Per level the `nms_pre` best pairs of anchor and class above the score threshold are decoded; centreness
-    lowers their scores; rotated NMS class by class; at most `max_detections` stay.
+    Per level the `nms_pre` best pairs of anchor and class above the score threshold are chosen; centreness
+    lowers their scores, and those at or below the threshold leave; rotated NMS class by class; at most
+    `max_detections` stay.
 
     Args:
         raw: one array per name in `output_names`, (N, channels, h, w).
         meta: the model's `krimp.deploy`.
         image_size: (height, width) of the real picture inside the padded input.
-        score_threshold: replaces the one of `meta`; class scores are strictly above it.
+        score_threshold: replaces the one of `meta`; scores are strictly above it.
 
     Returns:
         One `Detections` a picture, pixels of the network's input.

@@ -87,6 +87,7 @@ def read_model_config(config: OpenMmlabConfig) -> ModelConfig:
     gain = _set_channels(model, config.channels)
     for name in HEADS:
         _walk(model.get(name), _class_setter(len(config.classes)))
+    _set_suppression(model, config)
     _walk(model, _without_downloads)
     _walk(model, _without_sync)
     backbone = model.backbone
@@ -182,6 +183,16 @@ def widen_start(detector: nn.Module, gain: float) -> None:
         for layer in getattr(detector, name, nn.Identity()).modules():
             if isinstance(layer, nn.Conv2d):
                 layer.weight.data.mul_(gain)
+
+
+def _set_suppression(model: ConfigDict, config: OpenMmlabConfig) -> None:
+    """Give the recipe's threshold and overlap to the heads too: those of two stages decode in torch."""
+    test = model.setdefault("test_cfg", ConfigDict())
+    own = test.get("rcnn") or test
+    if config.score_threshold is not None:
+        own.score_thr = config.score_threshold
+    if config.nms_iou is not None:
+        own.nms = {"type": "nms_rotated", **(own.get("nms") or {}), "iou_threshold": config.nms_iou}
 
 
 def _class_setter(number: int) -> Callable[[MutableMapping[str, Any]], None]:

@@ -343,6 +343,21 @@ def test_two_stage_detectors_are_scored_by_their_own_heads():
     assert set(found[0].labels) <= set(range(len(CLASSES)))
 
 
+def test_the_recipes_threshold_and_overlap_reach_the_heads_that_decode_in_torch():
+    detector = small(ORIENTED_RCNN, score_threshold=0.01, nms_iou=0.9)
+    used = detector.build().heads.detector.roi_head.test_cfg
+    assert (used.score_thr, used.nms) == (0.01, {"type": "nms_rotated", "iou_threshold": 0.9})
+    meta = detector.metadata()
+    assert (meta["score_threshold"], meta["nms_iou"]) == (0.01, 0.9)
+    assert small(ORIENTED_RCNN).metadata()["score_threshold"] == 0.05
+
+
+@pytest.mark.parametrize("config", [RETINA, S2ANET])
+def test_the_recipes_threshold_and_overlap_reach_the_metadata(config):
+    meta = small(config, score_threshold=0.01, nms_iou=0.9).metadata()
+    assert (meta["score_threshold"], meta["nms_iou"]) == (0.01, 0.9)
+
+
 def test_metadata_of_a_two_stage_detector_is_refused_by_the_deployed_side():
     with pytest.raises(DetectorError, match="missing"):
         deploy.check_meta(small(ORIENTED_RCNN).metadata())
