@@ -10,7 +10,8 @@ from compress.errors import DetectorError
 from compress.quantization.graph import outputs_of
 from compress.runtime.forwards import torch_forward
 
-STEPS = 60
+STEPS = 60  # of a round; each moves an output by 6 at most
+ROUNDS = 6  # as far as RTMDet's outputs must go: they are distances in pixels, up to 16 here
 LEARNING_RATE = 0.2
 START = 0.1  # not 0: the overlap of a box without area has no gradient
 
@@ -48,14 +49,17 @@ def test_raw_outputs_fitted_to_the_loss_are_perfect_detections(detector, model, 
     batch = next(iter(detector.loader("val", batch_size=4, augment=False, seed=0)))
     raw = [torch.full_like(value, START).requires_grad_() for value in outputs_of(model, batch.images)]
     optimizer = torch.optim.Adam(raw, lr=LEARNING_RATE)
-    for step in range(STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * (1 - step / STEPS)
-        optimizer.zero_grad()
-        sum(detector.loss(model, tuple(raw), batch).values()).backward()
-        optimizer.step()
-    scores = detector.evaluate(Outputs(batch.images, raw[: len(detector.output_names())]), "val")
-    assert scores.num_images == 4
+    for _ in range(ROUNDS):
+        for step in range(STEPS):
+            for group in optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * (1 - step / STEPS)
+            optimizer.zero_grad()
+            sum(detector.loss(model, tuple(raw), batch).values()).backward()
+            optimizer.step()
+        scores = detector.evaluate(Outputs(batch.images, raw[: len(detector.output_names())]), "val")
+        assert scores.num_images == 4
+        if min(scores.recall, scores.map50) >= case.fitted_map50:
+            break
     assert scores.recall >= case.fitted_map50
     assert scores.map50 >= case.fitted_map50
 
