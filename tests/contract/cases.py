@@ -32,7 +32,6 @@ class Case:
     data: dict[str, Any] = field(default_factory=dict)
     slow: bool = False
     fitted_map50: float = 0.95
-    float_parity: float = 1e-4  # relative error of each raw output between torch and ONNX Runtime
 
     def make(self, root: Path) -> Any:
         """Return the detector on the data set at `root`."""
