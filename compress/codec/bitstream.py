@@ -88,7 +88,7 @@ def _encode_numba(
         )
     else:
         codes = np.stack([_prefix_codes(table) for table in tables]).astype(np.uint32)
-        longest = max(int(table.entries.max()) for table in tables)
+        longest = max(table.longest for table in tables)
         out = np.empty(longest * len(symbols) // 8 + 32, dtype=np.uint8)
         total = fast_encode.encode_prefix(symbols, codes, classes, chunk, segment, out, chunk_bits)
     return chunk_bits, out[: (int(total) + 7) // 8]

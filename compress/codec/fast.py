@@ -467,3 +467,12 @@ def decode(
         ends if is_ans else None,
     )  # fmt: skip
     return stops, ends
+
+
+@njit(cache=True, nogil=True, boundscheck=False)
+def ends_fit(stops, states, ends, offset):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Return True if every chunk stops where it ends, `offset` bits behind the start of the codes, and in state 0."""
+    fits = True
+    for i in range(len(stops)):
+        fits &= stops[i] - offset == ends[i] and states[i] == 0
+    return fits

@@ -108,6 +108,11 @@ class Table:
         """Return log2 of the number of states; 0 for a prefix code."""
         return int(self.entries.sum()).bit_length() - 1 if self.form == COUNTS else 0
 
+    @cached_property
+    def longest(self) -> int:
+        """Return the length of the longest code of a prefix code."""
+        return int(self.entries.max())
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Return what the tables of one stream have in common."""

@@ -139,7 +139,7 @@ def _read_numpy(number: int, job: StreamJob, chunks: int, segments: int) -> tupl
 
 
 def _table_log(job: StreamJob) -> int:
-    return job.tables[0].log or int(max(table.entries.max() for table in job.tables))
+    return job.tables[0].log or max([table.longest for table in job.tables])
 
 
 @lru_cache(maxsize=256)  # tables are shared by tensors
@@ -203,7 +203,8 @@ def _decode_numba(number: int, job: StreamJob, split: _Split) -> None:
         group,
         job.out,
     )
-    _check_ends(number, stops - 8 * split.code_byte, split.ends, states if is_ans else None)
+    if not fast.ends_fit(stops, states, split.ends, 8 * split.code_byte):
+        _check_ends(number, stops - 8 * split.code_byte, split.ends, states if is_ans else None)
 
 
 @dataclass
