@@ -197,15 +197,20 @@ def _wait(child: int) -> tuple[int, Any]:
     try:
         _, status, usage = os.wait4(child, 0)
     except BaseException:
-        # Ctrl-C reaches the child as well; give it a moment, then make sure.
-        for _ in range(50):
-            if os.waitpid(child, os.WNOHANG)[0]:
-                raise
-            time.sleep(0.1)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        with contextlib.suppress(ChildProcessError):  # it had ended, and was waited for, when Ctrl-C was heard of
+            _end(child)
         raise
     return status, usage
+
+
+def _end(child: int) -> None:
+    """Wait for a child that Ctrl-C has reached as well; after some seconds make sure."""
+    for _ in range(50):
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def _killed_text(label: str, number: int, peak_bytes: int) -> str:

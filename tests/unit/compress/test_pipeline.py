@@ -17,6 +17,7 @@ import pytest
 from compress import artifact as artifacts
 from compress import pipeline
 from compress.artifact import damage, find_folder, open_artifact
+from compress.child import _wait
 from compress.errors import DataError, RecipeError, StageError
 from compress.recipe import load_recipe
 
@@ -411,3 +412,18 @@ def test_the_parent_imports_torch_only_when_a_stage_to_be_run_needs_a_model(monk
     assert imported == []
     pipeline.real_preload(engine_fakes.FakeDetector, [engine_fakes.FakeQat(stage="qat")])
     assert imported == ["torch"]
+
+
+def test_ctrl_c_at_the_moment_at_which_a_stage_ends_is_a_ctrl_c(monkeypatch):
+    wait4 = os.wait4
+
+    def interrupted_after_it(child, options):
+        wait4(child, options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "wait4", interrupted_after_it)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    with pytest.raises(KeyboardInterrupt):
+        _wait(child)
