@@ -7,7 +7,6 @@ import ctypes
 import errno
 import json
 import os
-import random
 import shutil
 import signal
 import sys
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 
 from compress import errors, progress
 from compress.artifact import to_json
+from compress.seeds import seed_everything
 
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD = -1
@@ -131,7 +131,7 @@ def _live(
         _keep_freed_memory()
         for descriptor in close:
             os.close(descriptor)
-        _seed(seed)
+        seed_everything(seed)
         try:
             with disk_errors_named(label, result.parent):
                 answer = {"facts": work(), "warnings": progress.collected_warnings()}
@@ -180,17 +180,6 @@ def _keep_freed_memory() -> None:
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, _NEVER_TRIM)
-
-
-def _seed(seed: int) -> None:
-    import numpy as np
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    if "torch" in sys.modules:
-        import torch
-
-        torch.manual_seed(seed)
 
 
 def _wait(child: int) -> tuple[int, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -13,10 +14,12 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
+    """Seed Python, NumPy and, if it is imported, torch."""
     import numpy as np
-    import torch
 
     random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(seed)

@@ -16,9 +16,6 @@ from numba import njit, types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from compress.codec.ans_code import MAX_LOG
-
-_MOST_COUNT = 2 << MAX_LOG | 1  # as the first number of a run
 _EXACT = 8  # symbols at the end of a chunk that are written byte by byte
 _U1, _U2, _U3, _U4, _U7, _U8, _U16 = (np.uint64(i) for i in (1, 2, 3, 4, 7, 8, 16))
 _LENGTH, _BITS, _STATE, _BYTE = np.uint64(63), np.uint64(15), np.uint64(0xFFF), np.uint64(0xFF)
@@ -325,106 +322,6 @@ def fill_escapes(out: np.ndarray, marker: int, values: np.ndarray) -> int:
     return int(_fill_by_bytes(out, marker, values, int(begin), int(found)))
 
 
-@njit(cache=True, nogil=True, boundscheck=False)
-def fill_prefix_table(lengths, shown, log, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Do what `prefix_code.decode_table` does: shown, (symbols,), is what stands for them; out, (2 ** log,).
-
-    The table for codes of one more bit is the one before it twice over; what no shorter code takes is then written.
-    """
-    starts, order = np.zeros(log + 2, dtype=np.int64), np.empty(len(lengths), dtype=np.int64)
-    for length in lengths:
-        starts[length + 1] += 1
-    starts = np.cumsum(starts)
-    for symbol in range(len(lengths)):  # by length, then by symbol; unused ones first
-        order[starts[lengths[symbol]]] = symbol
-        starts[lengths[symbol]] += 1
-    code = 0  # the first one of a length
-    for length in range(1, log + 1):
-        half, code = 1 << (length - 1), code << 1
-        for i in range(half if length > 1 else 0):
-            out[half + i] = out[i]
-        for place in range(starts[length - 1], starts[length]):
-            rest, at = code, 0
-            for _ in range(length):
-                at, rest = at << 1 | rest & 1, rest >> 1
-            out[at] = np.uint32(shown[order[place]]) << np.uint32(8) | np.uint32(length)
-            code += 1
-
-
-@njit(nogil=True, forceinline=True)
-def _varint(data, at):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Read a number of one or two bytes; return it, -1 if it is another one, and the byte behind it."""
-    low, high = np.int64(data[at]), np.int64(data[at + 1])
-    if low < 0x80:
-        return low, at + 1
-    return low & 0x7F | high << 7 if 0 < high < 0x80 else np.int64(-1), at + 2
-
-
-@njit(cache=True, nogil=True, boundscheck=False)
-def read_runs(data, at, is_counts, entries):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Read `entries`, (symbols,), int64, that are written in runs; return the byte behind them.
-
-    Return -1 where a number takes three bytes or anything is wrong: `index.IndexReader` then reads them.
-    """
-    listed = np.int64(0)
-    while listed < len(entries):
-        if at + 4 > len(data):
-            return -1
-        if is_counts:
-            token, at = _varint(data, at)
-            if not 0 <= token <= _MOST_COUNT:
-                return -1
-            entry, run, is_long = token >> 1, np.int64(1), token & 1 == 1
-        else:
-            entry, run, is_long = np.int64(data[at]) >> 4, (np.int64(data[at]) & 15) + 1, data[at] & 15 == 15
-            at += 1
-        if is_long:
-            more, at = _varint(data, at)
-            if more < 0:
-                return -1
-            run = more + (2 if is_counts else 16)
-        if listed + run > len(entries):
-            return -1
-        entries[listed : listed + run] = entry
-        listed += run
-    return at
-
-
-@njit(nogil=True, forceinline=True)
-def _read_uints(data, count, width, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Read numbers of `width` bits, at most 32; return the byte behind them, -1 if the padding is not zero."""
-    bits, filled, at = uint64(0), 0, 0
-    mask = (_U1 << uint64(width)) - _U1
-    for i in range(count):
-        while filled < width:
-            bits |= uint64(data[at]) << uint64(filled)
-            filled, at = filled + 8, at + 1
-        out[i] = bits & mask
-        bits, filled = bits >> uint64(width), filled - width
-    return -1 if bits else at
-
-
-@njit(cache=True, nogil=True, boundscheck=False)
-def split(data, selector_bits, width, min_bits, total_bits, classes, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Read what precedes the codes of a stream, whose numbers these are; return the first byte of its codes.
-
-    data, (bytes,), uint8, is the payload. classes, (segments,), uint8, and ends, (chunks,), int64, are given the class
-    of each segment and the bit behind each chunk. -1 means that padding is not zero.
-    """
-    behind = _read_uints(data, len(classes), selector_bits, classes)
-    if behind < 0:
-        return -1
-    stored = _read_uints(data[behind:], len(ends) - 1, width, ends)
-    if stored < 0:
-        return -1
-    end = 0
-    for i in range(len(ends) - 1):
-        end += ends[i] + min_bits
-        ends[i] = end
-    ends[-1] = total_bits
-    return behind + stored
-
-
 def decode(
     data: np.ndarray,
     starts: np.ndarray,
@@ -467,12 +364,3 @@ def decode(
         ends if is_ans else None,
     )  # fmt: skip
     return stops, ends
-
-
-@njit(cache=True, nogil=True, boundscheck=False)
-def ends_fit(stops, states, ends, offset):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Return True if every chunk stops where it ends, `offset` bits behind the start of the codes, and in state 0."""
-    fits = True
-    for i in range(len(stops)):
-        fits &= stops[i] - offset == ends[i] and states[i] == 0
-    return fits

@@ -322,10 +322,10 @@ class IndexReader:
 
     def _entries_numba(self, size: int, form: int) -> np.ndarray | None:
         """Do what `_entries` does; read nothing if a run is uncommonly long, or something wrong."""
-        from compress.codec import fast
+        from compress.codec import fast_headers
 
         entries = np.empty(size, dtype=np.int64)
-        at = fast.read_runs(np.frombuffer(self._data, np.uint8), self._at, form == COUNTS, entries)
+        at = fast_headers.read_runs(np.frombuffer(self._data, np.uint8), self._at, form == COUNTS, entries)
         if at < 0:
             return None
         self._at = at

@@ -111,11 +111,11 @@ def _wrong_classes(number: int, job: StreamJob) -> StreamError:
 
 def _read_numba(job: StreamJob, chunks: int, segments: int) -> tuple[np.ndarray, np.ndarray, int] | None:
     """Do what `_read_numpy` does; None if something is wrong."""
-    from compress.codec import fast
+    from compress.codec import fast_headers
 
     stream = job.stream
     classes, ends = np.empty(segments, dtype=np.uint8), np.empty(chunks, dtype=np.int64)
-    code_byte = fast.split(
+    code_byte = fast_headers.split(
         job.data, stream.selector_bits, stream.width, stream.min_bits, stream.total_bits, classes, ends
     )
     return (classes, ends, code_byte) if code_byte >= 0 else None
@@ -149,10 +149,11 @@ def _decode_table(table: Table, log: int, backend: str, names: bytes | None = No
     if table.form == COUNTS:
         decoded = ans_code.decode_table(table.entries, shown)
     elif backend == "numba":
-        from compress.codec import fast
+        from compress.codec import fast_headers
 
         decoded = np.empty(1 << log, dtype=np.uint32 if shown is None else np.uint16)
-        fast.fill_prefix_table(table.entries, np.arange(table.alphabet) if shown is None else shown, log, decoded)
+        symbols = np.arange(table.alphabet) if shown is None else shown
+        fast_headers.fill_prefix_table(table.entries, symbols, log, decoded)
     else:
         decoded = prefix_code.decode_table(table.entries, log, shown)
     decoded.flags.writeable = False
@@ -174,7 +175,7 @@ def _check_ends(number: int, stops: np.ndarray, ends: np.ndarray, states: np.nda
 
 
 def _decode_numba(number: int, job: StreamJob, split: _Split) -> None:
-    from compress.codec import fast
+    from compress.codec import fast, fast_headers
 
     log, group = _table_log(job), job.expand.shape[1]
     names: bytes | None = None
@@ -203,7 +204,7 @@ def _decode_numba(number: int, job: StreamJob, split: _Split) -> None:
         group,
         job.out,
     )
-    if not fast.ends_fit(stops, states, split.ends, 8 * split.code_byte):
+    if not fast_headers.ends_fit(stops, states, split.ends, 8 * split.code_byte):
         _check_ends(number, stops - 8 * split.code_byte, split.ends, states if is_ans else None)
 
 
