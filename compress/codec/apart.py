@@ -100,15 +100,15 @@ def read_apart(
         what = CONTAINERS[packed.header.container]
         raise CodecError(f"{packed.name}: byte 10: holds a file of kind {what!r}; expected an ONNX model.")
     whole = empty_space(packed.header.original_bytes)  # names lie in the skeleton
-    packed.fill(whole, with_tensors=False)
+    places = packed.put_skeleton(whole)
     data = whole.data
     coded = {tensor.start: tensor.record.num_bytes for tensor in packed.tensors}
     graph, found = _main_initializers(OnnxWalker(data, packed.name), least_bytes)
     apart = {each.raw[1]: each for each in found if coded.get(each.raw[1]) == each.num_bytes}
     if len({each.name for each in apart.values()}) < len(apart):
         apart = {}  # two of one name: for the runtime to refuse
-    arrays, outs = _places(packed, apart, whole)
-    packed.decode_checked(outs, threads=threads, check_hash=check_hash)
+    arrays, outs = _places(packed, apart, places)
+    packed.decode_all(outs, threads=threads, check_hash=check_hash)
     chosen = [apart[start] for start in sorted(apart)]
     for array in arrays:
         array.flags.writeable = False
@@ -164,21 +164,19 @@ def _initializer(walker: OnnxWalker, field: int, begin: int, end: int) -> _Initi
 
 
 def _places(
-    packed: PackedFile, apart: dict[int, _Initializer], whole: np.ndarray
+    packed: PackedFile, apart: dict[int, _Initializer], places: list[np.ndarray]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the arrays of the initialisers apart, in file order, and where to decode each tensor."""
-    sizes = [-(-each.num_bytes // _ALIGNED) * _ALIGNED for each in apart.values()]
-    room = np.empty(sum(sizes) + _ALIGNED, dtype=np.uint8)
-    at = -room.ctypes.data % _ALIGNED
     arrays, outs = [], []
-    for tensor in packed.tensors:
+    for tensor, place in zip(packed.tensors, places, strict=True):
         size, each = tensor.record.num_bytes, apart.get(tensor.start)
         if each is None:
-            outs.append(whole[tensor.start : tensor.start + size])
+            outs.append(place)
             continue
+        room = np.empty(size + _ALIGNED, dtype=np.uint8)  # one each: of memory that the process has, if it can be
+        at = -room.ctypes.data % _ALIGNED
         outs.append(room[at : at + size])
         arrays.append(outs[-1].view(each.dtype).reshape(each.dims))
-        at += -(-size // _ALIGNED) * _ALIGNED
     return arrays, outs
 
 

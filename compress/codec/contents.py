@@ -32,7 +32,7 @@ def named_spans(packed: PackedFile) -> list[Span]:
     """
     # Names lie in the skeleton; zeros in place of the tensors keep all offsets.
     whole = empty_space(packed.header.original_bytes)
-    packed.fill(whole, with_tensors=False)
+    packed.put_skeleton(whole)
     main = packed.header.original_bytes - sum(file.num_bytes for file in packed.side_files)
     spans, external = find_tensors(whole[:main].data, packed.header.container, packed.name)
     by_file: dict[str, list[ExternalTensor]] = {}

@@ -16,6 +16,8 @@ from numba import njit, types, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from compress.codec.fast_headers import read_bounds
+
 _EXACT = 8  # symbols at the end of a chunk that are written byte by byte
 _U1, _U2, _U3, _U4, _U7, _U8, _U16 = (np.uint64(i) for i in (1, 2, 3, 4, 7, 8, 16))
 _LENGTH, _BITS, _STATE, _BYTE = np.uint64(63), np.uint64(15), np.uint64(0xFFF), np.uint64(0xFF)
@@ -202,10 +204,10 @@ def _one(data, last, position, state, table, mask, expand, group, out, end, has_
 
 
 @njit(nogil=True, forceinline=True)
-def _start(data, last, starts, position, state, log, mask, first, stride, lanes, has_states):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _start(data, last, bounds, position, state, log, mask, first, stride, lanes, has_states):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Set the positions and states of some chunks to where they begin."""
     for k in range(lanes):
-        position[k] = starts[first + k * stride]
+        position[k] = bounds[first + k * stride]
         if has_states is not None:
             state[k] = _window(data, last, position[k]) & mask
             position[k] += uint64(log)
@@ -221,25 +223,25 @@ def _find_tables(table, tables, row, classes, segment, between, lanes):  # type:
 
 
 @njit(nogil=True, forceinline=True)
-def _group(data, last, position, state, table, mask, expand, step, at, apart, quads, rest, end, lanes, classes, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _group(data, last, position, state, table, mask, expand, step, at, apart, quads, rest, end, lanes, classes, is_ans):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Decode a segment of each of some chunks: `quads` times four symbols in turns, then `rest` one by one."""
     if quads:
         if classes is None:
             _eight_chunks(data, last, position, table[0], mask, at, apart, quads)
         else:
-            _four_chunks(data, last, position, state, table, mask, expand, step, at, apart, quads, ends)
+            _four_chunks(data, last, position, state, table, mask, expand, step, at, apart, quads, is_ans)
         at += uint64(4 * quads) * step
     for k in range(lanes):
         here = at + uint64(k) * apart
         for _ in range(rest):
             position[k], state[k] = _one(
-                data, last, position[k], state[k], table[k], mask, expand, step, here, end, ends
+                data, last, position[k], state[k], table[k], mask, expand, step, here, end, is_ans
             )
             here += step
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def _decode(data, starts, tables, log, classes, chunk, segment, count, expansion, group, out, stops, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _decode(data, bounds, tables, log, classes, chunk, segment, count, expansion, group, out, has_states):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     source, last = uint64(data.ctypes.data), uint64(len(data) - 8)
     mask, step, row = (_U1 << uint64(log)) - _U1, uint64(group), uint64(tables.itemsize << log)
     expand = None if expansion is None else uint64(expansion.ctypes.data)
@@ -247,11 +249,12 @@ def _decode(data, starts, tables, log, classes, chunk, segment, count, expansion
     segments = chunk // segment
     most = 8 if classes is None else 4  # chunks in turns
     position, state, table = np.empty(most, np.uint64), np.zeros(most, np.uint64), np.empty(most, np.uint64)
+    fits = True
     whole = count // chunk  # chunks of full length
     rows = whole // most
     turns = rows + (1 if rows and whole % most else 0)
     alone = whole if rows else 0  # the first chunk that is decoded by itself
-    for turn in range(turns + len(starts) - alone):
+    for turn in range(turns + len(bounds) - 1 - alone):
         lanes, first, stride = 1, alone + turn - turns, 1
         if turn < rows:  # far apart: places in memory that lie close together get into each other's way
             lanes, first, stride = most, turn, rows
@@ -259,7 +262,7 @@ def _decode(data, starts, tables, log, classes, chunk, segment, count, expansion
             lanes, first = most, whole - most  # some are decoded a second time
         length = min(chunk, count - first * chunk)
         in_turns = 0 if lanes == 1 else length if expansion is None else length - _EXACT
-        _start(source, last, starts, position, state, log, mask, first, stride, lanes, ends)
+        _start(source, last, bounds, position, state, log, mask, first, stride, lanes, has_states)
         for begin in range(0, length, segment):
             number = first * segments + begin // segment
             _find_tables(table, uint64(tables.ctypes.data), row, classes, number, stride * segments, lanes)
@@ -268,12 +271,11 @@ def _decode(data, starts, tables, log, classes, chunk, segment, count, expansion
             quads = max(min(stop, in_turns) - begin, 0) >> 2
             _group(
                 source, last, position, state, table, mask, expand, step, at, uint64(stride * chunk * group), quads,
-                stop - begin - 4 * quads, end, lanes, classes, ends,
+                stop - begin - 4 * quads, end, lanes, classes, has_states,
             )  # fmt: skip
         for k in range(lanes):
-            stops[first + k * stride] = position[k]
-            if ends is not None:
-                ends[first + k * stride] = state[k]
+            fits &= position[k] == uint64(bounds[first + k * stride + 1]) and state[k] == 0
+    return fits
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -322,9 +324,62 @@ def fill_escapes(out: np.ndarray, marker: int, values: np.ndarray) -> int:
     return int(_fill_by_bytes(out, marker, values, int(begin), int(found)))
 
 
+@njit(cache=True, nogil=True, boundscheck=False)
+def _decode_stream(data, size, number, stream, tables, log, count, expansion, group, out, is_alone, has_states):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    chunk, segment, total_bits, min_bits, width = stream
+    if has_states is None and count > total_bits:
+        return False
+    classes = np.empty((count + segment - 1) // segment, dtype=np.uint8)
+    bounds = np.empty((count + chunk - 1) // chunk + 1, dtype=np.int64)
+    if not read_bounds(data, size, number, width, min_bits, total_bits, classes, bounds):
+        return False
+    if is_alone is not None:
+        return _decode(data, bounds, tables, log, None, chunk, segment, count, expansion, group, out, has_states)
+    return _decode(data, bounds, tables, log, classes, chunk, segment, count, expansion, group, out, has_states)
+
+
+def decode_stream(
+    data: np.ndarray,
+    size: int,
+    number: int,
+    stream: tuple[int, int, int, int, int],
+    tables: np.ndarray,
+    log: int,
+    is_ans: bool,
+    count: int,
+    words: np.ndarray | None,
+    group: int,
+    out: np.ndarray,
+) -> bool:
+    """Read what precedes the codes of a stream, and decode it whole.
+
+    Args:
+        data: (> size + 8,), uint8, read-only: the payload of the stream, then anything.
+        size: bytes of the payload.
+        number: of tables.
+        stream: chunk, segment, total_bits, min_bits and width of `layout.Stream`.
+        tables: see `decode`, as for all that follow.
+        log: see there.
+        is_ans: see there.
+        count: see there.
+        words: see there.
+        group: see there.
+        out: see there.
+
+    Returns:
+        False if anything of it is wrong, and then what `out` holds is too.
+    """
+    is_alone = True if words is None and not is_ans and number == 1 else None
+    return bool(
+        _decode_stream(
+            data, size, number, stream, tables, log, count, words, group, out, is_alone, True if is_ans else None
+        )
+    )
+
+
 def decode(
     data: np.ndarray,
-    starts: np.ndarray,
+    bounds: np.ndarray,
     tables: np.ndarray,
     log: int,
     is_ans: bool,
@@ -332,15 +387,15 @@ def decode(
     chunk: int,
     segment: int,
     count: int,
-    expand: np.ndarray | None,
+    words: np.ndarray | None,
     group: int,
     out: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Decode all chunks of a stream.
+) -> bool:
+    """Decode chunks of a stream that follow each other.
 
     Args:
         data: (bytes,), uint8, read-only; at least 8 bytes follow the last code.
-        starts: (chunks,), int64, bit where each chunk starts in `data`.
+        bounds: (chunks + 1,), int64, bits of `data` where chunks begin and the last one ends.
         tables: (classes << log,): what the next `log` bits, or the state, mean (`decode_table` of the two codes);
             uint32, but uint16 for a prefix code with bytes in place of its symbols.
         log: log2 of the size of a table.
@@ -349,18 +404,18 @@ def decode(
         chunk: symbols in a chunk.
         segment: symbols in a segment.
         count: symbols.
-        expand: (alphabet,), uint64: the bytes of each symbol, first one least significant; None if the tables hold
+        words: (alphabet,), uint64: the bytes of each symbol, first one least significant; None if the tables hold
             them.
         group: bytes of a symbol.
         out: (values,), uint8, contiguous; written whole.
 
     Returns:
-        The bit after each chunk and the last state of each, int64.
+        True if every chunk ends where the next one begins, and in state 0; what `out` holds is wrong otherwise.
     """
-    stops, ends = np.empty(len(starts), dtype=np.int64), np.zeros(len(starts), dtype=np.int64)
-    only_one = expand is None and not is_ans and len(tables) == 1 << log
-    _decode(
-        data, starts, tables, log, None if only_one else classes, chunk, segment, count, expand, group, out, stops,
-        ends if is_ans else None,
+    is_alone = words is None and not is_ans and len(tables) == 1 << log
+    return bool(
+        _decode(
+            data, bounds, tables, log, None if is_alone else classes, chunk, segment, count, words, group, out,
+            True if is_ans else None,
+        )
     )  # fmt: skip
-    return stops, ends

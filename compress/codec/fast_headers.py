@@ -41,6 +41,26 @@ def fill_prefix_table(lengths, shown, log, out):  # type: ignore[no-untyped-def]
             code += 1
 
 
+@njit(cache=True, nogil=True, boundscheck=False)
+def fill_ans_table(counts, shown, log, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Do what `ans_code.decode_table` does: shown, (symbols,), is what stands for them; out, (2 ** log,)."""
+    size = 1 << log
+    step, place = (size >> 1) + (size >> 3) + 3, 0
+    symbols, numbers = np.empty(size, dtype=np.uint16), counts.copy()
+    for symbol in range(len(counts)):
+        for _ in range(counts[symbol]):
+            symbols[place] = symbol
+            place = (place + step) & (size - 1)
+    for state in range(size):
+        number = numbers[symbols[state]]
+        numbers[symbols[state]] += 1
+        bits = np.int64(0)
+        while number << bits < size:
+            bits += 1
+        following = (number << bits) - size
+        out[state] = np.int64(shown[symbols[state]]) << 16 | following << 4 | bits
+
+
 @njit(nogil=True, forceinline=True)
 def _varint(data, at):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Read a number of one or two bytes; return it, -1 if it is another one, and the byte behind it."""
@@ -95,30 +115,47 @@ def _read_uints(data, count, width, out):  # type: ignore[no-untyped-def]  # noq
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def split(data, selector_bits, width, min_bits, total_bits, classes, ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Read what precedes the codes of a stream, whose numbers these are; return the first byte of its codes.
+def read_bounds(data, size, tables, width, min_bits, total_bits, classes, bounds):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Read what precedes the codes of a stream, whose numbers these are; return False if anything of it is wrong.
 
-    data, (bytes,), uint8, is the payload. classes, (segments,), uint8, and ends, (chunks,), int64, are given the class
-    of each segment and the bit behind each chunk. -1 means that padding is not zero.
+    data, (>= size,), uint8, begins with the payload of `size` bytes. classes, (segments,), uint8, and bounds,
+    (chunks + 1,), int64, are given the class of each segment, and the bits where chunks begin and the last one ends.
     """
+    selector_bits = 0
+    while 1 << selector_bits < tables:
+        selector_bits += 1
     behind = _read_uints(data, len(classes), selector_bits, classes)
-    if behind < 0:
-        return -1
-    stored = _read_uints(data[behind:], len(ends) - 1, width, ends)
+    if behind < 0 or classes.max() >= tables:
+        return False
+    lengths = bounds[1:-1]
+    stored = _read_uints(data[behind:], len(lengths), width, lengths)
     if stored < 0:
-        return -1
-    end = 0
-    for i in range(len(ends) - 1):
-        end += ends[i] + min_bits
-        ends[i] = end
-    ends[-1] = total_bits
-    return behind + stored
+        return False
+    first = 8 * (behind + stored)
+    bounds[0] = end = first
+    for i in range(len(lengths)):
+        end += lengths[i] + min_bits
+        lengths[i] = end
+        if end >= first + total_bits:
+            return False
+    bounds[-1] = first + total_bits
+    spare = total_bits & 7
+    return spare == 0 or data[size - 1] >> spare == 0
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
-def ends_fit(stops, states, ends, offset):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Return True if every chunk stops where it ends, `offset` bits behind the start of the codes, and in state 0."""
-    fits = True
-    for i in range(len(stops)):
-        fits &= stops[i] - offset == ends[i] and states[i] == 0
-    return fits
+def join_planes(planes, is_rotated, is_zigzag, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    """Do what `values.from_planes` does with planes, (n, count), uint8, of which there are several."""
+    number, count = planes.shape
+    top = uint64(8 * number - 1)
+    for i in range(count):
+        element = uint64(0)
+        for k in range(number):
+            element |= uint64(planes[k, i]) << uint64(8 * k)
+        if is_rotated:
+            element = element >> _U1 | (element & _U1) << top
+        elif is_zigzag:
+            element = element >> _U1 ^ (~(element & _U1) + _U1)
+        for k in range(number):
+            out[number * i + k] = element & uint64(0xFF)
+            element >>= uint64(8)

@@ -69,7 +69,7 @@ def plane_bytes(plane: Plane, record: TensorRecord, tables: list[Table]) -> int:
         return record.num_bytes // len(record.planes)
     if plane.escape is None and not plane.main.chunk:
         return 0
-    return sum(stream_bytes(stream, symbols) for stream, symbols in stream_symbols(plane, record.count, tables))
+    return sum(stream_bytes(stream, symbols) for stream, symbols in stream_symbols(plane, record.num_values, tables))
 
 
 @lru_cache(maxsize=256)
@@ -209,7 +209,7 @@ class IndexReader:
         self._data, self._name, self._at, self._symbols = data, name, 0, 0
         self._backend = backend
         self._unused: set[int] = set()  # tables that no stream has named so far
-        self._constants: dict[tuple[int, int], Plane] = {}
+        self._constants: dict[tuple[bytes, int], Plane] = {}  # by what the index says of them
 
     def fail(self, what: str) -> CodecError:
         """Return the error for the current position."""
@@ -224,12 +224,9 @@ class IndexReader:
 
     def varint(self, limit: int = MAX_ORIGINAL_BYTES * 16) -> int:
         """Return the next number, at most `limit`."""
-        if self._at < len(self._data) and (value := self._data[self._at]) < 0x80 and value <= limit:  # nearly always
-            self._at += 1
-            return value
         value = shift = 0
-        while True:
-            byte = self.byte()
+        for byte in self._data[self._at : self._at + 10]:
+            self._at += 1
             value |= (byte & 0x7F) << shift
             if value > limit or shift > 63:
                 raise self.fail(f"number {value} is too large; expected at most {limit}")
@@ -238,6 +235,8 @@ class IndexReader:
                     raise self.fail("number is not written in the shortest way; expected no zero byte at its end")
                 return value
             shift += 7
+        self._at = len(self._data)
+        return self.byte()  # which says that there is none
 
     def end(self) -> None:
         """Refuse bytes after the last record, and tables without use."""
@@ -322,10 +321,10 @@ class IndexReader:
 
     def _entries_numba(self, size: int, form: int) -> np.ndarray | None:
         """Do what `_entries` does; read nothing if a run is uncommonly long, or something wrong."""
-        from compress.codec import fast_headers
+        from compress.codec.fast_headers import read_runs
 
         entries = np.empty(size, dtype=np.int64)
-        at = fast_headers.read_runs(np.frombuffer(self._data, np.uint8), self._at, form == COUNTS, entries)
+        at = read_runs(np.frombuffer(self._data, np.uint8), self._at, form == COUNTS, entries)
         if at < 0:
             return None
         self._at = at
@@ -343,12 +342,12 @@ class IndexReader:
     def record(self, tables: list[Table]) -> TensorRecord:
         """Read one tensor record."""
         gap, num_bytes, kind = self.varint(), self.varint(), self.byte()
-        if kind not in KINDS:
+        if (form := KINDS.get(kind)) is None:
             raise self.fail(f"tensor kind {kind}; expected one of {sorted(KINDS)}")
-        if num_bytes == 0 or num_bytes % KINDS[kind].planes:
-            raise self.fail(f"{num_bytes} bytes of {KINDS[kind].name}; expected whole elements, at least one")
-        count = num_bytes // KINDS[kind].planes * (8 // KINDS[kind].value_bits)
-        planes = tuple([self._plane(tables, count, 1 << KINDS[kind].value_bits) for _ in range(KINDS[kind].planes)])
+        if num_bytes == 0 or num_bytes % form.planes:
+            raise self.fail(f"{num_bytes} bytes of {form.name}; expected whole elements, at least one")
+        count, num_values = num_bytes // form.planes * (8 // form.value_bits), 1 << form.value_bits
+        planes = tuple([self._plane(tables, count, num_values) for _ in range(form.planes)])
         return TensorRecord(gap, num_bytes, kind, planes, self._checksum())
 
     def _checksum(self) -> int:
@@ -380,6 +379,9 @@ class IndexReader:
     def _constant_plane(self, tables: list[Table], num_values: int) -> Plane | None:
         """Read a plane of one constant stream in one go, which many planes are; else read nothing."""
         head = self._data[self._at : self._at + 5]
+        if known := self._constants.get((head, num_values)):
+            self._at += 5
+            return known
         if len(head) < 5 or head[0] != CODED or head[2] != 1 or head[3] >= min(len(tables), 0x80) or head[4] != 0:
             return None
         low, number = head[1], head[3]
@@ -387,9 +389,8 @@ class IndexReader:
             return None
         self._at += 5
         self._unused.discard(number)
-        if (low, number) not in self._constants:
-            self._constants[low, number] = Plane(CODED, low, Stream((number,)))
-        return self._constants[low, number]
+        plane = self._constants[head, num_values] = Plane(CODED, low, Stream((number,)))
+        return plane
 
     def _check_range(self, end: int, num_values: int) -> None:
         if end > num_values:

@@ -163,8 +163,7 @@ class Plane(NamedTuple):  # quicker to make than a dataclass
     escape: Stream | None = None
 
 
-@dataclass(frozen=True)
-class TensorRecord:
+class TensorRecord(NamedTuple):  # quicker to make than a dataclass
     """One coded span of the original file.
 
     Attributes:
@@ -172,7 +171,6 @@ class TensorRecord:
         num_bytes: length of the span.
         kind: key of KINDS.
         planes: least significant byte first.
-        payload_bytes: coded bytes.
         crc32: over the coded bytes.
     """
 
@@ -183,7 +181,7 @@ class TensorRecord:
     crc32: int
 
     @property
-    def count(self) -> int:
+    def num_values(self) -> int:
         """Return the number of values in each plane."""
         kind = KINDS[self.kind]
         return self.num_bytes // kind.planes * (8 // kind.value_bits)

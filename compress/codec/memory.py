@@ -12,6 +12,8 @@ import numpy as np
 
 from compress.errors import CodecError
 
+_FORGOTTEN = 1 << 16  # bytes from which letting go of a file's memory is worth a call
+
 
 def open_map(path: Path | str) -> memoryview:
     """Return a file's bytes, mapped, not read.
@@ -42,3 +44,20 @@ def empty_space(num_bytes: int) -> np.ndarray:
         with suppress(OSError):  # a kernel without huge pages
             space.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(space, dtype=np.uint8)
+
+
+def forget(part: np.ndarray) -> None:
+    """Let go of the memory under a part of a mapped file, (bytes,), uint8; its bytes are read again when touched.
+
+    Nothing happens to a part of anything else, nor to one that is so small that it does not matter.
+    """
+    if len(part) < _FORGOTTEN or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    base: object = part
+    while isinstance(base, np.ndarray):
+        base = base.base
+    mapped = base.obj if isinstance(base, memoryview) else base
+    if isinstance(mapped, mmap.mmap):
+        start = part.ctypes.data - np.frombuffer(mapped, dtype=np.uint8).ctypes.data
+        first, stop = -(-start // mmap.PAGESIZE), (start + len(part)) // mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (stop - first) * mmap.PAGESIZE)

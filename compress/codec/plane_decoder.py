@@ -2,33 +2,64 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from compress.codec.bitstream import choose_backend
 from compress.codec.index import stream_bytes, stream_symbols
-from compress.codec.layout import RAW, Plane, Stream, Table
-from compress.codec.stream_decoder import TAIL, StreamJob
+from compress.codec.layout import RAW, Plane, Table
+from compress.codec.memory import forget
+from compress.codec.stream_decoder import StreamReader
+from compress.codec.streams import TAIL, StreamJob, expansion
 
 _BLOCK = 1 << 20  # values whose escapes are filled in at a time by NumPy
 
 
-@dataclass(frozen=True)
-class PlaneJob:
+class _Parts(NamedTuple):
+    """A coded plane in parts.
+
+    Attributes:
+        streams: its main stream, and that of its escapes if it has any; a constant one as the bytes of its only
+            symbol, (group,), uint8.
+        marker: byte of the main stream that stands for an escape.
+    """
+
+    streams: list[StreamJob | np.ndarray]
+    marker: int
+
+
+def _parts(plane: Plane, payload: np.ndarray, count: int, tables: list[Table], flip: int) -> _Parts:
+    assert plane.main is not None
+    parts: list[StreamJob | np.ndarray] = []
+    lows, at = (plane.low, plane.escape_low), 0
+    for (stream, symbols), low in zip(stream_symbols(plane, count, tables), lows, strict=False):
+        table = tables[stream.tables[0]]
+        meaning = expansion(table.radix, table.group, low, flip)
+        if stream.chunk:
+            size = stream_bytes(stream, symbols)
+            chosen = tuple([tables[number] for number in stream.tables])
+            parts.append(StreamJob(payload[at:], size, symbols, stream, chosen, meaning))
+            at += size
+        else:
+            parts.append(meaning.digits[table.constant])
+    marker = plane.low + tables[plane.main.tables[0]].radix - 1 & 0xFF
+    return _Parts(parts, marker ^ flip)
+
+
+class PlaneJob(NamedTuple):
     """A plane on its way to its values.
 
     Attributes:
         plane: its description, not RAW.
-        streams: what has to be decoded, into `out` and `escaped`.
+        streams: what has to be decoded, and into what.
         out: (count,), uint8, contiguous: the values, once `finish` has run.
         marker: byte that stands for an escape until then.
         escaped: (escapes,), uint8.
     """
 
     plane: Plane
-    streams: tuple[StreamJob, ...]
+    streams: list[tuple[StreamJob, np.ndarray]]
     out: np.ndarray
     marker: int
     escaped: np.ndarray | None
@@ -39,22 +70,10 @@ class PlaneJob:
         Raises:
             ValueError: there are more or fewer escapes than described.
         """
-        if self.escaped is None:
-            return
-        if choose_backend(backend, len(self.out)) == "numba":
-            from compress.codec import fast
-
-            found = fast.fill_escapes(self.out, self.marker, self.escaped)
-        else:
-            found = 0
-            for start in range(0, len(self.out), _BLOCK):
-                part = self.out[start : start + _BLOCK]
-                places = np.flatnonzero(part == self.marker)
-                values = self.escaped[found : found + len(places)]
-                part[places[: len(values)]] = values
-                found += len(places)
-        if found != self.plane.escapes:
-            raise ValueError(f"{found} escape digits; the index says {self.plane.escapes}")
+        if self.escaped is not None:
+            found = _fill_escapes(self.out, self.marker, self.escaped, backend)
+            if found != self.plane.escapes:
+                raise ValueError(f"{found} escape digits; the index says {self.plane.escapes}")
 
 
 def plane_job(
@@ -70,54 +89,122 @@ def plane_job(
         out: (count,), uint8, contiguous.
         flip: bits to invert in each value.
     """
-    assert plane.method != RAW
-    assert plane.main is not None
-    main_table = tables[plane.main.tables[0]]
-    marker = (plane.low + main_table.radix - 1 & 0xFF) ^ flip
-    escaped = None
-    targets = [(out, plane.low)]
-    if plane.escape is not None:
-        escaped = np.empty(plane.escapes, dtype=np.uint8)
-        targets.append((escaped, plane.escape_low))
-    jobs, at = [], 0
-    for (stream, symbols), (target, low) in zip(stream_symbols(plane, count, tables), targets, strict=True):
-        size = stream_bytes(stream, symbols)
-        table = tables[stream.tables[0]]
-        expand = expansion(table.radix, table.group, low, flip)
-        if stream.chunk:
-            chosen = tuple(tables[number] for number in stream.tables)
-            jobs.append(StreamJob(payload[at:], size, symbols, stream, chosen, expand, target))
+    parts = _parts(plane, payload, count, tables, flip)
+    escaped = None if plane.escape is None else np.empty(plane.escapes, dtype=np.uint8)
+    jobs = []
+    for part, target in zip(parts.streams, (out, escaped), strict=False):
+        assert target is not None
+        if isinstance(part, StreamJob):
+            jobs.append((part, target))
         else:
-            _fill(target, expand[_constant(stream, tables)])
-        at += size
-    return PlaneJob(plane, tuple(jobs), out, marker, escaped)
+            _fill(target, part)
+    return PlaneJob(plane, jobs, out, parts.marker, escaped)
 
 
-def _constant(stream: Stream, tables: list[Table]) -> int:
-    return tables[stream.tables[0]].constant
+class PlaneReader(Protocol):
+    """Reads the values of a plane in order, some at a time."""
+
+    def read(self, out: np.ndarray) -> None:
+        """Write the next values, as many as `out`, (values,), uint8, contiguous, has room for.
+
+        Raises:
+            ValueError: the plane contradicts its description.
+        """
+
+
+def plane_reader(
+    plane: Plane, payload: np.ndarray, count: int, tables: list[Table], flip: int, backend: str
+) -> PlaneReader:
+    """Return what reads a plane in memory that does not grow with it.
+
+    Args:
+        plane: its description.
+        payload: (>= bytes + TAIL,), uint8, read-only: its bytes, then anything.
+        count: number of values.
+        tables: tables of the file.
+        flip: bits to invert in each value.
+        backend: 'auto', 'numpy' or 'numba' (same bytes).
+
+    Raises:
+        ValueError: the plane contradicts its description.
+    """
+    if plane.method == RAW:
+        return _RawReader(payload)
+    backend = choose_backend(backend, count)
+    parts = _parts(plane, payload, count, tables, flip)
+    main, *escape = [
+        StreamReader(part, backend) if isinstance(part, StreamJob) else _ConstantReader(part) for part in parts.streams
+    ]
+    return _EscapedReader(main, escape[0], parts.marker, plane.escapes, count, backend) if escape else main
+
+
+class _RawReader:
+    def __init__(self, payload: np.ndarray) -> None:
+        self._payload = payload
+
+    def read(self, out: np.ndarray) -> None:
+        read, self._payload = self._payload[: len(out)], self._payload[len(out) :]
+        out[:] = read
+        forget(read)
+
+
+class _ConstantReader:
+    """Repeats the bytes of one symbol, (group,), uint8."""
+
+    def __init__(self, group: np.ndarray) -> None:
+        self._group = group
+
+    def read(self, out: np.ndarray) -> None:
+        _fill(out, self._group)
+        self._group = np.roll(self._group, -len(out))
+
+
+class _EscapedReader:
+    """Reads a main stream, and in place of every marker in it the next value of another one."""
+
+    def __init__(
+        self, main: PlaneReader, escape: PlaneReader, marker: int, escapes: int, count: int, backend: str
+    ) -> None:
+        self._main, self._escape, self._marker, self._backend = main, escape, marker, backend
+        self._escapes = self._escapes_left = escapes
+        self._values_left = count
+
+    def read(self, out: np.ndarray) -> None:
+        self._main.read(out)
+        escaped = np.empty(np.count_nonzero(out == self._marker), dtype=np.uint8)
+        self._escapes_left -= len(escaped)
+        self._values_left -= len(out)
+        if self._escapes_left < 0 or (self._values_left == 0 and self._escapes_left):
+            found, more = self._escapes - self._escapes_left, " or more" if self._values_left else ""
+            raise ValueError(f"{found}{more} escape digits; the index says {self._escapes}")
+        if len(escaped):
+            self._escape.read(escaped)
+            _fill_escapes(out, self._marker, escaped, self._backend)
+
+
+def _fill_escapes(out: np.ndarray, marker: int, escaped: np.ndarray, backend: str) -> int:
+    """Put the next of `escaped`, (> 0,), wherever `out` has the marker; return how many markers there were."""
+    if choose_backend(backend, len(out)) == "numba":
+        from compress.codec.fast import fill_escapes
+
+        return fill_escapes(out, marker, escaped)
+    found = 0
+    for start in range(0, len(out), _BLOCK):
+        part = out[start : start + _BLOCK]
+        places = np.flatnonzero(part == marker)
+        values = escaped[found : found + len(places)]
+        part[places[: len(values)]] = values
+        found += len(places)
+    return found
 
 
 def _fill(target: np.ndarray, group: np.ndarray) -> None:
+    if len(group) == 1:
+        target.fill(group[0])
+        return
     whole = len(target) // len(group) * len(group)
     target[:whole].reshape(-1, len(group))[:] = group
     target[whole:] = group[: len(target) - whole]
-
-
-@lru_cache(maxsize=64)
-def expansion(radix: int, group: int, low: int, flip: int) -> np.ndarray:
-    """Return the bytes of each symbol, (radix ** group, group), uint8, read-only.
-
-    Args:
-        radix: of the digits.
-        group: digits of a symbol.
-        low: value of digit 0; values go on at 0 after 255.
-        flip: bits to invert in each value.
-    """
-    symbols = np.arange(radix**group)
-    digits = np.stack([symbols // radix**i % radix for i in range(group)], axis=1)
-    expanded = ((digits + low & 0xFF) ^ flip).astype(np.uint8)
-    expanded.flags.writeable = False
-    return expanded
 
 
 def constant_value(plane: Plane, tables: list[Table]) -> int | None:

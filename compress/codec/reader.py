@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
@@ -105,67 +105,27 @@ class PackedFile:
                 yield out.data
         yield self.skeleton[at:]
 
-    def fill(
-        self,
-        out: np.ndarray,
-        *,
-        with_tensors: bool = True,
-        progress: Progress | None = None,
-        threads: int = 1,
-        check: bool = True,
-    ) -> None:
-        """Write the original file, and what follows it, into `out`.
+    def put_skeleton(self, out: np.ndarray) -> list[np.ndarray]:
+        """Write what lies outside the tensors; return the places of the tensors.
 
         Args:
-            out: (original_bytes,), uint8, contiguous.
-            with_tensors: False leaves the tensors' bytes as they are.
-            progress: called with (bytes done, bytes in all).
-            threads: how many decode at once.
-            check: compare the tensors' checksums; only without if the hash of the whole is compared afterwards.
+            out: (original_bytes,), uint8, contiguous: becomes the original file, and what follows it.
 
-        Raises:
-            CodecError: a tensor is damaged.
+        Returns:
+            A part of `out` for each of `self.tensors`, untouched.
         """
         skeleton = np.frombuffer(self.skeleton, dtype=np.uint8)
-        at = taken = 0
+        places, at, taken = [], 0, 0
         for tensor in self.tensors:
             gap = tensor.record.gap
             out[at : at + gap] = skeleton[taken : taken + gap]
             taken += gap
             at = tensor.start + tensor.record.num_bytes
+            places.append(out[tensor.start : at])
         out[at:] = skeleton[taken:]
-        if with_tensors:
-            outs = [out[tensor.start : tensor.start + tensor.record.num_bytes] for tensor in self.tensors]
-            self.decode_all(outs, progress=progress, threads=threads, check=check)
+        return places
 
     def decode_all(
-        self, outs: Sequence[np.ndarray], *, progress: Progress | None = None, threads: int = 1, check: bool = True
-    ) -> None:
-        """Decode every tensor into its place.
-
-        Args:
-            outs: (num_bytes,), uint8, contiguous, for each of `self.tensors`.
-            progress: called with (bytes done, bytes in all), counted in the original.
-            threads: how many decode at once.
-            check: compare the tensors' checksums; only without if the hash of the whole is compared afterwards.
-
-        Raises:
-            CodecError: a tensor is damaged.
-        """
-        numbered = list(zip(self.tensors, outs, strict=True))
-
-        def decode(batch: Sequence[tuple[Placed, np.ndarray]]) -> int:
-            self.decode_many([tensor for tensor, _ in batch], [out for _, out in batch], check=check)
-            last = batch[-1][0]
-            return last.start + last.record.num_bytes
-
-        bounds = list(accumulate((len(batch) for batch in batches(self.tensors)), initial=0))
-        numbered_batches = [numbered[first:stop] for first, stop in pairwise(bounds)]
-        for done in map_in_threads(decode, numbered_batches, threads):
-            if progress:
-                progress(done, self.header.original_bytes)
-
-    def decode_checked(
         self,
         outs: Sequence[np.ndarray],
         *,
@@ -173,24 +133,37 @@ class PackedFile:
         threads: int = 1,
         check_hash: bool = True,
     ) -> None:
-        """Decode every tensor as `decode_all` does, proved by the hash of the original or by their checksums.
+        """Decode every tensor into its place, proved by the hash of the original or by their checksums.
 
         Args:
             outs: (num_bytes,), uint8, contiguous, for each of `self.tensors`.
             progress: called with (bytes done, bytes in all), counted in the original.
             threads: how many decode at once.
-            check_hash: compare the SHA-256 of the whole; else the checksum of each tensor.
+            check_hash: compare the SHA-256 of the whole, which covers what the checksums do; else the checksum of
+                each tensor.
 
         Raises:
             CodecError: the file is damaged.
         """
-        try:  # the hash covers what the checksums do; they only know the place better
-            self.decode_all(outs, progress=progress, threads=threads, check=not check_hash)
+        digest = OriginalHash(self.skeleton) if check_hash else None
+        bounds = list(accumulate([len(batch) for batch in batches(self.tensors)], initial=0))
+
+        def decode(number: int) -> tuple[list[Placed], Sequence[np.ndarray]]:
+            first, stop = bounds[number], bounds[number + 1]
+            self.decode_many(self.tensors[first:stop], outs[first:stop], check=not check_hash)
+            return self.tensors[first:stop], outs[first:stop]
+
+        try:
+            for tensors, decoded in map_in_threads(decode, range(len(bounds) - 1), threads):
+                if digest:
+                    digest.add(tensors, decoded)  # while they are still in the processor's cache
+                if progress:
+                    progress(tensors[-1].start + tensors[-1].record.num_bytes, self.header.original_bytes)
         except CodecError:
-            self.check_payloads()
+            self.check_payloads()  # the checksums know the place better
             raise
-        if check_hash:
-            self.check_hash(self.hash_of(outs))
+        if digest:
+            self.check_hash(digest.digest())
 
     def refuse_side_files(self) -> None:
         """Refuse a file that holds others beside the model.
@@ -201,16 +174,6 @@ class PackedFile:
         if self.side_files:
             names = ", ".join(file.name for file in self.side_files[:3])
             raise CodecError(f"{self.name}: byte 0: holds files beside the model ({names}). Unpack it into a folder.")
-
-    def hash_of(self, outs: Sequence[np.ndarray]) -> bytes:
-        """Return the SHA-256 of the original from its decoded tensors, as `decode_all` gives them."""
-        digest, at, skeleton = hashlib.sha256(), 0, memoryview(self.skeleton)
-        for tensor, out in zip(self.tensors, outs, strict=True):
-            digest.update(skeleton[at : at + tensor.record.gap])
-            digest.update(out.data)
-            at += tensor.record.gap
-        digest.update(skeleton[at:])
-        return digest.digest()
 
     def uncoded(self, start: int, num_bytes: int) -> np.ndarray:
         """Return bytes of the original that lie between the coded tensors, (num_bytes,), uint8.
@@ -246,6 +209,26 @@ class PackedFile:
         """
         for tensor in self.tensors:
             self._decoder.check(tensor)
+
+
+class OriginalHash:
+    """The SHA-256 of the original, from its tensors as they are decoded."""
+
+    def __init__(self, skeleton: bytes) -> None:
+        self._skeleton, self._digest = memoryview(skeleton), hashlib.sha256()
+
+    def add(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray]) -> None:
+        """Add the next tensors of the file, and what lies before each of them."""
+        for tensor, out in zip(tensors, outs, strict=True):
+            self._digest.update(self._skeleton[: tensor.record.gap])
+            self._digest.update(out.data)
+            self._skeleton = self._skeleton[tensor.record.gap :]
+
+    def digest(self) -> bytes:
+        """Add what lies behind the last tensor; return the hash."""
+        self._digest.update(self._skeleton)
+        self._skeleton = self._skeleton[:0]
+        return self._digest.digest()
 
 
 def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int) -> Iterator[_Result]:
@@ -287,15 +270,9 @@ def unpack_bytes(
             buffer.seek(total - 1)
             buffer.write(b"\0")
             with buffer.getbuffer() as view:
-                whole = np.frombuffer(view, dtype=np.uint8)
-                try:  # the hash covers what the checksums do; they only know the place better
-                    packed.fill(whole, progress=progress, threads=threads, check=not check_hash)
-                except CodecError:
-                    packed.check_payloads()
-                    raise
+                places = packed.put_skeleton(np.frombuffer(view, dtype=np.uint8))
+                try:
+                    packed.decode_all(places, progress=progress, threads=threads, check_hash=check_hash)
                 finally:
-                    del whole
-        data = buffer.getvalue()
-        if check_hash:
-            packed.check_hash(hashlib.sha256(data).digest())
-        return data
+                    del places  # no buffer can be given back while they look at it
+        return buffer.getvalue()

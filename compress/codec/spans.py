@@ -293,11 +293,12 @@ class OnnxWalker:
         data = self._data
         while at < end:
             tag_at, tag = at, data[at]
-            if 8 <= tag < 0x80 and tag & 7 == 2 and at + 1 < end and (size := data[at + 1]) < 0x80:  # nearly always
-                at += 2
-                stop = at + size
-                if stop <= end:
-                    yield tag >> 3, 2, at, stop
+            if 8 <= tag < 0x80 and tag & 7 == 2 and at + 2 < end:  # nearly always, with a size of one or two bytes
+                low, high = data[at + 1], data[at + 2]
+                start = at + 2 if low < 0x80 else at + 3
+                stop = start + (low if low < 0x80 else low & 0x7F | high << 7)
+                if stop <= end and (low < 0x80 or high < 0x80):
+                    yield tag >> 3, 2, start, stop
                     at = stop
                     continue
             tag, at = self._varint(tag_at, end)

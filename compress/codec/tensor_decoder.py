@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 
-from compress.codec.layout import KINDS, RAW, Table
+from compress.codec.bitstream import choose_backend
+from compress.codec.layout import KINDS, RAW, Kind, Table
+from compress.codec.memory import forget
 from compress.codec.opening import Placed
-from compress.codec.plane_decoder import PlaneJob, constant_value, plane_job, with_tail
-from compress.codec.stream_decoder import StreamError, decode_streams
-from compress.codec.values import put_plane, undo_transform
+from compress.codec.plane_decoder import PlaneJob, constant_value, plane_job, plane_reader, with_tail
+from compress.codec.stream_decoder import decode_streams
+from compress.codec.streams import StreamError
+from compress.codec.values import from_planes
 from compress.errors import CodecError
 
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
+_LARGE = 1 << 22  # values in a plane from which a tensor is decoded in blocks, of so many in all its planes
 
 
 def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:
@@ -32,19 +38,37 @@ def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:
         yield batch
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A plane that is being decoded: whose it is, its job, and where its values go in the end."""
+class _Part(NamedTuple):
+    """A tensor that is being decoded: its planes, (planes, count), uint8, what they need, and where they go."""
 
     tensor: Placed
-    number: int
-    job: PlaneJob
+    planes: np.ndarray
+    jobs: list[PlaneJob]
     out: np.ndarray
 
     def put(self, backend: str) -> None:
-        self.job.finish(backend)
-        if self.job.out is not self.out:
-            put_plane(self.job.out, KINDS[self.tensor.record.kind], self.number, self.out)
+        for job in self.jobs:
+            job.finish(backend)
+        kind = KINDS[self.tensor.record.kind]
+        if not _is_bytes(kind):
+            from_planes(self.planes, kind, self.out, choose_backend(backend, len(self.out)))
+
+
+def _is_bytes(kind: Kind) -> bool:
+    """Return True if the values of the only plane are the bytes of the tensor."""
+    return kind.planes == 1 and kind.value_bits == 8
+
+
+@lru_cache(maxsize=1024)
+def _element(values: tuple[int, ...], kind: int) -> np.ndarray:
+    """Return the bytes of the element with these values in its planes, (planes,), uint8."""
+    element = np.empty(len(values), dtype=np.uint8)
+    from_planes(np.array(values, dtype=np.uint8)[:, None], KINDS[kind], element)
+    return element
+
+
+def _flip(kind: Kind) -> int:
+    return 1 << kind.value_bits - 1 if kind.is_signed else 0
 
 
 @dataclass(frozen=True)
@@ -79,16 +103,15 @@ class TensorDecoder:
         for tensor, out in zip(tensors, outs, strict=True):
             if check:
                 self.check(tensor)
-            for part in self._parts(tensor, out):
+            if tensor.record.num_values > _LARGE:
+                self._decode_large(tensor, out)
+            elif part := self._part(tensor, out):
                 parts.append(part)
-                waiting += len(part.job.out)
+                waiting += part.planes.size
                 if waiting >= _BATCH_BYTES:
                     self._decode_parts(parts)
                     parts, waiting = [], 0
         self._decode_parts(parts)
-        for tensor, out in zip(tensors, outs, strict=True):
-            if KINDS[tensor.record.kind].planes > 1:
-                undo_transform(out, KINDS[tensor.record.kind])
 
     def check(self, tensor: Placed) -> None:
         """Compare the checksum of one tensor's coded bytes.
@@ -96,32 +119,67 @@ class TensorDecoder:
         Raises:
             CodecError: it is wrong.
         """
-        payload = self.data[tensor.offset : tensor.offset + tensor.size]
-        if crc32(payload.data) != tensor.record.crc32:
+        payload, found = self.data[tensor.offset : tensor.offset + tensor.size], 0
+        for start in range(0, tensor.size, _BATCH_BYTES):
+            found = crc32(payload[start : start + _BATCH_BYTES].data, found)
+            forget(payload[start : start + _BATCH_BYTES])
+        if found != tensor.record.crc32:
             raise CodecError(
                 f"{self.name}: byte {tensor.offset}: checksum of this tensor is wrong; the file is damaged."
             )
 
-    def _parts(self, tensor: Placed, out: np.ndarray) -> Iterator[_Part]:
-        """Write the raw planes of a tensor; yield the others."""
-        record, kind = tensor.record, KINDS[tensor.record.kind]
-        at = tensor.offset
-        for number, (plane, size) in enumerate(zip(record.planes, tensor.plane_sizes, strict=True)):
-            constant = constant_value(plane, self.tables)
+    def _part(self, tensor: Placed, out: np.ndarray) -> _Part | None:
+        """Begin a tensor; return what is left to do."""
+        record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
+        if kind.planes == 1 and record.planes[0].method == RAW:
+            out[:] = self.data[at : at + tensor.size]
+            return None
+        constants = [constant_value(plane, self.tables) for plane in record.planes]
+        if kind.planes > 1 and None not in constants:
+            out.reshape(-1, kind.planes)[:] = _element(tuple(constants), record.kind)
+            return None
+        planes = out[None] if _is_bytes(kind) else np.empty((kind.planes, record.num_values), dtype=np.uint8)
+        jobs = []
+        for values, plane, size, constant in zip(planes, record.planes, tensor.plane_sizes, constants, strict=True):
             if plane.method == RAW:
-                out[number :: kind.planes] = self.data[at : at + size]
-            elif constant is not None and kind.planes > 1:
-                out[number :: kind.planes] = constant
+                values[:] = self.data[at : at + size]
+            elif constant is not None:
+                values.fill(constant & 0xFF ^ _flip(kind))
             else:
-                whole = kind.planes == 1 and kind.value_bits == 8
-                values = out if whole else np.empty(record.count, dtype=np.uint8)
-                flip = 1 << kind.value_bits - 1 if kind.is_signed else 0
                 payload = with_tail(self.data, at, size)
-                yield _Part(tensor, number, plane_job(plane, payload, record.count, self.tables, values, flip), out)
+                jobs.append(plane_job(plane, payload, record.num_values, self.tables, values, _flip(kind)))
             at += size
+        return _Part(tensor, planes, jobs, out)
+
+    def _decode_large(self, tensor: Placed, out: np.ndarray) -> None:
+        """Decode a tensor in blocks, in memory that does not grow with it."""
+        record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
+        if kind.planes == 1 and record.planes[0].method == RAW:
+            plane_reader(record.planes[0], self.data[at:], record.num_bytes, self.tables, 0, self.backend).read(out)
+            return
+        try:
+            readers = []
+            for plane, size in zip(record.planes, tensor.plane_sizes, strict=True):
+                payload = with_tail(self.data, at, size)
+                readers.append(plane_reader(plane, payload, record.num_values, self.tables, _flip(kind), self.backend))
+                at += size
+            block = _LARGE // kind.planes  # values
+            room = np.empty((kind.planes, 0 if _is_bytes(kind) else block), dtype=np.uint8)
+            for start in range(0, record.num_values, block):
+                stop = min(start + block, record.num_values)
+                part = out[start * record.num_bytes // record.num_values : stop * record.num_bytes // record.num_values]
+                planes = part[None] if _is_bytes(kind) else room[:, : stop - start]
+                for reader, values in zip(readers, planes, strict=True):
+                    reader.read(values)
+                if not _is_bytes(kind):
+                    from_planes(planes, kind, part, choose_backend(self.backend, len(part)))
+        except ValueError as error:
+            raise self._damaged(tensor, error) from error
 
     def _decode_parts(self, parts: list[_Part]) -> None:
-        jobs = [(stream, part) for part in parts for stream in part.job.streams]
+        if not parts:
+            return
+        jobs = [(stream, part) for part in parts for job in part.jobs for stream in job.streams]
         try:
             decode_streams([stream for stream, _ in jobs], self.backend)
         except StreamError as error:
@@ -131,6 +189,7 @@ class TensorDecoder:
                 part.put(self.backend)
             except ValueError as error:
                 raise self._damaged(part.tensor, error) from error
+        forget(self.data[parts[0].tensor.offset : parts[-1].tensor.offset + parts[-1].tensor.size])
 
     def _damaged(self, tensor: Placed, error: ValueError) -> CodecError:
         return CodecError(f"{self.name}: byte {tensor.offset}: {error}.")

@@ -9,8 +9,6 @@ import numpy as np
 
 from compress.codec.layout import Kind
 
-_BLOCK = 1 << 18  # elements at a time: bounds the memory
-
 
 def to_planes(data: np.ndarray, kind: Kind) -> list[np.ndarray]:
     """Return the planes of a tensor, least significant byte first.
@@ -36,37 +34,34 @@ def to_planes(data: np.ndarray, kind: Kind) -> list[np.ndarray]:
     return [np.ascontiguousarray(columns[:, i]) for i in range(kind.planes)]
 
 
-def put_plane(values: np.ndarray, kind: Kind, number: int, out: np.ndarray) -> None:
-    """Write one plane to its place.
+def from_planes(planes: np.ndarray, kind: Kind, out: np.ndarray, backend: str = "numpy") -> None:
+    """Write a tensor's elements.
 
     Args:
-        values: (count,), uint8; for kinds with one plane those of the original, not of the transform.
+        planes: (kind.planes, count), uint8, as of `to_planes`; with one plane its values are already those of the
+            original, sign bit and all.
         kind: how to write them.
-        number: which plane.
-        out: (bytes,), uint8: the tensor.
+        out: (bytes,), uint8: the tensor, or the part of it with these elements.
+        backend: 'numpy' or 'numba'.
     """
-    if kind.planes > 1:
-        out[number :: kind.planes] = values
-    else:
-        out[:] = values if kind.value_bits == 8 else _pack(values, kind.value_bits)
+    if kind.planes == 1:
+        out[:] = planes[0] if kind.value_bits == 8 else _pack(planes[0], kind.value_bits)
+        return
+    if backend == "numba":
+        from compress.codec.fast_headers import join_planes
 
-
-def undo_transform(out: np.ndarray, kind: Kind) -> None:
-    """Undo the transform of `to_planes` in place, once all planes have been put.
-
-    Args:
-        out: (bytes,), uint8: the tensor.
-        kind: how to read it; with more than one plane.
-    """
+        join_planes(planes, kind.transform == "rotate", kind.transform == "zigzag", out)
+        return
+    columns = np.empty((planes.shape[1], kind.planes), dtype=np.uint8)
+    for number, plane in enumerate(planes):
+        columns[:, number] = plane
+    elements = columns.view(f"<u{kind.planes}")[:, 0]
     one, top = _shifts(kind.planes)
-    step = _BLOCK * kind.planes
-    for start in range(0, len(out) if kind.transform else 0, step):
-        elements = out[start : start + step].copy().view(f"<u{kind.planes}")  # may begin anywhere in a file
-        if kind.transform == "rotate":
-            elements = elements >> one | elements << top
-        else:
-            elements = elements >> one ^ (~(elements & one) + one)
-        out[start : start + step] = elements.view(np.uint8)
+    if kind.transform == "rotate":
+        elements = elements >> one | elements << top
+    elif kind.transform == "zigzag":
+        elements = elements >> one ^ (~(elements & one) + one)
+    out[:] = elements.view(np.uint8)
 
 
 @cache

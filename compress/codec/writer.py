@@ -123,7 +123,7 @@ def _write(
         payload_bytes += len(payload)
         if KINDS[span.kind].planes == 1:
             weights, weight_bits, entropy_bits = (
-                weights + record.count,
+                weights + record.num_values,
                 weight_bits + 8 * len(payload),
                 entropy_bits + entropy,
             )

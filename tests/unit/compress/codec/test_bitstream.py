@@ -1,5 +1,4 @@
 from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +9,8 @@ from compress.codec.ans_code import normalise
 from compress.codec.bitstream import encode_symbols, pack_fields
 from compress.codec.layout import COUNTS, LENGTHS, Stream, Table
 from compress.codec.prefix_code import code_lengths
-from compress.codec.stream_decoder import TAIL, StreamError, StreamJob, decode_streams
+from compress.codec.stream_decoder import StreamReader, decode_streams
+from compress.codec.streams import TAIL, Expansion, StreamError, StreamJob
 
 FORMS = st.sampled_from([LENGTHS, COUNTS])
 SHAPES = st.sampled_from([(2, 1), (16, 1), (256, 1), (4096, 1), (2, 8), (3, 3), (5, 5)])
@@ -33,7 +33,7 @@ def tailed(payload):
 
 
 def job(symbols, tables, chunk, segment, backend="numpy", values=None):
-    """Return (what was coded, a job that decodes it)."""
+    """Return (what was coded, a job that decodes it, an array for its values)."""
     classes = (np.arange(-(-len(symbols) // segment)) * 7 % len(tables)).astype(np.uint8)
     coded = encode_symbols(symbols, tables, classes, chunk=chunk, segment=segment, backend=backend)
     stream = Stream(tuple(range(len(tables))), chunk, segment, coded.total_bits, coded.min_bits, coded.width)
@@ -41,9 +41,8 @@ def job(symbols, tables, chunk, segment, backend="numpy", values=None):
     expand = np.stack([alphabet // tables[0].radix ** i % tables[0].radix % 256 for i in range(group)], axis=1)
     out = np.zeros(len(symbols) * group if values is None else values, dtype=np.uint8)
     size = len(coded.payload)
-    return coded, StreamJob(
-        tailed(coded.payload), size, len(symbols), stream, tuple(tables), expand.astype(np.uint8), out
-    )
+    expansion = Expansion(expand.astype(np.uint8))
+    return coded, StreamJob(tailed(coded.payload), size, len(symbols), stream, tuple(tables), expansion), out
 
 
 def geometric(rng, count, alphabet):
@@ -64,24 +63,31 @@ def test_numpy_and_numba_write_the_same_bytes_and_read_them_back(count, shape, f
         segment *= per_chunk
     chunk = segment * (per_chunk if classes > 1 else 1)
     cut = int(rng.integers(0, group))
-    slow, decoding = job(symbols, tables, chunk, segment, "numpy", count * group - cut)
-    fast, _ = job(symbols, tables, chunk, segment, "numba")
+    slow, decoding, out = job(symbols, tables, chunk, segment, "numpy", count * group - cut)
+    fast, *_ = job(symbols, tables, chunk, segment, "numba")
     assert slow.payload.tobytes() == fast.payload.tobytes()
     assert (slow.total_bits, slow.min_bits, slow.width) == (fast.total_bits, fast.min_bits, fast.width)
-    expected = decoding.expand[symbols].reshape(-1)[: count * group - cut]
+    expected = decoding.expansion.digits[symbols].reshape(-1)[: count * group - cut]
     for backend in ("numpy", "numba"):
-        decoding.out[:] = 99
-        decode_streams([decoding], backend)
-        assert np.array_equal(decoding.out, expected)
+        out[:] = 99
+        decode_streams([(decoding, out)], backend)
+        assert np.array_equal(out, expected)
+        out[:] = 99
+        reader, at = StreamReader(decoding, backend), 0
+        while at < len(out):
+            step = int(rng.integers(1, 3 * chunk * group))
+            reader.read(out[at : at + step])
+            at += step
+        assert np.array_equal(out, expected)
 
 
 @pytest.mark.parametrize("form", [LENGTHS, COUNTS])
 def test_nothing_is_written_beyond_the_output(form):
     symbols = geometric(np.random.default_rng(0), 40_000, 16)
-    _, decoding = job(symbols, [table_of(symbols, 2, 4, form)], 1024, 1024)
-    room = np.full(len(decoding.out) + 64, 77, dtype=np.uint8)
+    _, decoding, out = job(symbols, [table_of(symbols, 2, 4, form)], 1024, 1024)
+    room = np.full(len(out) + 64, 77, dtype=np.uint8)
     for backend in ("numpy", "numba"):
-        decode_streams([replace(decoding, out=room[32:-32])], backend)
+        decode_streams([(decoding, room[32:-32])], backend)
         assert (room[:32] == 77).all()
         assert (room[-32:] == 77).all()
 
@@ -90,8 +96,8 @@ def test_nothing_is_written_beyond_the_output(form):
 def test_blocks_of_the_numpy_encoder_join_without_a_seam(form):
     symbols = np.minimum(np.random.default_rng(0).geometric(0.2, (1 << 20) + 77), 30).astype(np.uint16)
     tables = [table_of(symbols, 32, 1, form)]
-    slow, _ = job(symbols, tables, 1000, 1000, "numpy")
-    fast, _ = job(symbols, tables, 1000, 1000, "numba")
+    slow, *_ = job(symbols, tables, 1000, 1000, "numpy")
+    fast, *_ = job(symbols, tables, 1000, 1000, "numba")
     assert slow.payload.tobytes() == fast.payload.tobytes()
 
 
@@ -113,12 +119,15 @@ def test_fields_are_packed_behind_each_other(fields, offset):
 def test_no_damaged_payload_is_read_beyond_its_end(backend, form):
     rng = np.random.default_rng(1)
     symbols = rng.integers(0, 200, 3000).astype(np.uint16)
-    coded, decoding = job(symbols, [table_of(symbols, 256, 1, form)] * 2, 64, 16)
+    coded, decoding, out = job(symbols, [table_of(symbols, 256, 1, form)] * 2, 64, 16)
     for _ in range(50):
         payload = coded.payload.copy()
         payload[rng.integers(0, len(payload), 40)] = rng.integers(0, 256, 40)
+        damaged = decoding._replace(data=tailed(payload))
         with suppress(ValueError):
-            decode_streams([replace(decoding, data=tailed(payload))], backend)
+            decode_streams([(damaged, out)], backend)
+        with suppress(ValueError):
+            StreamReader(damaged, backend).read(out[:1000])
 
 
 @settings(max_examples=30, deadline=None)
@@ -129,21 +138,22 @@ def test_streams_of_all_lengths_and_codes_are_decoded_together(streams):
     for count, segment, (radix, group), form, classes in streams:
         symbols = geometric(rng, count, radix**group)
         tables = [table_of(symbols, radix, group, form, twist) for twist in range(classes)]
-        jobs.append(job(symbols, tables, segment * (3 if classes > 1 else 1), segment)[1])
-        expected.append(jobs[-1].expand[symbols].reshape(-1))
+        jobs.append(job(symbols, tables, segment * (3 if classes > 1 else 1), segment)[1:])
+        expected.append(jobs[-1][0].expansion.digits[symbols].reshape(-1))
     for backend in ("numpy", "numba"):
-        for decoding in jobs:
-            decoding.out[:] = 99
+        for _, out in jobs:
+            out[:] = 99
         decode_streams(jobs, backend)
-        for decoding, values in zip(jobs, expected, strict=True):
-            assert np.array_equal(decoding.out, values)
+        for (_, out), values in zip(jobs, expected, strict=True):
+            assert np.array_equal(out, values)
 
 
 @pytest.mark.parametrize("form", [LENGTHS, COUNTS])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_the_damaged_stream_is_named(backend, form):
     symbols = np.random.default_rng(0).integers(0, 200, 3000).astype(np.uint16)
-    _, good = job(symbols, [table_of(symbols, 256, 1, form)], 64, 64)
+    _, stream, out = job(symbols, [table_of(symbols, 256, 1, form)], 64, 64)
+    good, bad = (stream, out), (stream._replace(symbols=2999), out[:2999])
     with pytest.raises(StreamError) as caught:
-        decode_streams([good, good, replace(good, count=2999, out=good.out[:2999]), good], backend)
+        decode_streams([good, good, bad, good], backend)
     assert caught.value.number == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.codec import PackedFile, index, prefix_code, stream_decoder
+from compress.codec import PackedFile, ans_code, index, prefix_code, stream_decoder
 
 fast_headers = pytest.importorskip("compress.codec.fast_headers")
 
@@ -31,20 +31,20 @@ def test_code_tables_are_those_that_numpy_reads(path, monkeypatch):
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_what_precedes_the_codes_is_what_numpy_reads(path, monkeypatch):
-    seen = []
-    by_numba = stream_decoder._read_numba
-
-    def noted(job, chunks, segments):
-        found, wanted = by_numba(job, chunks, segments), stream_decoder._read_numpy(0, job, chunks, segments)
-        seen.append(all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True)))
-        return found
-
-    monkeypatch.setattr(stream_decoder, "_read_numba", noted)
+    jobs = []
+    at_once = stream_decoder._decode_at_once
+    monkeypatch.setattr(stream_decoder, "_decode_at_once", lambda job, out: jobs.append(job) or at_once(job, out))
+    monkeypatch.setattr(stream_decoder, "_read_numpy", lambda *_: pytest.fail("left to NumPy"))
     with PackedFile(path, backend="numba") as packed:
         for tensor in packed.tensors:
             packed.decode(tensor)
-    assert seen
-    assert all(seen)
+    assert jobs
+    found = [stream_decoder.open_stream(job, "numba") for job in jobs]
+    monkeypatch.undo()
+    for job, stream in zip(jobs, found, strict=True):
+        wanted = stream_decoder.open_stream(job, "numpy")
+        assert np.array_equal(stream.classes, wanted.classes)
+        assert np.array_equal(stream.bounds, wanted.bounds)
 
 
 @pytest.mark.parametrize(("symbols", "spare"), [(2, 0), (2, 4), (3, 0), (200, 1), (256, 0), (4096, 0)])
@@ -60,3 +60,14 @@ def test_decoding_tables_are_those_of_numpy(symbols, spare, has_names):
     out = np.empty_like(wanted)
     fast_headers.fill_prefix_table(lengths, np.arange(symbols) if names is None else names, log, out)
     assert np.array_equal(out, wanted)
+
+
+@pytest.mark.parametrize("log", [5, 11, 12])
+@pytest.mark.parametrize("has_names", [False, True])
+def test_ans_tables_are_those_of_numpy(log, has_names):
+    rng = np.random.default_rng(log)
+    counts = ans_code.normalise(np.minimum(rng.geometric(0.1, 30), 20) * (np.arange(30) % 5 > 0), log)
+    names = rng.integers(0, 256, 30).astype(np.uint8) if has_names else None
+    out = np.empty(1 << log, dtype=np.uint32)
+    fast_headers.fill_ans_table(counts, np.arange(30) if names is None else names, log, out)
+    assert np.array_equal(out, ans_code.decode_table(counts, names))

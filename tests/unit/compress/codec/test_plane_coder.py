@@ -7,10 +7,10 @@ from hypothesis.extra import numpy as hnp
 from compress.codec.index import write_table
 from compress.codec.layout import KINDS, RAW
 from compress.codec.plane_coder import encode_plane
-from compress.codec.plane_decoder import plane_job, with_tail
+from compress.codec.plane_decoder import plane_job, plane_reader, with_tail
 from compress.codec.stream_decoder import decode_streams
 from compress.codec.tables import Tables
-from compress.codec.values import put_plane, to_planes, undo_transform
+from compress.codec.values import from_planes, to_planes
 from compress.codec.writer import entropy_bits
 
 
@@ -22,6 +22,15 @@ def decode_plane(plane, payload, count, tables, backend="auto"):
     return out
 
 
+def read_plane(plane, payload, count, tables, backend, step):
+    """Return the values of a plane, `step` at a time."""
+    reader = plane_reader(plane, with_tail(payload, 0, len(payload)), count, tables, 0, backend)
+    out = np.empty(count, dtype=np.uint8)
+    for start in range(0, count, step):
+        reader.read(out[start : start + step])
+    return out
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(sorted(KINDS)), st.data())
 def test_planes_of_every_kind_give_the_bytes_back(number, data):
@@ -30,13 +39,11 @@ def test_planes_of_every_kind_give_the_bytes_back(number, data):
     original = data.draw(hnp.arrays(np.uint8, count))
     planes = to_planes(original, kind)
     assert all(plane.max(initial=0) < 1 << kind.value_bits for plane in planes)
-    out = np.empty_like(original)
     flip = np.uint8(1 << kind.value_bits - 1 if kind.is_signed else 0)
-    for i, plane in enumerate(planes):
-        put_plane(plane ^ flip, kind, i, out)
-    if kind.planes > 1:
-        undo_transform(out, kind)
-    assert np.array_equal(out, original)
+    for backend in ("numpy", "numba"):
+        out = np.empty_like(original)
+        from_planes(np.stack(planes) ^ flip, kind, out, backend)
+        assert np.array_equal(out, original)
 
 
 def test_signs_move_out_of_the_exponent_byte():
@@ -62,6 +69,8 @@ def test_every_plane_comes_back(count, bits, zeros, spread, seed):
         plane, payload, _ = encode_plane(values, bits, tables, backend)
         if plane.method != RAW:
             assert np.array_equal(decode_plane(plane, payload, count, tables.tables, backend), values)
+            step = int(rng.integers(1, count + 1)) if count < 2000 else 1000
+            assert np.array_equal(read_plane(plane, payload, count, tables.tables, backend, step), values)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
