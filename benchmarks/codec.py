@@ -42,9 +42,9 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 
 
 from benchmarks.codec_coders import Coder, all_coders, whole_file_coders
-from benchmarks.codec_measure import Row, loading, sizes, speeds, whole_file
+from benchmarks.codec_measure import Row, loading, memory, sizes, speeds, whole_file
 from benchmarks.codec_networks import LargeNetwork, float_onnx, quantised_onnx
-from benchmarks.codec_targets import Verdict, verdicts
+from benchmarks.codec_targets import MIB, Verdict, verdicts
 from benchmarks.codec_weights import (
     REAL_BITS,
     REAL_ZEROS,
@@ -53,6 +53,7 @@ from benchmarks.codec_weights import (
     ZOO,
     Weights,
     default_files,
+    large_tensors,
     real_weights,
     synthetic,
     trained_networks,
@@ -110,6 +111,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         timed = list(_timed(quick))
     record["speeds"] = [speeds(weights, coders, options.rounds, _FEW_COUNT) for weights in timed]
     record["loading"] = list(_loading(options.rounds, quick)) if "loading" in options.only else []
+    record["memory"] = list(_memory(quick)) if "loading" in options.only else []
     everybody = coders[:1] + coders[2:]  # Krimp's two ways give the same bytes
     record["synthetic_sizes"] = [sizes(weights, alone, known) for weights in track(grid, "sizes, synthetic")]
     record["tensor_sizes"] = [sizes(weights, alone, known) for weights in track(tensors, "sizes, large tensors")]
@@ -142,7 +144,7 @@ def _add_rest(record: dict[str, Any], path: Path) -> None:
         ours, theirs = record["environment"].get(name), earlier["environment"].get(name)
         if ours != theirs:
             raise ValueError(f"{path}: {name} is {theirs}, here {ours}. Only parts of the same can stand together.")
-    parts = ("speeds", "loading", "synthetic_sizes", "tensor_sizes", "real_sizes", "files")
+    parts = ("speeds", "loading", "memory", "synthetic_sizes", "tensor_sizes", "real_sizes", "files")
     taken = [part for part in parts if not record[part] and earlier[part]]
     record |= {part: earlier[part] for part in taken}
     record["parts_measured_before"] = {"date": earlier["date"], "parts": taken}
@@ -196,6 +198,12 @@ def _loading(rounds: int, quick: bool) -> Iterator[Row]:
         yield {"name": f"detector, {share:.0%} zeros"} | loading(data, network.weights, max(rounds, 3))
 
 
+def _memory(quick: bool) -> Iterator[Row]:
+    for name, tensor in large_tensors(5_000_000 if quick else 100_000_000):
+        say(f"memory of one tensor, {name}")
+        yield memory(f"one tensor, {name}", tensor)
+
+
 def _version(name: str) -> str:
     try:
         return metadata.version(name)
@@ -222,6 +230,11 @@ def table(record: dict[str, Any]) -> str:
     for row in record["files"]:
         cells = [row["onnx_bytes"], *(row["bytes"].get(name) for name in rivals)]
         lines.append(f"{row['file'][:29]:30}" + "".join(_cell(cell, ",") for cell in cells))
+    if record["memory"]:
+        lines += ["", "memory that loading adds beyond the decoded file, MB: numba, NumPy alone"]
+    for row in record["memory"]:
+        added = [(row[way]["added_bytes"] - row[way]["original_bytes"]) / MIB for way in ("numba", "NumPy alone")]
+        lines.append(f"{row['name']} of {row['elements'] / 1e6:.0f} M: {added[0]:.0f}, {added[1]:.0f}")
     for row in record["loading"]:
         first = row["first_call"]
         lines.append(

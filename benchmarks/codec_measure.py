@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from benchmarks.codec_coders import Coder, entropy_bytes, same_values
 from benchmarks.codec_weights import ROOT, Weights
@@ -213,6 +214,27 @@ def loading(data: bytes, weights: int, rounds: int) -> Row:
             for label, value in percentiles([entry[f"{kind}_s"] for entry in times]).items()
         }
     return row
+
+
+def memory(name: str, tensor: np.ndarray) -> Row:
+    """Return the peak memory of loading a file of one large tensor, with numba and with NumPy alone.
+
+    Args:
+        name: of the row.
+        tensor: any shape and type that safetensors has.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plain, packed = Path(folder) / "tensor.safetensors", Path(folder) / "tensor.krimp"
+        save_file({"weights": tensor}, plain)
+        codec.pack_file(plain, packed)
+        plain.unlink()
+        return {
+            "name": name,
+            "elements": tensor.size,
+            "packed_bytes": packed.stat().st_size,
+            "numba": in_child("memory", packed, environment={"KRIMP_NUMBA": "1"}),
+            "NumPy alone": in_child("memory", packed, environment={"KRIMP_NUMBA": "0"}),
+        }
 
 
 def _seconds(call: Callable[[], Any]) -> tuple[float, float]:

@@ -145,3 +145,13 @@ def _state(path: Path) -> dict[str, np.ndarray]:
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("state_dict", state)
     return {name: value.numpy() for name, value in state.items() if isinstance(value, torch.Tensor)}
+
+
+def large_tensors(count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield Gaussian weights as one tensor of several types, each with a name."""
+    weights = np.random.default_rng(0).standard_normal(count, dtype=np.float32)
+    yield "float32", weights
+    yield "float16", weights.astype(np.float16)
+    int8 = (40 * weights).clip(-127, 127).astype(np.int8)
+    int8[np.abs(weights) < 0.674] = 0
+    yield "int8, 50% zeros", int8

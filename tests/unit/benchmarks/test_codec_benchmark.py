@@ -90,7 +90,8 @@ def row(count, krimp, nncodec=None):
 
 
 def judged(**parts):
-    empty = {"synthetic_sizes": [], "tensor_sizes": [], "real_sizes": [], "files": [], "speeds": [], "loading": []}
+    empty = {"synthetic_sizes": [], "tensor_sizes": [], "real_sizes": [], "files": [], "speeds": []}
+    empty |= {"loading": [], "memory": []}
     return {verdict["target"]: verdict for verdict in verdicts(empty | parts)}
 
 
@@ -126,3 +127,10 @@ def test_speeds_are_judged_by_the_worst_case():
     assert only(found, "zstd -3")["met"] is False
     assert only(found, "constriction")["met"] is True
     assert only(found, "10x NNCodec")["met"] is None
+
+
+@pytest.mark.parametrize(("added", "met"), [(164 << 20, True), ((164 << 20) + 1, False)])
+def test_a_large_tensor_may_take_64_mb_beside_itself_whoever_decodes_it(added, met):
+    least, most = ({"original_bytes": 100 << 20, "added_bytes": value} for value in (101 << 20, added))
+    row = {"name": "t", "elements": 10**8, "numba": least, "NumPy alone": most}
+    assert only(judged(memory=[row]), "one large tensor")["met"] is met
