@@ -160,30 +160,37 @@ class _ConstantReader:
 
 
 class _EscapedReader:
-    """Reads a main stream, and in place of every marker in it the next value of another one."""
+    """Reads a main stream, and in place of every marker in it the next value of another one, which it reads ahead."""
 
     def __init__(
         self, main: PlaneReader, escape: PlaneReader, marker: int, escapes: int, count: int, backend: str
     ) -> None:
         self._main, self._escape, self._marker, self._backend = main, escape, marker, backend
-        self._escapes = self._escapes_left = escapes
+        self._escapes = self._unread = escapes
         self._values_left = count
+        self._ahead: np.ndarray = np.empty(0, dtype=np.uint8)
 
     def read(self, out: np.ndarray) -> None:
         self._main.read(out)
-        escaped = np.empty(np.count_nonzero(out == self._marker), dtype=np.uint8)
-        self._escapes_left -= len(escaped)
+        more: np.ndarray = np.empty(min(self._unread, max(len(out) - len(self._ahead), 0)), dtype=np.uint8)
+        if len(more):
+            self._escape.read(more)
+            self._unread -= len(more)
+            self._ahead = np.concatenate([self._ahead, more])
+        used = self._escapes - self._unread - len(self._ahead)
+        found = _fill_escapes(out, self._marker, self._ahead, self._backend)
         self._values_left -= len(out)
-        if self._escapes_left < 0 or (self._values_left == 0 and self._escapes_left):
-            found, more = self._escapes - self._escapes_left, " or more" if self._values_left else ""
-            raise ValueError(f"{found}{more} escape digits; the index says {self._escapes}")
-        if len(escaped):
-            self._escape.read(escaped)
-            _fill_escapes(out, self._marker, escaped, self._backend)
+        is_over = self._values_left == 0
+        if found > len(self._ahead) or (is_over and used + found < self._escapes):
+            less = "" if is_over else " or more"
+            raise ValueError(f"{used + found}{less} escape digits; the index says {self._escapes}")
+        self._ahead = self._ahead[found:]
 
 
 def _fill_escapes(out: np.ndarray, marker: int, escaped: np.ndarray, backend: str) -> int:
-    """Put the next of `escaped`, (> 0,), wherever `out` has the marker; return how many markers there were."""
+    """Put the next of `escaped` wherever `out` has the marker; return how many markers there were."""
+    if not len(escaped):
+        return int(np.count_nonzero(out == marker))
     if choose_backend(backend, len(out)) == "numba":
         from compress.codec.fast import fill_escapes
 
