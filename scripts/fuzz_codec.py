@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -50,7 +51,8 @@ TARGETS = ("packed", "checked", "onnx", "safetensors")
 BACKENDS = ("numpy", "numba") if importlib.util.find_spec("numba") else ("numpy",)
 INPUT_SECONDS, MEMORY_MIB, INPUT_BYTES = 10, 2048, 1 << 14
 _HANG_SECONDS = 120  # on the wall: a busy machine stretches time
-_SLOW_BYTES = 1 << 14  # largest original that the slow decoder, one bit at a time, is asked for
+_SLOW_BYTES = 1 << 14  # largest original for what is slow: the decoder of one bit at a time, small blocks
+_BLOCK_VALUES = 64
 _HEADER = 108
 
 
@@ -99,14 +101,31 @@ def check_packed(data: bytes, folder: Path, slow: ModuleType | None = None) -> b
         raise FindingError("a refused file left an output")
     if not refusal and _joined(target, sides, written) != found:
         raise FindingError("unpack_file gives other bytes, or other files, than were verified")
-    for backend in BACKENDS:
-        loaded = _or_refusal(partial(codec.unpack_bytes, path, backend=backend), path)
+    for backend, block in product(BACKENDS, (None, _BLOCK_VALUES)):
+        if block and _declared(data) > _SLOW_BYTES:
+            continue
+        with _in_blocks(block):
+            loaded = _or_refusal(partial(codec.unpack_bytes, path, backend=backend), path)
         if isinstance(loaded, str) != bool(refusal or sides) or (loaded != found and not isinstance(loaded, str)):
-            raise FindingError(f"unpack_bytes ({backend}) and verify_file disagree: {loaded!r:.200} / {refusal!r:.200}")
+            way = f"{backend}, in blocks" if block else backend
+            raise FindingError(f"unpack_bytes ({way}) and verify_file disagree: {loaded!r:.200} / {refusal!r:.200}")
     _or_refusal(lambda: codec.inspect_file(path), path)  # it hashes nothing, and may refuse more: it reads names
     if slow is not None and _declared(data) <= _SLOW_BYTES:
         _compare(refusal or found, data, slow)
     return None if refusal else found
+
+
+@contextmanager
+def _in_blocks(values: int | None) -> Iterator[None]:
+    """Have tensors of more than so many values decoded in blocks, as else only much larger ones are."""
+    from compress.codec import tensor_decoder
+
+    before = tensor_decoder.LARGE
+    tensor_decoder.LARGE = values or before
+    try:
+        yield
+    finally:
+        tensor_decoder.LARGE = before
 
 
 def _whole(path: Path) -> tuple[bytes, list[str]]:

@@ -21,7 +21,7 @@ from compress.codec.values import from_planes
 from compress.errors import CodecError
 
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
-_LARGE = 1 << 22  # values in a plane from which a tensor is decoded in blocks, of so many in all its planes
+LARGE = 1 << 22  # values in a plane from which a tensor is decoded in blocks, of so many in all its planes
 
 
 def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:
@@ -103,7 +103,7 @@ class TensorDecoder:
         for tensor, out in zip(tensors, outs, strict=True):
             if check:
                 self.check(tensor)
-            if tensor.record.num_values > _LARGE:
+            if tensor.record.num_values > LARGE:
                 self._decode_large(tensor, out)
             elif part := self._part(tensor, out):
                 parts.append(part)
@@ -163,7 +163,7 @@ class TensorDecoder:
                 payload = with_tail(self.data, at, size)
                 readers.append(plane_reader(plane, payload, record.num_values, self.tables, _flip(kind), self.backend))
                 at += size
-            block = _LARGE // kind.planes  # values
+            block = LARGE // kind.planes  # values
             room = np.empty((kind.planes, 0 if _is_bytes(kind) else block), dtype=np.uint8)
             for start in range(0, record.num_values, block):
                 stop = min(start + block, record.num_values)

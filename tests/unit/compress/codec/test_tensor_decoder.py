@@ -35,7 +35,7 @@ print(json.dumps([size, 1024 * (status("VmHWM") - before)]))
 @pytest.fixture
 def in_blocks(monkeypatch):
     """Have everything decoded in blocks of 256 values."""
-    monkeypatch.setattr(tensor_decoder, "_LARGE", 256)
+    monkeypatch.setattr(tensor_decoder, "LARGE", 256)
     blocks = []
     by_blocks = tensor_decoder.TensorDecoder._decode_large
 
@@ -80,7 +80,7 @@ def test_tensors_of_every_kind_come_back_from_blocks(tmp_path, in_blocks, backen
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_golden_files_come_back_from_blocks(path, in_blocks, backend, monkeypatch):
-    monkeypatch.setattr(tensor_decoder, "_LARGE", 64)
+    monkeypatch.setattr(tensor_decoder, "LARGE", 64)
     with PackedFile(path, backend=backend) as packed:
         data = b"".join(packed.pieces())
     monkeypatch.undo()
