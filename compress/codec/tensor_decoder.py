@@ -119,7 +119,7 @@ class TensorDecoder:
         Raises:
             CodecError: it is wrong.
         """
-        payload, found = self.data[tensor.offset : tensor.offset + tensor.size], 0
+        payload, found = self.data[tensor.offset : tensor.offset + tensor.size], crc32(b"")
         for start in range(0, tensor.size, _BATCH_BYTES):
             found = crc32(payload[start : start + _BATCH_BYTES].data, found)
             forget(payload[start : start + _BATCH_BYTES])
