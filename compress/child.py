@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER_TRIM = 2**31 - 1  # bytes; the largest value that mallopt takes
-_INTERRUPTED = 130
+INTERRUPTED = 130
 _FAILED = 1
 _DISK_FULL = errno.ENOSPC
 
@@ -74,7 +74,7 @@ def run_in_child(
     peak = usage.ru_maxrss * scale
     if os.WIFSIGNALED(status):
         raise errors.StageError(_killed_text(label, os.WTERMSIG(status), peak))
-    if os.WEXITSTATUS(status) == _INTERRUPTED:
+    if os.WEXITSTATUS(status) == INTERRUPTED:
         raise KeyboardInterrupt
     if os.WEXITSTATUS(status) == _DISK_FULL:
         raise errors.StageError(_disk_text(label, result.parent))
@@ -148,7 +148,7 @@ def _live(
         result.write_text(text)
         code = 0
     except KeyboardInterrupt:
-        code = _INTERRUPTED
+        code = INTERRUPTED
     except BaseException as error:  # noqa: BLE001 nothing may unwind into the parent's frames
         if is_disk_full(error):
             code = _DISK_FULL  # the parent says so in words
