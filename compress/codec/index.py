@@ -225,7 +225,7 @@ class IndexReader:
     def varint(self, limit: int = MAX_ORIGINAL_BYTES * 16) -> int:
         """Return the next number, at most `limit`."""
         value = shift = 0
-        for byte in self._data[self._at : self._at + 10]:
+        for byte in self._data[self._at : self._at + 11]:  # of so many the last one is always too much
             self._at += 1
             value |= (byte & 0x7F) << shift
             if value > limit or shift > 63:
