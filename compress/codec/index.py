@@ -370,6 +370,8 @@ class IndexReader:
         self._check_range(low + tables[main.tables[0]].radix - (method == CODED_WITH_ESCAPES), num_values)
         if method == CODED:
             return Plane(CODED, low, main)
+        if tables[main.tables[0]].radix > num_values:  # and the byte of the escape would be that of a value
+            raise self.fail(f"an escape beside digits of all {num_values} values; expected some without")
         escape_low, escapes, escape = self.byte(), self.varint(), self._stream(tables)
         self._check_range(escape_low + tables[escape.tables[0]].radix, num_values)
         if not 0 < escapes <= count:
