@@ -225,7 +225,7 @@ class IndexReader:
     def varint(self, limit: int = MAX_ORIGINAL_BYTES * 16) -> int:
         """Return the next number, at most `limit`."""
         value = shift = 0
-        for byte in self._data[self._at : self._at + 10]:
+        for byte in self._data[self._at : self._at + 11]:  # of so many the last one is always too much
             self._at += 1
             value |= (byte & 0x7F) << shift
             if value > limit or shift > 63:
@@ -370,6 +370,8 @@ class IndexReader:
         self._check_range(low + tables[main.tables[0]].radix - (method == CODED_WITH_ESCAPES), num_values)
         if method == CODED:
             return Plane(CODED, low, main)
+        if tables[main.tables[0]].radix > num_values:  # and the byte of the escape would be that of a value
+            raise self.fail(f"an escape beside digits of all {num_values} values; expected some without")
         escape_low, escapes, escape = self.byte(), self.varint(), self._stream(tables)
         self._check_range(escape_low + tables[escape.tables[0]].radix, num_values)
         if not 0 < escapes <= count:

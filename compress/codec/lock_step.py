@@ -10,7 +10,7 @@ import numpy as np
 
 from compress.codec import ans_code, prefix_code
 from compress.codec.layout import COUNTS, Table
-from compress.codec.streams import TAIL, Piece, StreamError
+from compress.codec.streams import TAIL, Piece
 
 _ONE, _MOST = np.uint64(1), np.uint64(63)
 _TILE = 64  # steps that are turned into lanes at a time: they stay in the processor's cache
@@ -92,20 +92,12 @@ def _decode_block(pieces: list[Piece], is_ans: bool) -> None:
 
 
 def _check_ends(piece: Piece, stops: np.ndarray, states: np.ndarray | None) -> None:
-    bounds = piece.stream.bounds
-    ends = bounds[piece.first + 1 : piece.stop + 1]
-    wrong = stops != ends
+    wrong = stops != piece.stream.bounds[piece.first + 1 : piece.stop + 1]
     if states is not None:
         wrong |= states != 0
     if wrong.any():
         chunk = int(np.flatnonzero(wrong)[0])
-        state = "" if states is None else f" in state {int(states[chunk])}"
-        wanted = "" if states is None else ", and state 0 is the last one"
-        raise StreamError(
-            piece.number,
-            f"codes of chunk {piece.first + chunk} end at bit {int(stops[chunk] - bounds[0])}{state};"
-            f" the index says {int(ends[chunk] - bounds[0])}{wanted}",
-        )
+        raise piece.wrong_end(chunk, int(stops[chunk]), None if states is None else int(states[chunk]))
 
 
 @dataclass(frozen=True)

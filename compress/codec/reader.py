@@ -6,7 +6,6 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -50,13 +49,19 @@ class PackedFile:
         backend = choose_backend(backend, self.header.original_bytes)
         self.side_files, self.tables, self.tensors = read_index(data, self.header, self.name, backend)
         self.skeleton = read_skeleton(data, self.header, self.name)
-        self._decoder = TensorDecoder(self.name, data, self.tables, backend)
+        self._open_decoder: TensorDecoder | None = TensorDecoder(self.name, data, self.tables, backend)
 
     def __enter__(self) -> PackedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._decoder = replace(self._decoder, data=np.empty(0, dtype=np.uint8))
+        self._open_decoder = None  # the file stays mapped while another thread decodes
+
+    @property
+    def _decoder(self) -> TensorDecoder:
+        if self._open_decoder is None:
+            raise ValueError(f"{self.name}: is closed. Decode its tensors inside the `with` block.")
+        return self._open_decoder
 
     def decode(self, tensor: Placed, out: np.ndarray | None = None) -> np.ndarray:
         """Decode one tensor.
@@ -85,6 +90,7 @@ class PackedFile:
 
         Raises:
             CodecError: a checksum is wrong or a tensor cannot be decoded.
+            ValueError: one of `outs` is not such an array, or the file is closed.
         """
         self._decoder.decode(tensors, outs, check=check)
 
