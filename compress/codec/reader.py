@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
@@ -17,7 +16,6 @@ from compress.codec.layout import HEADER_BYTES, parse_header
 from compress.codec.memory import open_map
 from compress.codec.opening import Placed, read_index, read_skeleton
 from compress.codec.tensor_decoder import TensorDecoder, batches
-from compress.codec.whole_file import memory_for
 from compress.errors import CodecError
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
@@ -244,41 +242,3 @@ def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item],
         return
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(function, items)
-
-
-def unpack_bytes(
-    path: Path | str,
-    *,
-    backend: str = "auto",
-    progress: Progress | None = None,
-    threads: int = 1,
-    check_hash: bool = True,
-) -> bytes:
-    """Return the original file of a .krimp file.
-
-    Args:
-        path: the .krimp file.
-        backend: 'auto', 'numpy' or 'numba' (same bytes).
-        progress: called with (bytes done, bytes in all).
-        threads: how many decode at once.
-        check_hash: compare the SHA-256 of the whole; every tensor has its own checksum besides.
-
-    Raises:
-        CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version; or it holds
-            several files.
-    """
-    with memory_for(path), PackedFile(path, backend=backend) as packed:
-        packed.refuse_side_files()
-        total = packed.header.original_bytes
-        # BytesIO hands its buffer over without a copy, and can be written in place before.
-        buffer = io.BytesIO()
-        if total:
-            buffer.seek(total - 1)
-            buffer.write(b"\0")
-            with buffer.getbuffer() as view:
-                places = packed.put_skeleton(np.frombuffer(view, dtype=np.uint8))
-                try:
-                    packed.decode_all(places, progress=progress, threads=threads, check_hash=check_hash)
-                finally:
-                    del places  # no buffer can be given back while they look at it
-        return buffer.getvalue()

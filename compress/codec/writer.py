@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 
 from compress.codec.bitstream import choose_backend
-from compress.codec.index import write_record, write_side_files, write_table, write_varint
+from compress.codec.index_writer import write_record, write_side_files, write_table, write_varint
 from compress.codec.layout import HEADER_BYTES, KINDS, MAX_COUNT, MAX_INDEX_RATIO, MAX_RATIO, RAW, Header, TensorRecord
 from compress.codec.plane_coder import encode_plane
 from compress.codec.reader import PackedFile, Progress

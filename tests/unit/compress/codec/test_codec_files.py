@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from compress import codec
-from compress.codec.index import IndexReader
+from compress.codec.index_reader import IndexReader
 from compress.errors import CodecError
 
 ROOT = Path(__file__).parents[4]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.codec import PackedFile, ans_code, index, prefix_code, stream_decoder
+from compress.codec import PackedFile, ans_code, index_reader, prefix_code, stream_decoder
 
 fast_headers = pytest.importorskip("compress.codec.fast_headers")
 
@@ -15,13 +15,13 @@ GOOD = sorted((Path(__file__).parents[3] / "golden" / "codec" / "good").glob("*.
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_code_tables_are_those_that_numpy_reads(path, monkeypatch):
     answers = []
-    by_numba = index.IndexReader._entries_numba
+    by_numba = index_reader.IndexReader._entries_numba
 
     def noted(reader, size, form):
         answers.append(by_numba(reader, size, form))
         return answers[-1]
 
-    monkeypatch.setattr(index.IndexReader, "_entries_numba", noted)
+    monkeypatch.setattr(index_reader.IndexReader, "_entries_numba", noted)
     with PackedFile(path, backend="numba") as found, PackedFile(path, backend="numpy") as wanted:
         assert len(found.tables) == len(wanted.tables)
         assert all(np.array_equal(a.entries, b.entries) for a, b in zip(found.tables, wanted.tables, strict=True))
