@@ -13,6 +13,8 @@ from compress.codec.lock_step import decode_in_step
 from compress.codec.memory import forget
 from compress.codec.streams import OpenStream, Piece, StreamError, StreamJob
 
+_AHEAD = 1 << 19  # symbols of a stream that NumPy decodes at least: few chunks side by side take as long as many
+
 
 def decode_streams(jobs: Sequence[tuple[StreamJob, np.ndarray]], backend: str = "auto") -> None:
     """Decode whole streams; the more at once, the faster NumPy is.
@@ -56,11 +58,14 @@ class StreamReader:
         """
         at = min(len(self._left), len(out))
         out[:at], self._left = self._left[:at], self._left[at:]
-        whole = (len(out) - at) // (self._stream.job.stream.chunk * self._stream.job.expansion.group)
-        at += self._decode(whole, out[at:])
+        chunk = self._stream.job.stream.chunk
+        least = max(_AHEAD // chunk, 1) if self._backend == "numpy" else 1  # chunks to decode in one go
+        whole = (len(out) - at) // (chunk * self._stream.job.expansion.group)
+        if whole >= least:
+            at += self._decode(whole, out[at:])
         if at < len(out):
-            values: np.ndarray = np.empty(self._values(1), dtype=np.uint8)
-            self._decode(1, values)
+            values: np.ndarray = np.empty(self._values(least), dtype=np.uint8)
+            self._decode(least, values)
             out[at:], self._left = values[: len(out) - at], values[len(out) - at :]
 
     def _values(self, chunks: int) -> int:
