@@ -122,8 +122,8 @@ def _read_numpy(number: int, job: StreamJob, chunks: int, segments: int) -> tupl
         raise StreamError(number, "padding after the chunk lengths is not zero")
     bounds = np.zeros(chunks + 1, dtype=np.int64)
     np.cumsum(stored + stream.min_bits, out=bounds[1:-1])
-    last = int(bounds[:-1].max())  # nearly always the last one; sums beyond 64 bits go astray before they come back
-    if last >= stream.total_bits or bounds.min() < 0:
+    last = int(bounds[:-1].max())  # nearly always the last one; a sum passes total_bits before it passes 64 bits
+    if last >= stream.total_bits:
         raise StreamError(
             number, f"chunks have {last} bits without the last one; the index says {stream.total_bits} with it"
         )

@@ -175,6 +175,15 @@ def test_streams_longer_than_a_block_of_numpy_join_without_a_seam(monkeypatch, f
     assert np.array_equal(space, decoding.expansion.digits[symbols[:70]].reshape(-1))
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_chunk_lengths_that_come_back_to_zero_beyond_64_bits_are_refused(backend):
+    symbols = np.random.default_rng(0).integers(0, 200, 320).astype(np.uint16)
+    _, decoding, out = job(symbols, [table_of(symbols, 256, 1, LENGTHS)], 64, 64)
+    stream = decoding.stream._replace(min_bits=1 << 62, width=0)
+    with pytest.raises(StreamError, match="bits without the last one"):
+        decode_streams([(decoding._replace(stream=stream), out)], backend)
+
+
 @pytest.mark.parametrize("step", [100, 3000, 70_000])
 def test_numpy_decodes_many_chunks_in_one_go_however_few_values_are_wanted(monkeypatch, step):
     """It takes as long for one of them as for hundreds: 64-bit numbers in blocks took it three times as long."""
