@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from compress.codec.bitstream import choose_backend, unpack_uints
+from compress.codec.bitstream import unpack_uints
 from compress.codec.layout import COUNTS, Table
 from compress.codec.lock_step import decode_in_step
 from compress.codec.memory import forget
@@ -16,18 +16,17 @@ from compress.codec.streams import OpenStream, Piece, StreamError, StreamJob
 _AHEAD = 1 << 19  # symbols of a stream that NumPy decodes at least: few chunks side by side take as long as many
 
 
-def decode_streams(jobs: Sequence[tuple[StreamJob, np.ndarray]], backend: str = "auto") -> None:
+def decode_streams(jobs: Sequence[tuple[StreamJob, np.ndarray]], backend: str) -> None:
     """Decode whole streams; the more at once, the faster NumPy is.
 
     Args:
         jobs: streams, each with what takes its values: (values,), uint8, contiguous; all of its symbols, but for up to
             group - 1 values less.
-        backend: 'auto', 'numpy' or 'numba' (same bytes).
+        backend: 'numpy' or 'numba' (same bytes).
 
     Raises:
         StreamError: chunk lengths, code bits and padding of a stream do not fit together.
     """
-    backend = choose_backend(backend, sum([job.symbols for job, _ in jobs]))
     pieces = []
     for number, (job, out) in enumerate(jobs):
         if backend == "numba" and _decode_at_once(job, out):
