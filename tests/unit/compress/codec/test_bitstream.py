@@ -85,9 +85,10 @@ def test_numpy_and_numba_write_the_same_bytes_and_read_them_back(count, shape, f
 
 
 @pytest.mark.parametrize("form", [LENGTHS, COUNTS])
-def test_nothing_is_written_beyond_the_output(form):
-    symbols = geometric(np.random.default_rng(0), 40_000, 16)
-    _, decoding, out = job(symbols, [table_of(symbols, 2, 4, form)], 1024, 1024)
+@pytest.mark.parametrize(("radix", "group", "count", "cut"), [(2, 4, 40_000, 0), (4, 2, 8192, 0), (4, 2, 8192, 1)])
+def test_nothing_is_written_beyond_the_output(form, radix, group, count, cut):
+    symbols = geometric(np.random.default_rng(0), count, 16)
+    _, decoding, out = job(symbols, [table_of(symbols, radix, group, form)], 1024, 1024, values=count * group - cut)
     room = np.full(len(out) + 64, 77, dtype=np.uint8)
     for backend in ("numpy", "numba"):
         decode_streams([(decoding, room[32:-32])], backend)

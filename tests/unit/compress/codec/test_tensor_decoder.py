@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from compress import codec
 from compress.codec import PackedFile, stream_decoder, tensor_decoder
-from compress.codec.layout import KINDS
+from compress.codec.layout import CONSTANT, KINDS, Stream, Table
 from compress.codec.plane_coder import encode_plane
 from compress.codec.plane_decoder import plane_reader, with_tail
 from compress.codec.tables import Tables
@@ -108,21 +108,26 @@ def test_a_damaged_block_is_refused_as_the_whole_is(tmp_path, in_blocks, backend
     assert in_blocks
 
 
-@pytest.mark.parametrize("change", [-1, 1])
+@pytest.mark.parametrize("change", [-1, 0, 1])
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
 def test_a_wrong_number_of_escapes_is_refused_from_blocks(backend, change):
     values = arrays()["sparse"].astype(np.int16) + 128
     count, tables = len(values), Tables()
     plane, payload, _ = encode_plane(values.astype(np.uint8), 8, tables)
     assert plane.escapes
-    wrong = plane._replace(escapes=plane.escapes + change)
+    constant = Table(8, 1, 0, CONSTANT, np.empty(0, dtype=np.int64), 3)  # codes of its own would be wrong first
+    numbered = [*tables.tables, constant]
+    wrong = plane._replace(escapes=plane.escapes + change, escape=Stream((len(tables.tables),)))
 
     def read():
-        reader = plane_reader(wrong, with_tail(payload, 0, len(payload)), count, tables.tables, 0, backend)
+        reader = plane_reader(wrong, with_tail(payload, 0, len(payload)), count, numbered, 0, backend)
         for start in range(0, count, 5000):
             reader.read(np.empty(min(5000, count - start), dtype=np.uint8))
 
-    with pytest.raises(ValueError, match="the index says"):
+    if change:
+        with pytest.raises(ValueError, match="escape digits; the index says"):
+            read()
+    else:
         read()
 
 
