@@ -6,7 +6,6 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from compress.codec.bitstream import choose_backend
 from compress.codec.index import stream_bytes, stream_symbols
 from compress.codec.layout import RAW, Plane, Table
 from compress.codec.memory import forget
@@ -64,8 +63,11 @@ class PlaneJob(NamedTuple):
     marker: int
     escaped: np.ndarray | None
 
-    def finish(self, backend: str = "auto") -> None:
+    def finish(self, backend: str) -> None:
         """Put the escaped values where they belong, after the streams have been decoded.
+
+        Args:
+            backend: 'numpy' or 'numba' (same bytes).
 
         Raises:
             ValueError: there are more or fewer escapes than described.
@@ -123,14 +125,13 @@ def plane_reader(
         count: number of values.
         tables: tables of the file.
         flip: bits to invert in each value.
-        backend: 'auto', 'numpy' or 'numba' (same bytes).
+        backend: 'numpy' or 'numba' (same bytes).
 
     Raises:
         ValueError: the plane contradicts its description.
     """
     if plane.method == RAW:
         return _RawReader(payload)
-    backend = choose_backend(backend, count)
     parts = _parts(plane, payload, count, tables, flip)
     main, *escape = [
         StreamReader(part, backend) if isinstance(part, StreamJob) else _ConstantReader(part) for part in parts.streams
@@ -191,7 +192,7 @@ def _fill_escapes(out: np.ndarray, marker: int, escaped: np.ndarray, backend: st
     """Put the next of `escaped` wherever `out` has the marker; return how many markers there were."""
     if not len(escaped):
         return int(np.count_nonzero(out == marker))
-    if choose_backend(backend, len(out)) == "numba":
+    if backend == "numba":
         from compress.codec.fast import fill_escapes
 
         return fill_escapes(out, marker, escaped)

@@ -7,25 +7,26 @@ from functools import lru_cache
 
 import numpy as np
 
-from compress.codec.bitstream import choose_backend, unpack_uints
+from compress.codec.bitstream import unpack_uints
 from compress.codec.layout import COUNTS, Table
 from compress.codec.lock_step import decode_in_step
 from compress.codec.memory import forget
 from compress.codec.streams import OpenStream, Piece, StreamError, StreamJob
 
+_AHEAD = 1 << 19  # symbols of a stream that NumPy decodes at least: few chunks side by side take as long as many
 
-def decode_streams(jobs: Sequence[tuple[StreamJob, np.ndarray]], backend: str = "auto") -> None:
+
+def decode_streams(jobs: Sequence[tuple[StreamJob, np.ndarray]], backend: str) -> None:
     """Decode whole streams; the more at once, the faster NumPy is.
 
     Args:
         jobs: streams, each with what takes its values: (values,), uint8, contiguous; all of its symbols, but for up to
             group - 1 values less.
-        backend: 'auto', 'numpy' or 'numba' (same bytes).
+        backend: 'numpy' or 'numba' (same bytes).
 
     Raises:
         StreamError: chunk lengths, code bits and padding of a stream do not fit together.
     """
-    backend = choose_backend(backend, sum([job.symbols for job, _ in jobs]))
     pieces = []
     for number, (job, out) in enumerate(jobs):
         if backend == "numba" and _decode_at_once(job, out):
@@ -56,11 +57,14 @@ class StreamReader:
         """
         at = min(len(self._left), len(out))
         out[:at], self._left = self._left[:at], self._left[at:]
-        whole = (len(out) - at) // (self._stream.job.stream.chunk * self._stream.job.expansion.group)
-        at += self._decode(whole, out[at:])
+        chunk = self._stream.job.stream.chunk
+        least = max(_AHEAD // chunk, 1) if self._backend == "numpy" else 1  # chunks to decode in one go
+        whole = (len(out) - at) // (chunk * self._stream.job.expansion.group)
+        if whole >= least:
+            at += self._decode(whole, out[at:])
         if at < len(out):
-            values: np.ndarray = np.empty(self._values(1), dtype=np.uint8)
-            self._decode(1, values)
+            values: np.ndarray = np.empty(self._values(least), dtype=np.uint8)
+            self._decode(least, values)
             out[at:], self._left = values[: len(out) - at], values[len(out) - at :]
 
     def _values(self, chunks: int) -> int:
@@ -117,8 +121,8 @@ def _read_numpy(number: int, job: StreamJob, chunks: int, segments: int) -> tupl
         raise StreamError(number, "padding after the chunk lengths is not zero")
     bounds = np.zeros(chunks + 1, dtype=np.int64)
     np.cumsum(stored + stream.min_bits, out=bounds[1:-1])
-    last = int(bounds[:-1].max())  # nearly always the last one; sums beyond 64 bits go astray before they come back
-    if last >= stream.total_bits or bounds.min() < 0:
+    last = int(bounds[:-1].max())  # nearly always the last one; a sum passes total_bits before it passes 64 bits
+    if last >= stream.total_bits:
         raise StreamError(
             number, f"chunks have {last} bits without the last one; the index says {stream.total_bits} with it"
         )

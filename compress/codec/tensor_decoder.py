@@ -10,7 +10,6 @@ from zlib import crc32
 
 import numpy as np
 
-from compress.codec.bitstream import choose_backend
 from compress.codec.layout import KINDS, RAW, Kind, Table
 from compress.codec.memory import forget
 from compress.codec.opening import Placed
@@ -51,7 +50,7 @@ class _Part(NamedTuple):
             job.finish(backend)
         kind = KINDS[self.tensor.record.kind]
         if not _is_bytes(kind):
-            from_planes(self.planes, kind, self.out, choose_backend(backend, len(self.out)))
+            from_planes(self.planes, kind, self.out, backend)
 
 
 def _is_bytes(kind: Kind) -> bool:
@@ -79,7 +78,7 @@ class TensorDecoder:
         name: path for messages.
         data: the .krimp file, (file_bytes,), uint8.
         tables: its code tables.
-        backend: 'auto', 'numpy' or 'numba' (same bytes).
+        backend: 'numpy' or 'numba' (same bytes).
     """
 
     name: str
@@ -180,7 +179,7 @@ class TensorDecoder:
                 for reader, values in zip(readers, planes, strict=True):
                     reader.read(values)
                 if not _is_bytes(kind):
-                    from_planes(planes, kind, part, choose_backend(self.backend, len(part)))
+                    from_planes(planes, kind, part, self.backend)
         except ValueError as error:
             raise self._damaged(tensor, error) from error
 

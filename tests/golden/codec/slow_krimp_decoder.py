@@ -89,7 +89,7 @@ def decode(data):
     payload, rest, original = Bytes(data[108:skeleton_at]), Bytes(skeleton), bytearray()
     for _ in range(tensors):
         original += rest.take(index.varint())
-        original += read_tensor(index, payload, tables)
+        original += read_tensor(index, payload, tables, original_bytes - len(original))
     refuse_if(not all(table.is_used for table in tables), "table without use")
     refuse_if(index.at != len(index.data) or payload.at != len(payload.data), "bytes left over")
     original += rest.take(len(skeleton) - rest.at)
@@ -206,8 +206,9 @@ def ans_states(counts, log):
     return states
 
 
-def read_tensor(index, payload, tables):
+def read_tensor(index, payload, tables, room):
     num_bytes, kind = index.varint(), index.byte()
+    refuse_if(num_bytes > room, "tensor passes the end of the original")
     refuse_if(kind not in PLANES or num_bytes == 0 or num_bytes % PLANES[kind], "kind")
     planes, bits = PLANES[kind], BITS.get(kind, 8)
     count = num_bytes * 8 // bits if planes == 1 else num_bytes // planes

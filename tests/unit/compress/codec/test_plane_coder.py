@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from compress.codec.index_writer import write_table
-from compress.codec.layout import KINDS, RAW
+from compress.codec.layout import CODED, CONSTANT, KINDS, RAW, Plane, Stream, Table
 from compress.codec.plane_coder import encode_plane
 from compress.codec.plane_decoder import plane_job, plane_reader, with_tail
 from compress.codec.stream_decoder import decode_streams
@@ -14,7 +14,7 @@ from compress.codec.values import from_planes, to_planes
 from compress.codec.writer import entropy_bits
 
 
-def decode_plane(plane, payload, count, tables, backend="auto"):
+def decode_plane(plane, payload, count, tables, backend="numpy"):
     out = np.empty(count, dtype=np.uint8)
     job = plane_job(plane, with_tail(payload, 0, len(payload)), count, tables, out)
     decode_streams(job.streams, backend)
@@ -71,6 +71,15 @@ def test_every_plane_comes_back(count, bits, zeros, spread, seed):
             assert np.array_equal(decode_plane(plane, payload, count, tables.tables, backend), values)
             step = int(rng.integers(1, count + 1)) if count < 2000 else 1000
             assert np.array_equal(read_plane(plane, payload, count, tables.tables, backend, step), values)
+
+
+@pytest.mark.parametrize("step", [1, 5, 6, 7, 100])
+def test_a_constant_symbol_of_several_digits_goes_on_where_it_stopped(step):
+    tables = [Table(3, 3, 0, CONSTANT, np.empty(0, dtype=np.int64), 2 + 3 * 1 + 9 * 0)]
+    plane, nothing = Plane(CODED, 10, Stream((0,))), np.empty(0, dtype=np.uint8)
+    wanted = np.resize([12, 11, 10], 100)
+    assert np.array_equal(decode_plane(plane, nothing, 100, tables), wanted)
+    assert np.array_equal(read_plane(plane, nothing, 100, tables, "numpy", step), wanted)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
