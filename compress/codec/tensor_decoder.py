@@ -21,7 +21,7 @@ from compress.codec.values import from_planes
 from compress.errors import CodecError
 
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
-LARGE = 1 << 22  # values in a plane from which a tensor is decoded in blocks, of so many in all its planes
+LARGE = 1 << 23  # values in all its planes from which a tensor is decoded in blocks of so many
 
 
 def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:
@@ -103,7 +103,7 @@ class TensorDecoder:
         for tensor, out in zip(tensors, outs, strict=True):
             if check:
                 self.check(tensor)
-            if tensor.record.num_values > LARGE:
+            if tensor.record.num_values * KINDS[tensor.record.kind].planes > LARGE:
                 self._decode_large(tensor, out)
             elif part := self._part(tensor, out):
                 parts.append(part)
@@ -133,6 +133,7 @@ class TensorDecoder:
         record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
         if kind.planes == 1 and record.planes[0].method == RAW:
             out[:] = self.data[at : at + tensor.size]
+            forget(self.data[at : at + tensor.size])
             return None
         constants = [constant_value(plane, self.tables) for plane in record.planes]
         if kind.planes > 1 and None not in constants:
