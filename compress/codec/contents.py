@@ -91,8 +91,8 @@ def _as_array(data: np.ndarray, span: Span) -> np.ndarray:
     if kind.value_bits < 8:
         (values,) = to_planes(data, kind)
         if kind.is_signed:
-            middle = np.int16(1 << kind.value_bits - 1)
-            values = (values.astype(np.int16) - middle).astype(np.int8)
+            values -= np.uint8(1 << kind.value_bits - 1)  # below zero it goes on at 255, which is -1
+            values = values.view(np.int8)
         array = values[: math.prod(span.dims)]  # the last byte can have values to spare
     else:
         dtype = np.dtype(_DTYPES.get(span.data_type, "u1"))

@@ -21,7 +21,7 @@ from compress.codec.values import from_planes
 from compress.errors import CodecError
 
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
-LARGE = 1 << 23  # values in all its planes from which a tensor is decoded in blocks of so many
+LARGE = 1 << 22  # values in all its planes from which a tensor is decoded in blocks of so many
 
 
 def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:

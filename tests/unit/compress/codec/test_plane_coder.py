@@ -140,7 +140,7 @@ def test_a_sample_that_is_unlike_its_large_plane_costs_no_size(case):
     if case == "two values and outliers":
         values += rng.integers(0, 2, count)
     elif case == "narrow and outliers":
-        values += np.round(rng.laplace(0, 0.4, count)).astype(np.int64)
+        values += np.round(rng.laplace(0, 0.3, count)).astype(np.int64)
     else:
         values[5000:8000] = rng.integers(0, 256, 3000)  # between two blocks of the sample
     values[-2:] = 3, 250  # as are these
