@@ -7,9 +7,11 @@ import ctypes
 import errno
 import json
 import os
+import queue
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +27,7 @@ _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _NEVER_TRIM = 2**31 - 1  # bytes; the largest value that mallopt takes
-_INTERRUPTED = 130
+INTERRUPTED = 130
 _FAILED = 1
 _DISK_FULL = errno.ENOSPC
 
@@ -65,16 +67,18 @@ def run_in_child(
     sys.stderr.flush()
     start = time.monotonic()
     parent = os.getpid()
-    child = os.fork()
-    if child == 0:
+
+    def live() -> NoReturn:
         _live(work, label=label, seed=seed, result=result, close=close, parent=parent)
-    status, usage = _wait(child)
+
+    with _forked(live) as child:
+        status, usage = _wait(child)
     seconds = time.monotonic() - start
     scale = 1 if sys.platform == "darwin" else 1024
     peak = usage.ru_maxrss * scale
     if os.WIFSIGNALED(status):
         raise errors.StageError(_killed_text(label, os.WTERMSIG(status), peak))
-    if os.WEXITSTATUS(status) == _INTERRUPTED:
+    if os.WEXITSTATUS(status) == INTERRUPTED:
         raise KeyboardInterrupt
     if os.WEXITSTATUS(status) == _DISK_FULL:
         raise errors.StageError(_disk_text(label, result.parent))
@@ -85,6 +89,47 @@ def run_in_child(
     if "error" in answer:
         raise _rebuild(answer["error"], label)
     return Outcome(answer["facts"], answer["warnings"], seconds, peak)
+
+
+@contextlib.contextmanager
+def _forked(live: Callable[[], NoReturn]) -> Iterator[int]:
+    """Fork; yield the child's number in the parent, and be it in the child.
+
+    A program that calls the pipeline may have used torch before. GNU OpenMP keeps the threads of a parallel loop for
+    the thread that ran it; in a child of that thread the next loop waits for ever for those, which the child does not
+    have. So the fork is then that of a new thread, which ran none. It lives as long as the block: the kernel takes its
+    end for the end of the parent (`_die_with`).
+    """
+    if "torch" not in sys.modules:
+        child = os.fork()
+        if child == 0:
+            live()
+        yield child
+        return
+    answers: queue.SimpleQueue[int | OSError] = queue.SimpleQueue()
+    is_over = threading.Event()
+
+    def fork() -> None:
+        try:
+            child = os.fork()
+        except OSError as error:
+            answers.put(error)
+            return
+        if child == 0:
+            live()
+        answers.put(child)
+        is_over.wait()
+
+    thread = threading.Thread(target=fork, name="krimp-fork", daemon=True)
+    thread.start()
+    answer = answers.get()
+    if isinstance(answer, OSError):
+        raise answer
+    try:
+        yield answer
+    finally:
+        is_over.set()
+        thread.join()
 
 
 @contextlib.contextmanager
@@ -148,7 +193,7 @@ def _live(
         result.write_text(text)
         code = 0
     except KeyboardInterrupt:
-        code = _INTERRUPTED
+        code = INTERRUPTED
     except BaseException as error:  # noqa: BLE001 nothing may unwind into the parent's frames
         if is_disk_full(error):
             code = _DISK_FULL  # the parent says so in words

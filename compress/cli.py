@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from compress.child import is_disk_full
+from compress.child import INTERRUPTED
 from compress.codec.commands import app as codec_app
-from compress.errors import CompressError, StageError
+from compress.command import run_command
 from compress.import_weights import import_command
 from compress.runtime.detect import detect_command
 
-_INTERRUPTED = 130
 # Newer versions of typer bring their own copy of click: take the base class from where typer has it.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -159,39 +157,20 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: without the program's name; default: those of the process.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in arguments
-    try:
-        code = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="krimp") or 0
-        if code == _INTERRUPTED:  # typer caught the Ctrl-C
+
+    def work() -> int:
+        try:
+            code: int = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="krimp") or 0
+        except _UsageError as error:
+            error.show()
+            return error.exit_code
+        except typer.Abort as abort:
+            raise KeyboardInterrupt from abort
+        if code == INTERRUPTED:  # typer caught the Ctrl-C
             raise KeyboardInterrupt
         return code
-    except CompressError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except _UsageError as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print("interrupted; run the same command again to resume", file=sys.stderr)
-        return _INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 1
-    except OSError as error:
-        if debug:
-            raise
-        if is_disk_full(error):
-            place = f" at {error.filename}" if error.filename else ""
-            what = f"the disk is full or a quota is used up{place}"
-            print(f"error: {what}. Free some space and try again.", file=sys.stderr)
-            return StageError.exit_code
-        if error.filename is None:
-            raise
-        what = f"{error.filename}: {error.strerror}"
-        print(f"error: {what}. Check the path, its permissions and the free space.", file=sys.stderr)
-        return CompressError.exit_code
+
+    return run_command(work, debug="--debug" in arguments)
 
 
 def script() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.errors import CompressError
+from compress.command import run_command
 from detectors.data.synthetic import write_dataset
 from detectors.data.synthetic_scenes import CLASSES, IGNORED_CLASS, SceneSettings
 
@@ -34,21 +34,20 @@ in a recipe:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
     options = _parser().parse_args(arguments)
+    return run_command(lambda: _make(options))
+
+
+def _make(options: argparse.Namespace) -> None:
     started = time.monotonic()
-    try:
-        settings = SceneSettings(
-            seed=options.seed,
-            size=tuple(options.size * 2 if len(options.size) == 1 else options.size[:2]),
-            object_px=tuple(options.object_px),
-            counts={"train": options.train, "val": options.val, "test": options.test},
-        )
-        digest, written = write_dataset(options.out, settings, _report)
-    except CompressError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+    settings = SceneSettings(
+        seed=options.seed,
+        size=tuple(options.size * 2 if len(options.size) == 1 else options.size[:2]),
+        object_px=tuple(options.object_px),
+        counts={"train": options.train, "val": options.val, "test": options.test},
+    )
+    digest, written = write_dataset(options.out, settings, _report)
     what = f"written in {time.monotonic() - started:.1f} s" if written else "already there"
     print(f"{options.out}: {sum(settings.counts.values())} images, {what}, sha256 {digest[:12]}")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.errors import CompressError
+from compress.command import run_command
 from detectors.data import diorr
 from detectors.data.folder_builder import Limits
 
@@ -43,25 +43,18 @@ def main(arguments: list[str] | None = None) -> int:
     cores = os.cpu_count() or 1
     parser.add_argument("--processes", type=int, default=cores, help="that work at once (default: one a core)")
     options = parser.parse_args(arguments)
-    try:
-        sources = {split: diorr.find_sources(options.root, split) for split in options.splits}
-        for split in options.splits:
-            manifest, done = diorr.convert(options.out / split, sources[split], limits=Limits(options.processes))
-            objects = sum(row["objects"] for row in manifest["sources"])
-            dropped = [line for row in manifest["sources"] for line in row["dropped"]]
-            note = "" if done else " (already there)"
-            note += f"\n  {len(dropped)} boxes were dropped, e.g. {dropped[0]}" if dropped else ""
-            print(f"{options.out / split}: {len(manifest['sources'])} images, {objects} objects{note}")
-    except CompressError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error.filename or options.out}: {error.strerror}. What is done stays.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; start it again to go on", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: _prepare(options))
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    sources = {split: diorr.find_sources(options.root, split) for split in options.splits}
+    for split in options.splits:
+        manifest, done = diorr.convert(options.out / split, sources[split], limits=Limits(options.processes))
+        objects = sum(row["objects"] for row in manifest["sources"])
+        dropped = [line for row in manifest["sources"] for line in row["dropped"]]
+        note = "" if done else " (already there)"
+        note += f"\n  {len(dropped)} boxes were dropped, e.g. {dropped[0]}" if dropped else ""
+        print(f"{options.out / split}: {len(manifest['sources'])} images, {objects} objects{note}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.errors import CompressError, DataError
+from compress.command import run_command
+from compress.errors import DataError
 from detectors.data.dota_release import CLASSES, find_sources, published_splits
 from detectors.data.folder_builder import Limits
 from detectors.data.patch_writer import join_folders, write_patches
@@ -56,18 +57,7 @@ then:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        _prepare(options)
-    except CompressError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error.filename or options.out}: {error.strerror}. What is done stays.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; start it again to go on", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: _prepare(options))
 
 
 def _prepare(options: argparse.Namespace) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.errors import CompressError, DataError
+from compress.command import run_command
+from compress.errors import DataError
 from compress.progress import say, track
 from detectors.data import merging
 from detectors.data.folder_builder import write_json
@@ -46,18 +47,7 @@ examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except CompressError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        print(f"error: {error.filename or options.out}: {error.strerror}.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nstopped; start it again to go on", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -20,9 +20,9 @@ from compress.codec.contents import load_tensors
 from compress.codec.inspection import TensorFacts, inspect_file
 from compress.codec.layout import MAGIC
 from compress.codec.memory import open_map
-from compress.codec.reader import PackedFile, Progress, unpack_bytes
+from compress.codec.reader import PackedFile, Progress
 from compress.codec.spans import find_spans
-from compress.codec.unpacking import unpack_file, verify_file
+from compress.codec.unpacking import unpack_bytes, unpack_file, verify_file
 from compress.codec.writer import PackFacts, pack_file
 
 __all__ = [

@@ -105,12 +105,11 @@ def _numbered(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return symbols, numbers
 
 
-def decode_table(table: np.ndarray, names: np.ndarray | None = None) -> np.ndarray:
+def decode_table(table: np.ndarray) -> np.ndarray:
     """Return the table that maps a state to (symbol << 16 | next state << 4 | bits to read).
 
     Args:
         table: (symbols,), int64, counts with the sum 2 ** log.
-        names: (symbols,), uint8: what takes the place of the symbols, if anything.
 
     Returns:
         (2 ** log,), uint32. The bits read are added to the next state.
@@ -119,8 +118,7 @@ def decode_table(table: np.ndarray, names: np.ndarray | None = None) -> np.ndarr
     log = len(symbols).bit_length() - 1
     bits = log - (np.frexp(numbers.astype(np.float64))[1].astype(np.int64) - 1)  # exact: numbers are small
     following = (numbers << bits) - len(symbols)
-    shown = symbols if names is None else names[symbols].astype(np.int64)
-    return (shown << 16 | following << 4 | bits).astype(np.uint32)
+    return (symbols << 16 | following << 4 | bits).astype(np.uint32)
 
 
 def encode_tables(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

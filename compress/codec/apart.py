@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress.codec.index import write_varint
+from compress.codec.index_writer import write_varint
 from compress.codec.layout import CONTAINERS
 from compress.codec.memory import empty_space
 from compress.codec.reader import PackedFile

@@ -249,7 +249,7 @@ def _decode(data, bounds, tables, log, classes, chunk, segment, count, expansion
     segments = chunk // segment
     most = 8 if classes is None else 4  # chunks in turns
     position, state, table = np.empty(most, np.uint64), np.zeros(most, np.uint64), np.empty(most, np.uint64)
-    fits = True
+    wrong, stop_bit, last_state = len(bounds), uint64(0), uint64(0)
     whole = count // chunk  # chunks of full length
     rows = whole // most
     turns = rows + (1 if rows and whole % most else 0)
@@ -274,8 +274,10 @@ def _decode(data, bounds, tables, log, classes, chunk, segment, count, expansion
                 stop - begin - 4 * quads, end, lanes, classes, has_states,
             )  # fmt: skip
         for k in range(lanes):
-            fits &= position[k] == uint64(bounds[first + k * stride + 1]) and state[k] == 0
-    return fits
+            number = first + k * stride
+            if number < wrong and (position[k] != uint64(bounds[number + 1]) or state[k] != 0):
+                wrong, stop_bit, last_state = number, position[k], state[k]
+    return wrong, stop_bit, last_state
 
 
 @njit(cache=True, nogil=True, boundscheck=False)
@@ -334,8 +336,10 @@ def _decode_stream(data, size, number, stream, tables, log, count, expansion, gr
     if not read_bounds(data, size, number, width, min_bits, total_bits, classes, bounds):
         return False
     if is_alone is not None:
-        return _decode(data, bounds, tables, log, None, chunk, segment, count, expansion, group, out, has_states)
-    return _decode(data, bounds, tables, log, classes, chunk, segment, count, expansion, group, out, has_states)
+        ends = _decode(data, bounds, tables, log, None, chunk, segment, count, expansion, group, out, has_states)
+    else:
+        ends = _decode(data, bounds, tables, log, classes, chunk, segment, count, expansion, group, out, has_states)
+    return ends[0] == len(bounds)
 
 
 def decode_stream(
@@ -390,7 +394,7 @@ def decode(
     words: np.ndarray | None,
     group: int,
     out: np.ndarray,
-) -> bool:
+) -> tuple[int, int, int] | None:
     """Decode chunks of a stream that follow each other.
 
     Args:
@@ -410,12 +414,12 @@ def decode(
         out: (values,), uint8, contiguous; written whole.
 
     Returns:
-        True if every chunk ends where the next one begins, and in state 0; what `out` holds is wrong otherwise.
+        None if every chunk ends where the next one begins, and in state 0. Else the first one that does not, the bit
+        where it ends, and in which state; what `out` holds is wrong then.
     """
     is_alone = words is None and not is_ans and len(tables) == 1 << log
-    return bool(
-        _decode(
-            data, bounds, tables, log, None if is_alone else classes, chunk, segment, count, words, group, out,
-            True if is_ans else None,
-        )
+    wrong, stop_bit, last_state = _decode(
+        data, bounds, tables, log, None if is_alone else classes, chunk, segment, count, words, group, out,
+        True if is_ans else None,
     )  # fmt: skip
+    return (int(wrong), int(stop_bit), int(last_state)) if wrong < len(bounds) else None

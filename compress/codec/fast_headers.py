@@ -74,7 +74,7 @@ def _varint(data, at):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 def read_runs(data, at, is_counts, entries):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
     """Read `entries`, (symbols,), int64, that are written in runs; return the byte behind them.
 
-    Return -1 where a number takes three bytes or anything is wrong: `index.IndexReader` then reads them.
+    Return -1 where a number takes three bytes or anything is wrong: `index_reader.IndexReader` then reads them.
     """
     listed = np.int64(0)
     while listed < len(entries):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
 
 from compress.codec import ans_code, prefix_code
 from compress.codec.layout import COUNTS, Table
-from compress.codec.streams import TAIL, Piece, StreamError
+from compress.codec.streams import TAIL, Piece
 
+_ONE, _MOST = np.uint64(1), np.uint64(63)
+_TILE = 64  # steps that are turned into lanes at a time: they stay in the processor's cache
 _BLOCK = 1 << 21  # symbols decoded at a time: bounds the memory
 
 
@@ -51,7 +53,7 @@ def _short_pieces(pieces: Sequence[Piece]) -> Iterator[Piece]:
 
 
 def _decode_block(pieces: list[Piece], is_ans: bool) -> None:
-    tables, bases = _join_tables(pieces)
+    entries, bases = _join_tables(pieces)
     data, starts, counts, lane_logs, lane_bases = [], [], [], [], []
     at = 0
     for piece, base in zip(pieces, bases, strict=True):
@@ -69,15 +71,14 @@ def _decode_block(pieces: list[Piece], is_ans: bool) -> None:
     order = np.argsort(-count, kind="stable")  # long chunks first: the ones that are done fall off the end
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
+    data.append(np.zeros(TAIL + -at % 8, dtype=np.uint8))
     rows, stops, states = _advance(
-        np.concatenate([*data, np.zeros(TAIL, dtype=np.uint8)]),
+        np.concatenate(data).view("<u8"),
         np.concatenate(starts)[order],
         count[order],
-        np.concatenate(lane_logs)[order],
+        _tables(entries, np.concatenate(lane_logs)[order], is_ans),
         np.concatenate(lane_bases)[order],
-        tables,
         _switches(pieces, place, bases),
-        is_ans,
     )
     lane = 0
     for piece, firsts in zip(pieces, starts, strict=True):
@@ -86,29 +87,41 @@ def _decode_block(pieces: list[Piece], is_ans: bool) -> None:
         lane += len(firsts)
         _check_ends(piece, stops[mine] - firsts[0] + bounds[0], states[mine] if is_ans else None)
         size = piece.stream.symbols_in(piece.first, piece.stop)
-        symbols = np.ascontiguousarray(rows[: min(job.stream.chunk, size), mine].T).reshape(-1)[:size]
+        symbols = _of_lanes(rows[: min(job.stream.chunk, size)], mine).reshape(-1)[:size]
         piece.out[:] = _expand(symbols, job.expansion.digits)[: len(piece.out)]
 
 
 def _check_ends(piece: Piece, stops: np.ndarray, states: np.ndarray | None) -> None:
-    bounds = piece.stream.bounds
-    ends = bounds[piece.first + 1 : piece.stop + 1]
-    wrong = stops != ends
+    wrong = stops != piece.stream.bounds[piece.first + 1 : piece.stop + 1]
     if states is not None:
         wrong |= states != 0
     if wrong.any():
         chunk = int(np.flatnonzero(wrong)[0])
-        state = "" if states is None else f" in state {int(states[chunk])}"
-        wanted = "" if states is None else ", and state 0 is the last one"
-        raise StreamError(
-            piece.number,
-            f"codes of chunk {piece.first + chunk} end at bit {int(stops[chunk] - bounds[0])}{state};"
-            f" the index says {int(ends[chunk] - bounds[0])}{wanted}",
-        )
+        raise piece.wrong_end(chunk, int(stops[chunk]), None if states is None else int(states[chunk]))
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """What bits or states mean, for all lanes; tables of different streams behind each other.
+
+    Attributes:
+        symbols: (entries,), uint16.
+        sizes: (entries,), int64: bits of the symbol.
+        lows: (entries,), int64: 2 ** size - 1; None for prefix codes, as the next one.
+        following: (entries,), int64: what the bits are added to for the next state.
+        logs, masks: (lanes,), int64: log2 of the size of each lane's table, and 2 ** log - 1.
+    """
+
+    symbols: np.ndarray
+    sizes: np.ndarray
+    lows: np.ndarray | None
+    following: np.ndarray | None
+    logs: np.ndarray
+    masks: np.ndarray
 
 
 def _join_tables(pieces: list[Piece]) -> tuple[np.ndarray, list[int]]:
-    """Return all tables behind each other, uint64, and for each piece where its first one is."""
+    """Return all tables behind each other, uint32, and for each piece where its first one is."""
     parts: list[np.ndarray] = []
     known: dict[tuple[tuple[int, ...], int], int] = {}
     bases, at = [], 0
@@ -120,7 +133,17 @@ def _join_tables(pieces: list[Piece]) -> tuple[np.ndarray, list[int]]:
             parts += [_decode_table(table, job.log) for table in job.tables]
             at += len(job.tables) << job.log
         bases.append(known[key])
-    return np.concatenate(parts).astype(np.uint64), bases
+    return np.concatenate(parts), bases
+
+
+def _tables(entries: np.ndarray, logs: np.ndarray, is_ans: bool) -> _Tables:
+    """Take decoding tables apart (`decode_table` of the two codes)."""
+    masks = (1 << logs) - 1
+    if not is_ans:
+        return _Tables((entries >> 8).astype(np.uint16), (entries & 0xFF).astype(np.int64), None, None, logs, masks)
+    sizes = (entries & 15).astype(np.int64)
+    following = (entries >> 4 & 0xFFF).astype(np.int64)
+    return _Tables((entries >> 16).astype(np.uint16), sizes, (1 << sizes) - 1, following, logs, masks)
 
 
 @lru_cache(maxsize=256)  # tables are shared by tensors
@@ -163,54 +186,104 @@ def _switches(pieces: list[Piece], place: np.ndarray, bases: list[int]) -> list[
     return found
 
 
+@dataclass
+class _Lanes:
+    """Chunks that are being decoded side by side; each attribute has an entry a lane.
+
+    Attributes:
+        position: int64, bits.
+        window: uint64, the bits that come next.
+        mask: int64, 2 ** log - 1 of its table.
+        base: int64, where its table begins.
+        state: int64, of table ANS.
+        index: int64, where the next symbol is in the tables.
+    """
+
+    position: np.ndarray
+    window: np.ndarray
+    mask: np.ndarray
+    base: np.ndarray
+    state: np.ndarray
+    index: np.ndarray
+
+    def first(self, lanes: int) -> _Lanes:
+        """Return the first lanes alone."""
+        return _Lanes(*(getattr(self, field.name)[:lanes] for field in fields(self)))
+
+
 def _advance(
-    data: np.ndarray,
-    starts: np.ndarray,
-    count: np.ndarray,
-    logs: np.ndarray,
-    bases: np.ndarray,
-    table: np.ndarray,
-    switches: list[_Switch],
-    is_ans: bool,
+    words: np.ndarray, starts: np.ndarray, count: np.ndarray, tables: _Tables, base: np.ndarray, switches: list[_Switch]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Run the lanes; return (symbols, (longest, lanes), uint16; end positions and last states, int64)."""
-    # windows[i] = the eight bytes from byte i on: one gather serves four symbols.
-    overlapping = np.lib.stride_tricks.as_strided(data, shape=(len(data) - 8, 8), strides=(1, 1))
-    windows: np.ndarray = np.ascontiguousarray(overlapping).view("<u8")[:, 0]
-    position: np.ndarray = starts.astype(np.uint64)
-    base: np.ndarray = bases.astype(np.uint64)
-    window: np.ndarray = np.empty(len(starts), dtype=np.uint64)
-    mask = (np.uint64(1) << logs.astype(np.uint64)) - np.uint64(1)
-    state: np.ndarray = np.zeros(len(starts), dtype=np.uint64)
-    if is_ans:
-        state = np.take(windows, (position >> 3).view(np.int64), mode="clip") >> (position & 7) & mask
-        position += logs.astype(np.uint64)
-    symbol_shift, size_mask = np.uint64(16 if is_ans else 8), np.uint64(15 if is_ans else 0xFF)
-    one, four, next_mask = np.uint64(1), np.uint64(4), np.uint64(0xFFF)
+    now = _start(words, starts, tables, base)
     rows = np.empty((int(count[0]), len(count)), dtype=np.uint16)
-    stops, states = np.empty(len(count), dtype=np.uint64), np.zeros(len(count), dtype=np.uint64)
+    stops, states = np.empty(len(count), dtype=np.int64), np.zeros(len(count), dtype=np.int64)
     # active[step] = lanes that have a symbol left.
     active = len(count) - np.searchsorted(count[::-1], np.arange(int(count[0])), side="right")
     for step, lanes in enumerate(active.tolist()):
-        if lanes < len(position):
-            stops[lanes : len(position)], states[lanes : len(position)] = position[lanes:], state[lanes:]
-            position, window, mask, base, state = (x[:lanes] for x in (position, window, mask, base, state))
+        if lanes < (before := len(now.position)):
+            stops[lanes:before], states[lanes:before] = now.position[lanes:], now.state[lanes:]
+            now = now.first(lanes)
         for switch in switches:
             if step % switch.segment == 0:
                 live = int(np.searchsorted(switch.lanes, lanes))
-                base[switch.lanes[:live]] = switch.bases[step // switch.segment, :live] if live else 0
-        if step % 4 == 0:
-            window = np.take(windows, (position >> 3).view(np.int64), mode="clip") >> (position & 7)
-        index = state + base if is_ans else (window & mask) + base
-        entry = np.take(table, index.view(np.int64), mode="clip")
-        rows[step, :lanes] = entry >> symbol_shift
-        size = entry & size_mask
-        if is_ans:
-            state = (entry >> four & next_mask) + (window & (one << size) - one)
-        window = window >> size
-        position = position + size
-    stops[: len(position)], states[: len(position)] = position, state
-    return rows, stops.astype(np.int64), states.astype(np.int64)
+                now.base[switch.lanes[:live]] = switch.bases[step // switch.segment, :live] if live else 0
+        if step % 4 == 0:  # a window serves four symbols
+            _look(words, now.position, now.window)
+        _step(now, tables, rows[step, :lanes])
+    stops[: len(now.position)], states[: len(now.position)] = now.position, now.state
+    return rows, stops, states
+
+
+def _start(words: np.ndarray, starts: np.ndarray, tables: _Tables, base: np.ndarray) -> _Lanes:
+    window, state = np.empty(len(starts), dtype=np.uint64), np.zeros(len(starts), dtype=np.int64)
+    position = starts.copy()
+    if tables.following is not None:
+        _look(words, position, window)
+        state = window.view(np.int64) & tables.masks
+        position += tables.logs
+    return _Lanes(position, window, tables.masks, base, state, np.empty(len(starts), dtype=np.int64))
+
+
+def _step(now: _Lanes, tables: _Tables, out: np.ndarray) -> None:
+    """Decode a symbol of each lane into `out`, (lanes,), uint16."""
+    index = now.index
+    if tables.following is None:
+        np.bitwise_and(now.window.view(np.int64), now.mask, out=index)
+        np.add(index, now.base, out=index)
+    else:
+        np.add(now.state, now.base, out=index)
+    tables.symbols.take(index, out=out, mode="clip")
+    size = tables.sizes.take(index, mode="clip")
+    if tables.following is not None and tables.lows is not None:
+        np.bitwise_and(now.window.view(np.int64), tables.lows.take(index, mode="clip"), out=now.state)
+        np.add(now.state, tables.following.take(index, mode="clip"), out=now.state)
+    np.right_shift(now.window, size.view(np.uint64), out=now.window)
+    np.add(now.position, size, out=now.position)
+
+
+def _look(words: np.ndarray, position: np.ndarray, window: np.ndarray) -> None:
+    """Put the 64 bits from each position on, (lanes,), int64, into `window`, (lanes,), uint64."""
+    at, bit = position >> 6, (position & 63).view(np.uint64)
+    words.take(at, out=window, mode="clip")
+    np.right_shift(window, bit, out=window)
+    upper = words.take(at + 1, mode="clip")
+    np.left_shift(upper, _ONE, out=upper)
+    np.left_shift(upper, bit ^ _MOST, out=upper)  # together by 64 - bit, which no shift can be if that is 64
+    np.bitwise_or(window, upper, out=window)
+
+
+def _of_lanes(rows: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+    """Return the symbols of some lanes, (lanes, steps), uint16, from those of each step, (steps, all lanes)."""
+    found = np.empty((len(lanes), len(rows)), dtype=rows.dtype)
+    first = int(lanes[0])
+    # Lanes of a stream follow each other as a rule, but for its last chunk.
+    straight = len(lanes) - 1 if np.array_equal(lanes[:-1], np.arange(first, first + len(lanes) - 1)) else 0
+    for step in range(0, len(rows), _TILE):
+        tile = rows[step : step + _TILE]
+        found[:straight, step : step + _TILE] = tile[:, first : first + straight].T
+        found[straight:, step : step + _TILE] = tile[:, lanes[straight:]].T
+    return found
 
 
 def _expand(symbols: np.ndarray, expand: np.ndarray) -> np.ndarray:

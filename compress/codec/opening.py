@@ -10,7 +10,8 @@ from zlib import crc32
 
 import numpy as np
 
-from compress.codec.index import IndexReader, plane_bytes
+from compress.codec.index import plane_bytes
+from compress.codec.index_reader import IndexReader
 from compress.codec.layout import HEADER_BYTES, Header, SideFile, Table, TensorRecord
 from compress.codec.sections import expand
 from compress.errors import CodecError

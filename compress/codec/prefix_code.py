@@ -135,23 +135,19 @@ def canonical_codes(lengths: np.ndarray) -> np.ndarray:
     return codes
 
 
-def decode_table(lengths: np.ndarray, log: int, names: np.ndarray | None = None) -> np.ndarray:
+def decode_table(lengths: np.ndarray, log: int) -> np.ndarray:
     """Return the table that maps the next bits to (symbol << 8 | length).
 
     Args:
         lengths: (symbols,), int64, a complete code of at most `MAX_ALPHABET` symbols.
         log: bits looked at, at least the longest length.
-        names: (symbols,), uint8: what takes the place of the symbols, if anything.
 
     Returns:
-        (2 ** log,), uint32, uint16 with names; index = the next bits, first bit least significant.
+        (2 ** log,), uint32; index = the next bits, first bit least significant.
     """
     order = _canonical_order(lengths)
     sizes = lengths[order]
-    entries = (order << 8 | sizes).astype(np.uint32)
-    if names is not None:
-        entries = names[order].astype(np.uint16) << 8 | sizes.astype(np.uint16)
-    by_code = np.repeat(entries, 1 << (log - sizes))
+    by_code = np.repeat((order << 8 | sizes).astype(np.uint32), 1 << (log - sizes))
     return by_code[_reversed_bits(log)]
 
 

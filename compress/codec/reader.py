@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +16,6 @@ from compress.codec.layout import HEADER_BYTES, parse_header
 from compress.codec.memory import open_map
 from compress.codec.opening import Placed, read_index, read_skeleton
 from compress.codec.tensor_decoder import TensorDecoder, batches
-from compress.codec.whole_file import memory_for
 from compress.errors import CodecError
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
@@ -50,13 +47,19 @@ class PackedFile:
         backend = choose_backend(backend, self.header.original_bytes)
         self.side_files, self.tables, self.tensors = read_index(data, self.header, self.name, backend)
         self.skeleton = read_skeleton(data, self.header, self.name)
-        self._decoder = TensorDecoder(self.name, data, self.tables, backend)
+        self._open_decoder: TensorDecoder | None = TensorDecoder(self.name, data, self.tables, backend)
 
     def __enter__(self) -> PackedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._decoder = replace(self._decoder, data=np.empty(0, dtype=np.uint8))
+        self._open_decoder = None  # the file stays mapped while another thread decodes
+
+    @property
+    def _decoder(self) -> TensorDecoder:
+        if self._open_decoder is None:
+            raise ValueError(f"{self.name}: is closed. Decode its tensors inside the `with` block.")
+        return self._open_decoder
 
     def decode(self, tensor: Placed, out: np.ndarray | None = None) -> np.ndarray:
         """Decode one tensor.
@@ -85,6 +88,7 @@ class PackedFile:
 
         Raises:
             CodecError: a checksum is wrong or a tensor cannot be decoded.
+            ValueError: one of `outs` is not such an array, or the file is closed.
         """
         self._decoder.decode(tensors, outs, check=check)
 
@@ -238,41 +242,3 @@ def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item],
         return
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(function, items)
-
-
-def unpack_bytes(
-    path: Path | str,
-    *,
-    backend: str = "auto",
-    progress: Progress | None = None,
-    threads: int = 1,
-    check_hash: bool = True,
-) -> bytes:
-    """Return the original file of a .krimp file.
-
-    Args:
-        path: the .krimp file.
-        backend: 'auto', 'numpy' or 'numba' (same bytes).
-        progress: called with (bytes done, bytes in all).
-        threads: how many decode at once.
-        check_hash: compare the SHA-256 of the whole; every tensor has its own checksum besides.
-
-    Raises:
-        CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version; or it holds
-            several files.
-    """
-    with memory_for(path), PackedFile(path, backend=backend) as packed:
-        packed.refuse_side_files()
-        total = packed.header.original_bytes
-        # BytesIO hands its buffer over without a copy, and can be written in place before.
-        buffer = io.BytesIO()
-        if total:
-            buffer.seek(total - 1)
-            buffer.write(b"\0")
-            with buffer.getbuffer() as view:
-                places = packed.put_skeleton(np.frombuffer(view, dtype=np.uint8))
-                try:
-                    packed.decode_all(places, progress=progress, threads=threads, check_hash=check_hash)
-                finally:
-                    del places  # no buffer can be given back while they look at it
-        return buffer.getvalue()

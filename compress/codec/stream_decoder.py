@@ -30,13 +30,13 @@ def decode_streams(jobs: Sequence[tuple[StreamJob, np.ndarray]], backend: str = 
     for number, (job, out) in enumerate(jobs):
         if backend == "numba" and _decode_at_once(job, out):
             continue
-        stream = open_stream(job, "numpy", number)  # which says what is wrong
+        stream = open_stream(job, backend, number)
         pieces.append(Piece(number, stream, 0, len(stream.bounds) - 1, out))
-    decode_pieces(pieces, "numpy")
+    decode_pieces(pieces, backend)  # with numba only what is wrong, which it names
 
 
 class StreamReader:
-    """Reads the values of a stream in order, some at a time, in memory that does not grow with the stream."""
+    """Reads the values of a stream in order, some at a time, in memory that grows by some bytes a chunk only."""
 
     def __init__(self, job: StreamJob, backend: str) -> None:
         """Read what precedes the codes.
@@ -49,7 +49,7 @@ class StreamReader:
         self._left: np.ndarray = np.empty(0, dtype=np.uint8)  # values that have been decoded, but not read
 
     def read(self, out: np.ndarray) -> None:
-        """Write the next values, as many as `out`, (values,), uint8, contiguous, has room for and there are.
+        """Write the next values, as many as `out`, (values,), uint8, contiguous, has room for; there are so many.
 
         Raises:
             StreamError: codes do not end where the index says.
@@ -140,8 +140,7 @@ def decode_pieces(pieces: Sequence[Piece], backend: str) -> None:
     """
     if backend == "numba":
         for piece in pieces:
-            if not _decode_piece(piece):
-                decode_pieces([piece], "numpy")  # which says what is wrong
+            _decode_piece(piece)
         return
     for is_ans in (False, True):
         decode_in_step([piece for piece in pieces if piece.stream.job.is_ans == is_ans], is_ans)
@@ -190,13 +189,13 @@ def _decode_at_once(job: StreamJob, out: np.ndarray) -> bool:
     )
 
 
-def _decode_piece(piece: Piece) -> bool:
-    """Decode a piece; return False if its codes do not end where the index says."""
+def _decode_piece(piece: Piece) -> None:
+    """Do what `decode_pieces` does with one, by numba."""
     from compress.codec.fast import decode
 
     stream, job = piece.stream, piece.stream.job
     each = job.stream.chunk // job.stream.segment
-    return decode(
+    wrong = decode(
         job.data,
         stream.bounds[piece.first : piece.stop + 1],
         _tables(job),
@@ -210,3 +209,6 @@ def _decode_piece(piece: Piece) -> bool:
         job.expansion.group,
         piece.out,
     )
+    if wrong is not None:
+        chunk, stop_bit, last_state = wrong
+        raise piece.wrong_end(chunk, stop_bit, last_state if job.is_ans else None)

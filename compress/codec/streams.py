@@ -132,3 +132,20 @@ class Piece(NamedTuple):
     first: int
     stop: int
     out: np.ndarray
+
+    def wrong_end(self, chunk: int, stop_bit: int, last_state: int | None) -> StreamError:
+        """Return the error of a chunk that does not end where the next one begins, or not in state 0.
+
+        Args:
+            chunk: its number in the piece.
+            stop_bit: where its codes end; bits from the payload's begin.
+            last_state: of table ANS.
+        """
+        codes, end = self.stream.bounds[0], self.stream.bounds[self.first + chunk + 1]
+        state = "" if last_state is None else f" in state {last_state}"
+        wanted = "" if last_state is None else ", and state 0 is the last one"
+        return StreamError(
+            self.number,
+            f"codes of chunk {self.first + chunk} end at bit {stop_bit - int(codes)}{state};"
+            f" the index says {int(end - codes)}{wanted}",
+        )

@@ -8,7 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from compress.codec.ans_code import coded_bits, normalise
-from compress.codec.index import digit_distance, table_bytes
+from compress.codec.index import digit_distance
+from compress.codec.index_writer import table_bytes
 from compress.codec.layout import CONSTANT, COUNTS, LENGTHS, MAX_COUNT, MAX_SYMBOLS, Table
 from compress.codec.prefix_code import MAX_ALPHABET, MAX_LENGTH, code_lengths, quick_lengths
 

@@ -21,7 +21,7 @@ from compress.codec.values import from_planes
 from compress.errors import CodecError
 
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
-LARGE = 1 << 22  # values in all its planes from which a tensor is decoded in blocks of so many
+LARGE = 1 << 22  # values in all its planes above which a tensor is decoded in blocks of so many
 
 
 def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:
@@ -97,10 +97,16 @@ class TensorDecoder:
 
         Raises:
             CodecError: a checksum is wrong or a tensor cannot be decoded.
+            ValueError: one of `outs` is not such an array.
         """
         parts: list[_Part] = []
         waiting = 0
         for tensor, out in zip(tensors, outs, strict=True):
+            if not (out.flags.carray and out.shape == (tensor.record.num_bytes,) and out.dtype == np.uint8):
+                raise ValueError(  # numba writes by address
+                    f"{self.name}: a place of {out.dtype}, {out.shape}; expected uint8, ({tensor.record.num_bytes},),"
+                    " contiguous, not read-only."
+                )
             if check:
                 self.check(tensor)
             if tensor.record.num_values * KINDS[tensor.record.kind].planes > LARGE:
@@ -112,6 +118,8 @@ class TensorDecoder:
                     self._decode_parts(parts)
                     parts, waiting = [], 0
         self._decode_parts(parts)
+        if tensors:
+            forget(self.data[tensors[0].offset : tensors[-1].offset + tensors[-1].size])
 
     def check(self, tensor: Placed) -> None:
         """Compare the checksum of one tensor's coded bytes.
@@ -165,11 +173,11 @@ class TensorDecoder:
                 readers.append(plane_reader(plane, payload, record.num_values, self.tables, _flip(kind), self.backend))
                 at += size
             block = LARGE // kind.planes  # values
-            room = np.empty((kind.planes, 0 if _is_bytes(kind) else block), dtype=np.uint8)
+            room = np.empty(0 if _is_bytes(kind) else kind.planes * block, dtype=np.uint8)
             for start in range(0, record.num_values, block):
                 stop = min(start + block, record.num_values)
                 part = out[start * record.num_bytes // record.num_values : stop * record.num_bytes // record.num_values]
-                planes = part[None] if _is_bytes(kind) else room[:, : stop - start]
+                planes = (part if _is_bytes(kind) else room[: kind.planes * (stop - start)]).reshape(kind.planes, -1)
                 for reader, values in zip(readers, planes, strict=True):
                     reader.read(values)
                 if not _is_bytes(kind):
@@ -178,8 +186,6 @@ class TensorDecoder:
             raise self._damaged(tensor, error) from error
 
     def _decode_parts(self, parts: list[_Part]) -> None:
-        if not parts:
-            return
         jobs = [(stream, part) for part in parts for job in part.jobs for stream in job.streams]
         try:
             decode_streams([stream for stream, _ in jobs], self.backend)
@@ -190,7 +196,6 @@ class TensorDecoder:
                 part.put(self.backend)
             except ValueError as error:
                 raise self._damaged(part.tensor, error) from error
-        forget(self.data[parts[0].tensor.offset : parts[-1].tensor.offset + parts[-1].tensor.size])
 
     def _damaged(self, tensor: Placed, error: ValueError) -> CodecError:
         return CodecError(f"{self.name}: byte {tensor.offset}: {error}.")

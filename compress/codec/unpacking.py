@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+import numpy as np
 
 from compress.codec.layout import SideFile
 from compress.codec.reader import PackedFile, Progress
@@ -42,6 +45,44 @@ def unpack_file(src: Path | str, dst: Path | str, progress: Progress | None = No
             sizes.append(file.num_bytes)
         write_original(packed, _Splitter(writes, sizes).write, progress)
         return total
+
+
+def unpack_bytes(
+    path: Path | str,
+    *,
+    backend: str = "auto",
+    progress: Progress | None = None,
+    threads: int = 1,
+    check_hash: bool = True,
+) -> bytes:
+    """Return the original file of a .krimp file.
+
+    Args:
+        path: the .krimp file.
+        backend: 'auto', 'numpy' or 'numba' (same bytes).
+        progress: called with (bytes done, bytes in all).
+        threads: how many decode at once.
+        check_hash: compare the SHA-256 of the whole; every tensor has its own checksum besides.
+
+    Raises:
+        CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version; or it holds
+            several files.
+    """
+    with memory_for(path), PackedFile(path, backend=backend) as packed:
+        packed.refuse_side_files()
+        total = packed.header.original_bytes
+        # BytesIO hands its buffer over without a copy, and can be written in place before.
+        buffer = io.BytesIO()
+        if total:
+            buffer.seek(total - 1)
+            buffer.write(b"\0")
+            with buffer.getbuffer() as view:
+                places = packed.put_skeleton(np.frombuffer(view, dtype=np.uint8))
+                try:
+                    packed.decode_all(places, progress=progress, threads=threads, check_hash=check_hash)
+                finally:
+                    del places  # no buffer can be given back while they look at it
+        return buffer.getvalue()
 
 
 def _side_write(dst: Path, file: SideFile, stack: ExitStack) -> _Write:

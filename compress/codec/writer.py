@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 from zlib import crc32
@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 
 from compress.codec.bitstream import choose_backend
-from compress.codec.index import write_record, write_side_files, write_table, write_varint
+from compress.codec.index_writer import write_record, write_side_files, write_table, write_varint
 from compress.codec.layout import HEADER_BYTES, KINDS, MAX_COUNT, MAX_INDEX_RATIO, MAX_RATIO, RAW, Header, TensorRecord
 from compress.codec.plane_coder import encode_plane
 from compress.codec.reader import PackedFile, Progress
@@ -110,41 +110,36 @@ def _refuse_side_file(src: Path, source: Source, dst: Path) -> None:
         raise CodecError(f"{dst}: keeps weights of {src}, which would be lost. Choose another name.")
 
 
+@dataclass
+class _Coded:
+    """What a file is made of, and what is told of it, while its tensors are coded."""
+
+    tables: Tables = field(default_factory=Tables)
+    records: bytearray = field(default_factory=bytearray)
+    skeleton: bytearray = field(default_factory=bytearray)
+    payload_bytes: int = 0
+    weights: int = 0  # elements of at most 8 bits
+    weight_bits: int = 0
+    entropy_bits: float = 0.0
+    encode_seconds: float = 0.0
+
+
 def _write(
     source: Source, spans: list[Span], file: BinaryIO, progress: Progress | None, backend: str
 ) -> dict[str, Any]:
-    tables, records, skeleton = Tables(), bytearray(), bytearray()
-    at = payload_bytes = weights = weight_bits = 0
-    entropy_bits = encode_seconds = 0.0
+    """Write a .krimp file; return the fields of `PackFacts` that do not depend on its proof."""
     file.write(bytes(HEADER_BYTES))
-    for span in spans:
-        gap = source.copy(at, span.start)
-        skeleton += gap
-        at = span.start + span.num_bytes
-        started = time.perf_counter()
-        record, payload, entropy = _encode(source, span, len(gap), tables, backend)
-        encode_seconds += time.perf_counter() - started
-        records += write_record(record)
-        file.write(payload.data)
-        payload_bytes += len(payload)
-        if KINDS[span.kind].planes == 1:
-            weights, weight_bits, entropy_bits = (
-                weights + record.num_values,
-                weight_bits + 8 * len(payload),
-                entropy_bits + entropy,
-            )
-        if progress:
-            progress(at, source.num_bytes)
-    skeleton += source.copy(at, source.num_bytes)
-    index = write_side_files(source.side_files) + write_varint(len(tables.tables))
-    index += b"".join(write_table(table) for table in tables.tables) + records
-    skeleton_packed, skeleton_lzma = shrink(bytes(skeleton))
+    coded = _write_tensors(source, spans, file, progress, backend)
+    index = write_side_files(source.side_files) + write_varint(len(coded.tables.tables))
+    index += b"".join(write_table(table) for table in coded.tables.tables) + coded.records
+    skeleton_packed, skeleton_lzma = shrink(bytes(coded.skeleton))
     index_packed, index_lzma = shrink(bytes(index))
     if len(index) > len(index_packed) * MAX_INDEX_RATIO:
         index_packed, index_lzma = bytes(index), False
     header = Header(
-        source.container, skeleton_lzma, index_lzma, len(spans), source.num_bytes, source.sha256(), payload_bytes,
-        len(skeleton), len(skeleton_packed), len(index), len(index_packed), crc32(skeleton_packed), crc32(index_packed),
+        source.container, skeleton_lzma, index_lzma, len(spans), source.num_bytes, source.sha256(),
+        coded.payload_bytes, len(coded.skeleton), len(skeleton_packed), len(index), len(index_packed),
+        crc32(skeleton_packed), crc32(index_packed),
     )  # fmt: skip
     file.write(skeleton_packed + index_packed)
     packed_bytes = file.tell()
@@ -154,20 +149,49 @@ def _write(
         )
     file.seek(0)
     file.write(header.to_bytes())
+    return _facts(coded, header, packed_bytes)
+
+
+def _write_tensors(
+    source: Source, spans: list[Span], file: BinaryIO, progress: Progress | None, backend: str
+) -> _Coded:
+    coded, at = _Coded(), 0
+    for span in spans:
+        gap = source.copy(at, span.start)
+        coded.skeleton += gap
+        at = span.start + span.num_bytes
+        started = time.perf_counter()
+        record, payload, entropy = _encode(source, span, len(gap), coded.tables, backend)
+        coded.encode_seconds += time.perf_counter() - started
+        coded.records += write_record(record)
+        file.write(payload.data)
+        coded.payload_bytes += len(payload)
+        if KINDS[span.kind].planes == 1:
+            coded.weights += record.num_values
+            coded.weight_bits += 8 * len(payload)
+            coded.entropy_bits += entropy
+        if progress:
+            progress(at, source.num_bytes)
+    coded.skeleton += source.copy(at, source.num_bytes)
+    return coded
+
+
+def _facts(coded: _Coded, header: Header, packed_bytes: int) -> dict[str, Any]:
+    weights = max(coded.weights, 1)
     return {
-        "original_bytes": source.num_bytes,
+        "original_bytes": header.original_bytes,
         "packed_bytes": packed_bytes,
-        "tensor_bytes": source.num_bytes - len(skeleton),
-        "payload_bytes": payload_bytes,
-        "skeleton_bytes": len(skeleton),
-        "skeleton_packed_bytes": len(skeleton_packed),
-        "index_packed_bytes": len(index_packed),
-        "num_tensors": len(spans),
-        "num_tables": len(tables.tables),
-        "weights": weights,
-        "bits_per_weight": weight_bits / weights if weights else 0.0,
-        "entropy_bits_per_weight": entropy_bits / weights if weights else 0.0,
-        "encode_seconds": encode_seconds,
+        "tensor_bytes": header.original_bytes - header.skeleton_bytes,
+        "payload_bytes": header.payload_bytes,
+        "skeleton_bytes": header.skeleton_bytes,
+        "skeleton_packed_bytes": header.skeleton_packed_bytes,
+        "index_packed_bytes": header.index_packed_bytes,
+        "num_tensors": header.num_tensors,
+        "num_tables": len(coded.tables.tables),
+        "weights": coded.weights,
+        "bits_per_weight": coded.weight_bits / weights,
+        "entropy_bits_per_weight": coded.entropy_bits / weights,
+        "encode_seconds": coded.encode_seconds,
     }
 
 

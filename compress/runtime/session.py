@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ def open_session(
 ) -> InferenceSession:
     """Open a model on the CPU.
 
-    The large weights of a `.krimp` file are decoded into the memory that the session uses; no ONNX file is made.
+    The session copies the large weights of a `.krimp` file from where they were decoded; no ONNX file is made. Its
+    providers cannot be changed afterwards: the decoded weights are gone.
 
     Args:
         source: an ONNX file, a `.krimp` file, or the bytes of an ONNX model.
@@ -66,7 +68,7 @@ def _plain_session(model: str | bytes, options: SessionOptions) -> InferenceSess
 
 
 def _packed_session(path: Path, options: SessionOptions, *, check_hash: bool) -> InferenceSession:
-    """Open a `.krimp` file: large weights are handed over as they were decoded, without a copy."""
+    """Open a `.krimp` file; ONNX Runtime copies the large weights, as `AddExternalInitializers` promises."""
     import onnxruntime as ort
 
     from compress.codec import PackedFile, read_apart, unpack_file
@@ -77,12 +79,24 @@ def _packed_session(path: Path, options: SessionOptions, *, check_hash: bool) ->
             apart = read_apart(packed, check_hash=check_hash)
             values = [ort.OrtValue.ortvalue_from_numpy(array) for array in apart.tensors.values()]
             options.add_external_initializers(list(apart.tensors), values)
-            session = _plain_session(apart.model, options)
-            session.krimp_tensors = apart.tensors  # the session reads them as long as it lives
-            return session
+            return _session_of_copies()(apart.model, options, providers=["CPUExecutionProvider"])
     with tempfile.TemporaryDirectory(prefix="krimp-") as folder:  # weights in other files belong beside the model
         unpack_file(path, Path(folder) / "model.onnx")
         return _plain_session(str(Path(folder) / "model.onnx"), options)
+
+
+@cache
+def _session_of_copies() -> type[InferenceSession]:
+    import onnxruntime as ort
+
+    class SessionOfCopies(ort.InferenceSession):  # type: ignore[misc]
+        """A session whose options point to memory that it has copied, and that may be gone by now."""
+
+        def set_providers(self, *_: Any) -> None:
+            """Refuse: the session would be made again from these options."""
+            raise StageError("the providers of a session from a .krimp file cannot be changed. Open the file again.")
+
+    return SessionOfCopies
 
 
 def deploy_metadata_of(session: InferenceSession, name: str) -> dict[str, Any]:

@@ -234,6 +234,15 @@ def refused(packed, ans, split):
         "escapes_wrong": escapes(packed, body, count=4),
         "escapes_more_than_values": escapes(packed, body, count=129),
         "escape_low_too_large": escapes(packed, body, low=249),
+        "escape_beside_all_values": rebuild(
+            packed,
+            index=b"\0\2"
+            + bytes([0x81, 2, 1, 4, 1, 0x80, 2])
+            + constant
+            + record[:4]
+            + bytes([2, 0, 1, 0, 0, 100, 0x80, 1, 1, 1, 0]),
+            payload=b"",
+        ),
         **refused_ans(ans),
         **refused_names(split),
     }

@@ -242,6 +242,7 @@ def read_plane(index, payload, tables, count, bits, raw_bytes):
     table = main.tables[0]
     refuse_if(low + table.radix - (method == 2) > 1 << bits, "range")
     if method == 2:
+        refuse_if(table.radix > 1 << bits, "escape that no value needs")
         escape_low, escapes, escape = index.byte(), index.varint(), read_stream(index, tables)
         refuse_if(not 1 <= escapes <= count or escape_low + escape.tables[0].radix > 1 << bits, "escape")
     digits = read_digits(payload, main, count)

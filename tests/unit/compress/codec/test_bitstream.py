@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compress.codec import lock_step, stream_decoder
 from compress.codec.ans_code import normalise
 from compress.codec.bitstream import encode_symbols, pack_fields
 from compress.codec.layout import COUNTS, LENGTHS, Stream, Table
@@ -157,3 +158,37 @@ def test_the_damaged_stream_is_named(backend, form):
     with pytest.raises(StreamError) as caught:
         decode_streams([good, good, bad, good], backend)
     assert caught.value.number == 2
+
+
+@pytest.mark.parametrize("form", [LENGTHS, COUNTS])
+@pytest.mark.parametrize(("chunk", "segment"), [(64, 64), (64, 16), (1024, 512)])
+def test_streams_longer_than_a_block_of_numpy_join_without_a_seam(monkeypatch, form, chunk, segment):
+    monkeypatch.setattr(lock_step, "_BLOCK", 300)
+    symbols = geometric(np.random.default_rng(0), 5003, 27)
+    tables = [table_of(symbols, 3, 3, form, twist) for twist in range(1 if chunk == segment else 3)]
+    _, decoding, out = job(symbols, tables, chunk, segment, values=3 * 5003 - 2)
+    short, space = job(symbols[:70], tables, chunk, segment)[1:]
+    decode_streams([(short, space), (decoding, out), (short, space)], "numpy")
+    assert np.array_equal(out, decoding.expansion.digits[symbols].reshape(-1)[:-2])
+    assert np.array_equal(space, decoding.expansion.digits[symbols[:70]].reshape(-1))
+
+
+@pytest.mark.parametrize("form", [LENGTHS, COUNTS])
+@pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
+def test_numba_names_the_wrong_chunk_as_numpy_does_and_does_not_ask_it(monkeypatch, form, at):
+    """NumPy takes seconds for a long chunk: a small file that numba refuses must not cost them."""
+    symbols = np.random.default_rng(0).integers(0, 200, 3000).astype(np.uint16)
+    coded, stream, out = job(symbols, [table_of(symbols, 256, 1, form)] * 2, 128, 32)
+    payload = coded.payload.copy()
+    payload[int(at * len(payload)) :][:99] = 0x5A
+    damaged = stream._replace(data=tailed(payload))
+    with pytest.raises(StreamError, match="codes of chunk") as wanted:
+        decode_streams([(stream, out), (damaged, out)], "numpy")
+    monkeypatch.setattr(stream_decoder, "decode_in_step", lambda *_: pytest.fail("left to NumPy"))
+    for read in (
+        lambda: decode_streams([(stream, out), (damaged, out)], "numba"),
+        lambda: StreamReader(damaged, "numba").read(out),
+    ):
+        with pytest.raises(StreamError) as caught:
+            read()
+        assert str(caught.value) == str(wanted.value)

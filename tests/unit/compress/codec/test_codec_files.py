@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from compress import codec
+from compress.codec.index_reader import IndexReader
 from compress.errors import CodecError
 
 ROOT = Path(__file__).parents[4]
@@ -383,3 +384,19 @@ def test_importing_the_codec_needs_neither_torch_nor_onnx_nor_numba():
     code = "import sys, compress.codec; print({'torch', 'onnx', 'numba', 'huffman', 'pydantic'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x80" * 20, "too large"),
+        (b"\x80" * 11, "too large"),
+        (b"\x80" * 10, "the index ends"),
+        (b"\xff" * 20, "too large"),
+        (b"", "the index ends"),
+        (b"\x80\x00", "not written in the shortest way"),
+    ],
+)
+def test_a_number_that_is_none_is_refused_with_its_reason(data, reason):
+    with pytest.raises(CodecError, match=reason):
+        IndexReader(data, "x").varint()

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from compress.codec.index import write_table
+from compress.codec.index_writer import write_table
 from compress.codec.layout import KINDS, RAW
 from compress.codec.plane_coder import encode_plane
 from compress.codec.plane_decoder import plane_job, plane_reader, with_tail

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,67 @@ def test_a_wrong_number_of_escapes_is_refused_from_blocks(backend, change):
         read()
 
 
+def test_a_checksum_is_taken_in_parts(tmp_path, monkeypatch):
+    save_file(arrays(), tmp_path / "w.safetensors")
+    codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")
+    monkeypatch.setattr(tensor_decoder, "_BATCH_BYTES", 1000)
+    assert codec.load(tmp_path / "w.krimp", check_hash=False) == (tmp_path / "w.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_place_that_is_none_is_refused_before_anything_is_written(backend):
+    path = next(path for path in GOOD if path.stem == "mixed")
+    with PackedFile(path, backend=backend) as packed:
+        tensor = packed.tensors[0]
+        size = tensor.record.num_bytes
+        read_only = np.zeros(size, dtype=np.uint8)
+        read_only.flags.writeable = False
+        for place in (
+            np.zeros(size - 1, dtype=np.uint8),
+            np.zeros(size + 1, dtype=np.uint8),
+            np.zeros(2 * size, dtype=np.uint8)[::2],
+            np.zeros(size, dtype=np.int8),
+            read_only,
+        ):
+            with pytest.raises(ValueError, match=r"a place of u?int8"):
+                packed.decode(tensor, place)
+            assert not place.any()
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_a_closed_file_says_so(backend, check):
+    with PackedFile(GOOD[0], backend=backend) as packed:
+        pass
+    outs = [np.empty(tensor.record.num_bytes, dtype=np.uint8) for tensor in packed.tensors]
+    with pytest.raises(ValueError, match="is closed"):
+        packed.decode_many(packed.tensors, outs, check=check)
+
+
+def mapped_bytes(path):
+    """Return how much memory the pages of a mapped file take in this process."""
+    maps = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(encoding="utf-8"), flags=re.M)
+    return sum(1024 * int(re.search(r"^Rss: +(\d+)", part, re.M)[1]) for part in maps if str(path) in part)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="mapped pages are counted by Linux's /proc")
+@pytest.mark.parametrize("large", [tensor_decoder.LARGE, 1 << 16], ids=["whole", "blocks"])
+@pytest.mark.parametrize("kind", ["noise", "int8", "float32"])
+def test_pages_of_the_file_are_let_go_of(tmp_path, monkeypatch, kind, large):
+    tensor = arrays(3_000_000)[kind]
+    save_file({"v": tensor, "w": tensor}, tmp_path / "w.safetensors")
+    codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")
+    monkeypatch.setattr(tensor_decoder, "LARGE", large)
+    little = 1 << 19  # header, index, and what the kernel maps around a byte that is touched
+    with PackedFile(tmp_path / "w.krimp") as packed:
+        assert packed.file_bytes > 4 * little
+        for tensor in packed.tensors:
+            packed.decode_many([tensor], [np.empty(tensor.record.num_bytes, dtype=np.uint8)], check=False)
+            assert mapped_bytes(tmp_path / "w.krimp") < little
+        packed.check_payloads()
+        assert mapped_bytes(tmp_path / "w.krimp") < little
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize(
     ("kind", "numba"), [("float32", "1"), ("masked int8", "1"), ("float64, several", "0"), ("noise, many", "1")]
@@ -141,8 +203,8 @@ def test_loading_adds_the_decoded_file_and_little_more_whatever_its_tensors_are(
     if kind == "masked int8":
         weights = np.where(np.abs(weights) < 0.7, 0, (weights * 40).clip(-127, 127)).astype(np.int8)
     parts = {str(i): part for i, part in enumerate(np.split(weights, number))}
-    for name, arrays in (("small", {"w": weights[:5_000_000]}), ("large", parts)):
-        save_file(arrays, tmp_path / f"{name}.safetensors")
+    for name, saved in (("small", {"w": weights[:5_000_000]}), ("large", parts)):
+        save_file(saved, tmp_path / f"{name}.safetensors")
         codec.pack_file(tmp_path / f"{name}.safetensors", tmp_path / f"{name}.krimp")
     command = [sys.executable, "-c", ADDED_MEMORY, str(tmp_path / "small.krimp"), str(tmp_path / "large.krimp")]
     environment = os.environ | {"KRIMP_NUMBA": numba}

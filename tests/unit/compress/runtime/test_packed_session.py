@@ -1,6 +1,7 @@
 """A session opened from a .krimp file is the session of the unpacked ONNX file."""
 
 import gc
+import weakref
 
 import numpy as np
 import onnx
@@ -9,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress import codec
-from compress.errors import CodecError
+from compress.errors import CodecError, StageError
 from compress.runtime.session import open_session
 
 SIZE = 160  # 160 x 160 int8 and more are large initialisers
@@ -143,9 +144,34 @@ def test_a_packed_file_that_is_no_onnx_model_is_refused(tmp_path):
         open_session(tmp_path / "w.krimp")
 
 
-def test_the_memory_behind_a_session_lives_as_long_as_it(tmp_path):
+@pytest.mark.parametrize("optimise", [True, False])
+def test_decoded_weights_are_given_back_once_the_session_has_its_copy(tmp_path, monkeypatch, optimise):
     (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
     codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
-    session = open_session(tmp_path / "m.krimp")
+    expected = outputs(open_session(tmp_path / "m.onnx", threads=1, optimise=optimise))
+    rooms, kept, read_apart = [], [], codec.read_apart
+
+    def noted(packed, **options):
+        apart = read_apart(packed, **options)
+        for array in apart.tensors.values():
+            room = array
+            while isinstance(room.base, np.ndarray):
+                room = room.base
+            rooms.append(weakref.ref(room))
+            kept.append(room)
+        return apart
+
+    monkeypatch.setattr("compress.codec.read_apart", noted)
+    session = open_session(tmp_path / "m.krimp", threads=1, optimise=optimise)
     assert isinstance(session, ort.InferenceSession)
-    assert set(session.krimp_tensors) == {"w_q", "halves"}
+    for room in kept:
+        room[:] = 0x77
+    assert all(np.array_equal(a, b) for a, b in zip(outputs(session), expected, strict=True))
+    kept.clear()
+    del room
+    gc.collect()
+    assert len(rooms) == 2
+    assert all(room() is None for room in rooms)
+    with pytest.raises(StageError, match="Open the file again"):
+        session.set_providers(["CPUExecutionProvider"])
+    assert all(np.array_equal(a, b) for a, b in zip(outputs(session), expected, strict=True))
