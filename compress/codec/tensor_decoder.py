@@ -141,7 +141,6 @@ class TensorDecoder:
         record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
         if kind.planes == 1 and record.planes[0].method == RAW:
             out[:] = self.data[at : at + tensor.size]
-            forget(self.data[at : at + tensor.size])
             return None
         constants = [constant_value(plane, self.tables) for plane in record.planes]
         if kind.planes > 1 and None not in constants:
