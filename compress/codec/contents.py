@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -90,10 +91,10 @@ def _as_array(data: np.ndarray, span: Span) -> np.ndarray:
     if kind.value_bits < 8:
         (values,) = to_planes(data, kind)
         if kind.is_signed:
-            middle = np.int16(1 << kind.value_bits - 1)
-            values = (values.astype(np.int16) - middle).astype(np.int8)
-        array = values[: int(np.prod(span.dims, dtype=np.int64))]  # the last byte can have values to spare
+            values -= np.uint8(1 << kind.value_bits - 1)  # below zero it goes on at 255, which is -1
+            values = values.view(np.int8)
+        array = values[: math.prod(span.dims)]  # the last byte can have values to spare
     else:
         dtype = np.dtype(_DTYPES.get(span.data_type, "u1"))
         array = data.view(dtype) if len(data) % dtype.itemsize == 0 else data
-    return array.reshape(span.dims) if array.size == np.prod(span.dims, dtype=np.int64) else array
+    return array.reshape(span.dims) if array.size == math.prod(span.dims) else array

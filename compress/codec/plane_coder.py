@@ -198,12 +198,8 @@ def encode_plane(
 
 
 def _choose(planner: _Planner, values: np.ndarray, value_bits: int, channel: int) -> _Plan:
-    tried = planner if len(values) < 2 * _SAMPLE else planner.of_sample()
-    best, prefix = _choose_way(tried, value_bits)
-    form, way = best.main.choices[0].table.form, best.digits
-    if tried is not planner:  # the sample may have missed the rarest values
-        way, prefix = (_covering(digits, planner.counts, form) for digits in (way, prefix))
-    plan = best if tried is planner else planner.plan(way, LENGTHS if form == CONSTANT else form)
+    plan, prefix = _choose_single(planner, value_bits)
+    form, way = plan.main.choices[0].table.form, plan.digits
     if form == CONSTANT or plan.bits >= len(values) * value_bits or len(values) < _CLASSES_FROM:
         return plan
     plain = ans_ways(planner.counts, value_bits)[0]
@@ -214,6 +210,21 @@ def _choose(planner: _Planner, values: np.ndarray, value_bits: int, channel: int
             break
         plan = _smaller(plan, planner.plan(digits, code, classes), 998 if plan is single else 997)
     return plan
+
+
+def _choose_single(planner: _Planner, value_bits: int) -> tuple[_Plan, Digits]:
+    """Return the best plan without classes, of a large plane by a sample, and digits for prefix codes."""
+    counts = planner.counts
+    if int(counts.sum()) < 2 * _SAMPLE:
+        return _choose_way(planner, value_bits)
+    best, prefix = _choose_way(planner.of_sample(), value_bits)
+    form = best.main.choices[0].table.form
+    way, prefix = (_covering(digits, counts, form) for digits in (best.digits, prefix))  # it may miss the rarest values
+    plan = planner.plan(way, LENGTHS if form == CONSTANT else form)
+    if plan.bits * 1000 <= about_entropy(counts) * _FAR_PLAIN:
+        return plan, prefix
+    whole, prefix = _choose_way(planner, value_bits)  # the sample is perhaps unlike the rest
+    return (whole if whole.bits < plan.bits else plan), prefix
 
 
 def _choose_way(planner: _Planner, value_bits: int) -> tuple[_Plan, Digits]:

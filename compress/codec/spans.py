@@ -149,19 +149,31 @@ def _safetensors_spans(data: memoryview, name: str) -> list[Span]:
         for key, entry in header.items():
             if key == "__metadata__":
                 continue
-            start, end = (int(offset) + 8 + length for offset in entry["data_offsets"])
+            shape = _whole_numbers(entry["shape"])
+            start, end = (offset + 8 + length for offset in _whole_numbers(entry["data_offsets"]))
             if not 8 + length <= start <= end <= len(data):
                 raise CodecError(
                     f"{name}: byte {len(data)}: tensor {key!r} ends at byte {end}; the file has {len(data)}."
                     " It is truncated."
                 )
             data_type, kind = _SAFETENSORS_TYPES.get(entry["dtype"], (str(entry["dtype"]).lower(), 0))
-            found.append(Span(start, end - start, kind, key, tuple(entry["shape"]), data_type))
+            found.append(Span(start, end - start, kind, key, shape, data_type))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CodecError(
             f"{name}: byte 8: header is not that of a safetensors file ({error}); expected JSON."
         ) from error
     return found
+
+
+def _whole_numbers(listed: object) -> tuple[int, ...]:
+    """Return numbers of the header of a safetensors file.
+
+    Raises:
+        ValueError: they are something else, or have more than 64 bits.
+    """
+    if not isinstance(listed, list) or not all(isinstance(each, int) and 0 <= each < 1 << 64 for each in listed):
+        raise ValueError(f"{str(listed)[:40]!r} are not whole numbers of at most 64 bits")
+    return tuple(listed)
 
 
 class OnnxWalker:
@@ -183,6 +195,8 @@ class OnnxWalker:
                 ir_version = self.number(start, end)
             elif (number, wire) == (7, 2):
                 self._graph(start, end, 0)
+            elif (number, wire) == (20, 2):
+                self._training(start, end)
             elif (number, wire) == (25, 2):
                 self._function(start, end)
         if (7, 2) not in seen:
@@ -203,10 +217,17 @@ class OnnxWalker:
             elif number == 15:
                 self._sparse_tensor(inner, stop)
 
+    def _training(self, start: int, end: int) -> None:
+        for number, wire, inner, stop in self.fields(start, end):
+            if wire == 2 and number in (1, 2):
+                self._graph(inner, stop, 0)
+
     def _function(self, start: int, end: int) -> None:
         for number, wire, inner, stop in self.fields(start, end):
             if (number, wire) == (7, 2):
                 self._node(inner, stop, 0)
+            elif (number, wire) == (11, 2):
+                self._attribute(inner, stop, "", 0)
 
     def _node(self, start: int, end: int, depth: int) -> None:
         output, attributes = "", []
@@ -216,15 +237,18 @@ class OnnxWalker:
             elif (number, wire) == (5, 2):
                 attributes.append((inner, stop))
         for inner, stop in attributes:
-            for number, wire, first, last in self.fields(inner, stop):
-                if wire != 2:
-                    continue
-                if number in (5, 10):
-                    self._tensor(first, last, output)
-                elif number in (6, 11):
-                    self._graph(first, last, depth + 1)
-                elif number in (22, 23):
-                    self._sparse_tensor(first, last)
+            self._attribute(inner, stop, output, depth)
+
+    def _attribute(self, start: int, end: int, owner: str, depth: int) -> None:
+        for number, wire, inner, stop in self.fields(start, end):
+            if wire != 2:
+                continue
+            if number in (5, 10):
+                self._tensor(inner, stop, owner)
+            elif number in (6, 11):
+                self._graph(inner, stop, depth + 1)
+            elif number in (22, 23):
+                self._sparse_tensor(inner, stop)
 
     def _sparse_tensor(self, start: int, end: int) -> None:
         for number, wire, inner, stop in self.fields(start, end):

@@ -20,7 +20,7 @@ from compress.codec.values import from_planes
 from compress.errors import CodecError
 
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
-LARGE = 1 << 22  # values in a plane above which a tensor is decoded in blocks, of so many in all its planes
+LARGE = 1 << 22  # values in all its planes above which a tensor is decoded in blocks of so many
 
 
 def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:
@@ -108,7 +108,7 @@ class TensorDecoder:
                 )
             if check:
                 self.check(tensor)
-            if tensor.record.num_values > LARGE:
+            if tensor.record.num_values * KINDS[tensor.record.kind].planes > LARGE:
                 self._decode_large(tensor, out)
             elif part := self._part(tensor, out):
                 parts.append(part)

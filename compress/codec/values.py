@@ -73,7 +73,9 @@ def _shifts(planes: int) -> tuple[np.unsignedinteger[Any], np.unsignedinteger[An
 
 def _unpack(data: np.ndarray, bits: int) -> np.ndarray:
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    return (data[:, None] >> shifts & np.uint8((1 << bits) - 1)).reshape(-1)
+    values = data[:, None] >> shifts
+    values &= np.uint8((1 << bits) - 1)
+    return values.reshape(-1)
 
 
 def _pack(values: np.ndarray, bits: int) -> np.ndarray:

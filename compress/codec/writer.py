@@ -80,8 +80,8 @@ def pack_file(
         backend: 'auto', 'numpy' or 'numba' (same bytes).
 
     Raises:
-        CodecError: src is missing, truncated or not such a file, or a file that it names is missing, truncated
-            or outside its folder.
+        CodecError: src is missing, truncated or not such a file, or a file that it names is missing, truncated,
+            outside its folder or dst itself.
     """
     with memory_for(src):
         return _pack(src, dst, progress, backend)
@@ -90,6 +90,7 @@ def pack_file(
 def _pack(src: Path | str, dst: Path | str, progress: Progress | None, backend: str) -> PackFacts:
     started = time.monotonic()
     source = open_source(src)
+    _refuse_side_file(Path(src), source, Path(dst))
     backend = choose_backend(backend, source.num_bytes)
     spans = [span for span in source.spans if span.num_bytes >= _SMALLEST_BYTES]
     if len(spans) > MAX_COUNT:  # the largest are coded, the others stay in the skeleton
@@ -102,6 +103,11 @@ def _pack(src: Path | str, dst: Path | str, progress: Progress | None, backend: 
         _verify(Path(file.name), source, backend)
         verified = time.monotonic()
     return PackFacts(**facts, verify_seconds=verified - written, seconds=time.monotonic() - started)
+
+
+def _refuse_side_file(src: Path, source: Source, dst: Path) -> None:
+    if any(dst.exists() and dst.samefile(src.parent / file.name) for file in source.side_files):
+        raise CodecError(f"{dst}: keeps weights of {src}, which would be lost. Choose another name.")
 
 
 @dataclass

@@ -168,6 +168,34 @@ def test_files_that_are_no_models_are_refused(tmp_path, content):
         codec.pack_file(tmp_path / "x.onnx", tmp_path / "x.krimp")
 
 
+@pytest.mark.parametrize(
+    ("shape", "offsets"),
+    [
+        (["a", "b"], [0, 300]),
+        ([[3], [100]], [0, 300]),
+        ([3.0, 100.0], [0, 300]),
+        ([3, 1 << 64], [0, 300]),
+        ("3x100", [0, 300]),
+        ([300], [0.5, 300]),
+        ([300], [0, float("inf")]),
+    ],
+)
+def test_shapes_and_places_that_are_no_numbers_are_refused(tmp_path, shape, offsets):
+    header = json.dumps({"w": {"dtype": "I8", "shape": shape, "data_offsets": offsets}}).encode()
+    (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(300))
+    with pytest.raises(CodecError, match=r"x\.safetensors: byte 8: header is not that .* whole numbers"):
+        codec.pack_file(tmp_path / "x.safetensors", tmp_path / "x.krimp")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dims", [[-1, 300], [1 << 62, 1 << 62], [7, 7]])
+def test_a_tensor_whose_shape_does_not_fit_its_bytes_is_loaded_flat(tmp_path, dims):
+    values = np.arange(300, dtype=np.uint16).astype(np.int8)
+    tensor = TensorProto(name="w", data_type=TensorProto.INT8, dims=dims, raw_data=values.tobytes())
+    packed = round_trip(tmp_path, model_bytes([tensor]))
+    assert np.array_equal(codec.load_tensors(packed)["w"], values)
+
+
 def test_a_missing_file_is_named(tmp_path):
     for call in (codec.load, codec.verify_file, codec.inspect_file, codec.unpack_bytes):
         with pytest.raises(CodecError, match="cannot be read"):
@@ -206,6 +234,14 @@ def test_weights_in_another_file_come_back_beside_the_model(tmp_path):
     for read in (codec.load, codec.unpack_bytes):
         with pytest.raises(CodecError, match="holds files beside the model"):
             read(tmp_path / "x.krimp")
+
+
+def test_a_file_of_weights_is_never_written_over(tmp_path):
+    (tmp_path / "w.krimp").write_bytes(bytes(300))
+    model = external_model(tmp_path, "w.krimp", bytes(300))
+    with pytest.raises(CodecError, match=r"w\.krimp: keeps weights of .*x\.onnx, which would be lost"):
+        codec.pack_file(model, tmp_path / "w.krimp")
+    assert (tmp_path / "w.krimp").read_bytes() == bytes(300)
 
 
 @pytest.mark.parametrize("location", ["../w.bin", "/etc/hostname", "a/../../w.bin", "link.bin", "x.onnx"])

@@ -108,3 +108,23 @@ def test_several_operator_sets(tmp_path, opset, ir_version):
     whole = model([node], [values], inputs, [floats("y", [300])], opset)
     whole.ir_version = ir_version
     assert packed_names(tmp_path, whole) == ["w"]
+
+
+def test_weights_of_training_graphs_and_defaults_of_functions_wherever_they_lie(tmp_path):
+    outside = TensorProto(name="o", data_type=TensorProto.INT8, dims=[600], data_location=TensorProto.EXTERNAL)
+    outside.external_data.add(key="location", value="weights.bin")
+    (tmp_path / "weights.bin").write_bytes(weights().tobytes())
+    whole = model([helper.make_node("Identity", ["x"], ["y"])], [tensor("w")], [floats("x", [1])], [floats("y", [1])])
+    training = whole.training_info.add()
+    training.initialization.CopyFrom(helper.make_graph([constant("i")], "i", [], []))
+    training.algorithm.CopyFrom(helper.make_graph([], "a", [], [], [outside]))
+    function = helper.make_function("my.functions", "Ours", ["p"], ["q"], [], [helper.make_opsetid("", 19)])
+    function.attribute_proto.append(helper.make_attribute("default", tensor("d")))
+    whole.functions.append(function)
+    (tmp_path / "m.onnx").write_bytes(whole.SerializeToString())
+    codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    assert sorted(fact.name for fact in codec.inspect_file(tmp_path / "m.krimp")) == ["d", "i", "o", "w"]
+    (tmp_path / "new").mkdir()
+    codec.unpack_file(tmp_path / "m.krimp", tmp_path / "new" / "m.onnx")
+    for name in ("m.onnx", "weights.bin"):
+        assert (tmp_path / "new" / name).read_bytes() == (tmp_path / name).read_bytes()

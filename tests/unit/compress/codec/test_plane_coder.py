@@ -140,3 +140,22 @@ def test_values_so_rare_that_the_sample_of_a_large_plane_misses_them_come_back(s
     tables = Tables()
     plane, payload, _ = encode_plane(values, 8, tables)
     assert np.array_equal(decode_plane(plane, payload, len(values), tables.tables), values)
+
+
+@pytest.mark.parametrize("case", ["two values and outliers", "narrow and outliers", "other values in one place"])
+def test_a_sample_that_is_unlike_its_large_plane_costs_no_size(case):
+    rng, count = np.random.default_rng(0), 1_200_000
+    values = np.full(count, 128)
+    if case == "two values and outliers":
+        values += rng.integers(0, 2, count)
+    elif case == "narrow and outliers":
+        values += np.round(rng.laplace(0, 0.3, count)).astype(np.int64)
+    else:
+        values[5000:8000] = rng.integers(0, 256, 3000)  # between two blocks of the sample
+    values[-2:] = 3, 250  # as are these
+    values = values.clip(0, 255).astype(np.uint8)
+    tables = Tables()
+    plane, payload, _ = encode_plane(values, 8, tables)
+    coded = len(payload) + sum(len(write_table(table)) for table in tables.tables)
+    assert coded <= 1.01 * entropy_bits(np.bincount(values, minlength=256)) / 8
+    assert np.array_equal(decode_plane(plane, payload, count, tables.tables), values)
