@@ -19,16 +19,17 @@ from compress.codec.streams import StreamError
 from compress.codec.values import from_planes
 from compress.errors import CodecError
 
+_BATCH_TENSORS = 1 << 12
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
 LARGE = 1 << 22  # values in all its planes above which a tensor is decoded in blocks of so many
 
 
 def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:
-    """Yield tensors in order, in groups of a few megabytes that are decoded together."""
+    """Yield tensors in order, in groups of a few megabytes, and a few thousand, that are decoded together."""
     batch: list[Placed] = []
     room = _BATCH_BYTES
     for tensor in tensors:
-        if batch and tensor.record.num_bytes > room:
+        if batch and (tensor.record.num_bytes > room or len(batch) == _BATCH_TENSORS):
             yield batch
             batch, room = [], _BATCH_BYTES
         batch.append(tensor)

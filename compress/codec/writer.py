@@ -12,7 +12,7 @@ import numpy as np
 
 from compress.codec.bitstream import choose_backend
 from compress.codec.index_writer import write_record, write_side_files, write_table, write_varint
-from compress.codec.layout import HEADER_BYTES, KINDS, MAX_COUNT, MAX_INDEX_RATIO, MAX_RATIO, RAW, Header, TensorRecord
+from compress.codec.layout import HEADER_BYTES, KINDS, MAX_INDEX_RATIO, MAX_RATIO, RAW, Header, TensorRecord
 from compress.codec.plane_coder import encode_plane
 from compress.codec.reader import PackedFile, Progress
 from compress.codec.sections import shrink
@@ -24,6 +24,7 @@ from compress.codec.whole_file import memory_for, whole_file
 from compress.errors import CodecError
 
 _SMALLEST_BYTES = 128  # smaller tensors stay in the skeleton, which lzma packs
+_MOST_TENSORS = 1 << 15  # the largest are coded, the others stay there too: a reader needs a kilobyte for each
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ def _pack(src: Path | str, dst: Path | str, progress: Progress | None, backend: 
     _refuse_side_file(Path(src), source, Path(dst))
     backend = choose_backend(backend, source.num_bytes)
     spans = [span for span in source.spans if span.num_bytes >= _SMALLEST_BYTES]
-    if len(spans) > MAX_COUNT:  # the largest are coded, the others stay in the skeleton
-        largest = sorted(spans, key=lambda span: -span.num_bytes)[:MAX_COUNT]
+    if len(spans) > _MOST_TENSORS:
+        largest = sorted(spans, key=lambda span: -span.num_bytes)[:_MOST_TENSORS]
         spans = sorted(largest, key=lambda span: span.start)
     with whole_file(dst) as file:
         facts = _write(source, spans, file, progress, backend)

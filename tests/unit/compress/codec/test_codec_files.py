@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 
 from compress import codec
 from compress.codec.index_reader import IndexReader
@@ -400,3 +401,16 @@ def test_importing_the_codec_needs_neither_torch_nor_onnx_nor_numba():
 def test_a_number_that_is_none_is_refused_with_its_reason(data, reason):
     with pytest.raises(CodecError, match=reason):
         IndexReader(data, "x").varint()
+
+
+def test_of_too_many_tensors_the_largest_are_coded(tmp_path, monkeypatch):
+    monkeypatch.setattr("compress.codec.writer._MOST_TENSORS", 3)
+    monkeypatch.setattr("compress.codec.tensor_decoder._BATCH_TENSORS", 2)
+    tensors = {f"t{size}": np.arange(size, dtype=np.int8) % 7 for size in (300, 128, 500, 200, 400, 150)}
+    save_file(tensors, tmp_path / "w.safetensors")
+    codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")
+    with codec.PackedFile(tmp_path / "w.krimp") as packed:
+        assert sorted(tensor.record.num_bytes for tensor in packed.tensors) == [300, 400, 500]
+    assert codec.load(tmp_path / "w.krimp") == (tmp_path / "w.safetensors").read_bytes()
+    found = codec.load_tensors(tmp_path / "w.krimp")
+    assert all(np.array_equal(found[name], array) for name, array in tensors.items())
