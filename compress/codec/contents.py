@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from compress.codec.layout import KINDS
+from compress.codec.layout import HEADER_BYTES, KINDS
 from compress.codec.memory import empty_space
 from compress.codec.opening import Placed
 from compress.codec.reader import PackedFile, map_in_threads
@@ -31,9 +32,17 @@ def named_spans(packed: PackedFile) -> list[Span]:
     Raises:
         CodecError: the original is not what the header says.
     """
-    # Names lie in the skeleton; zeros in place of the tensors keep all offsets.
+    return _named_spans(packed, _without_tensors(packed))
+
+
+def _without_tensors(packed: PackedFile) -> np.ndarray:
+    """Return the original with zeros in place of the coded tensors, which keep all offsets: names lie in the rest."""
     whole = empty_space(packed.header.original_bytes)
     packed.put_skeleton(whole)
+    return whole
+
+
+def _named_spans(packed: PackedFile, whole: np.ndarray) -> list[Span]:
     main = packed.header.original_bytes - sum(file.num_bytes for file in packed.side_files)
     spans, external = find_tensors(whole[:main].data, packed.header.container, packed.name)
     by_file: dict[str, list[ExternalTensor]] = {}
@@ -66,7 +75,8 @@ def load_tensors(
         CodecError: the file is damaged, or has no such tensor.
     """
     with memory_for(path), PackedFile(path, backend=backend) as packed:
-        spans = {span.name: span for span in named_spans(packed) if span.name}
+        whole = _without_tensors(packed)
+        spans = {span.name: span for span in _named_spans(packed, whole) if span.name}
         wanted = list(spans) if names is None else list(names)
         missing = [name for name in wanted if name not in spans]
         if missing:
@@ -75,15 +85,20 @@ def load_tensors(
 
         def load(name: str) -> np.ndarray:
             span = spans[name]
-            return _as_array(_tensor_bytes(packed, span, coded.get(span.start)), span)
+            return _as_array(_tensor_bytes(packed, span, coded.get(span.start), whole), span)
 
         return dict(zip(wanted, map_in_threads(load, wanted, threads), strict=True))
 
 
-def _tensor_bytes(packed: PackedFile, span: Span, coded: Placed | None) -> np.ndarray:
+def _tensor_bytes(packed: PackedFile, span: Span, coded: Placed | None, whole: np.ndarray) -> np.ndarray:
+    """Decode a tensor, or take it from the bytes between coded ones."""
     if coded is not None and coded.record.num_bytes == span.num_bytes:
         return packed.decode(coded)
-    return packed.uncoded(span.start, span.num_bytes)
+    end = span.start + span.num_bytes
+    before = bisect_left(packed.tensors, end, key=lambda tensor: tensor.start) - 1
+    if before >= 0 and packed.tensors[before].start + packed.tensors[before].record.num_bytes > span.start:
+        raise CodecError(f"{packed.name}: byte {HEADER_BYTES}: byte {span.start} of the original is coded differently.")
+    return whole[span.start : end].copy()
 
 
 def _as_array(data: np.ndarray, span: Span) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from compress.codec.index import plane_bytes
 from compress.codec.index_reader import IndexReader
 from compress.codec.layout import HEADER_BYTES, Header, SideFile, Table, TensorRecord
-from compress.codec.sections import expand
+from compress.codec.sections import PART_BYTES, SectionReader, expand
 from compress.errors import CodecError
 
 
@@ -60,26 +60,38 @@ class _Section(NamedTuple):
     crc32: int
 
 
-def read_skeleton(data: np.ndarray, header: Header, name: str) -> bytes:
-    """Return the bytes of the original outside its coded tensors.
+class Skeleton:
+    """The bytes of the original outside its coded tensors."""
 
-    Args:
-        data: the .krimp file, (file_bytes,), uint8.
-        header: its header.
-        name: its path for messages.
+    def __init__(self, data: np.ndarray, header: Header, name: str) -> None:
+        """Check them; up to a megabyte is unpacked at once, more when it is read.
 
-    Raises:
-        CodecError: they are damaged.
-    """
-    section = _Section(
-        "skeleton",
-        HEADER_BYTES + header.payload_bytes,
-        header.skeleton_packed_bytes,
-        header.skeleton_bytes,
-        header.skeleton_packed_by_lzma,
-        header.skeleton_crc32,
-    )
-    return _read_section(data, section, name)
+        Args:
+            data: the .krimp file, (file_bytes,), uint8.
+            header: its header.
+            name: its path for messages.
+
+        Raises:
+            CodecError: they are damaged.
+        """
+        section = _Section(
+            "skeleton",
+            HEADER_BYTES + header.payload_bytes,
+            header.skeleton_packed_bytes,
+            header.skeleton_bytes,
+            header.skeleton_packed_by_lzma,
+            header.skeleton_crc32,
+        )
+        self._num_bytes = header.skeleton_bytes
+        self._where = f"{name}: byte {section.offset}"
+        self._packed, self._is_lzma = _checked(data, section, name), section.packed_by_lzma
+        if self._num_bytes <= PART_BYTES:
+            self._packed = expand(self._packed, self._num_bytes, self._is_lzma, self._where)
+            self._is_lzma = False
+
+    def reader(self) -> SectionReader:
+        """Return what reads them from the first on."""
+        return SectionReader(self._packed, self._num_bytes, self._is_lzma, self._where)
 
 
 def read_index(data: np.ndarray, header: Header, name: str, backend: str) -> PlacedIndex:
@@ -141,12 +153,19 @@ def _read_tensors(reader: IndexReader, tables: list[Table], header: Header) -> l
     return tensors
 
 
-def _read_section(data: np.ndarray, section: _Section, name: str) -> bytes:
+def _checked(data: np.ndarray, section: _Section, name: str) -> bytes:
+    """Return a section as it is in the file."""
     packed = data[section.offset : section.offset + section.packed_bytes].tobytes()
-    where = f"{name}: byte {section.offset}"
     if crc32(packed) != section.crc32:
-        raise CodecError(f"{where}: checksum of the {section.what} is wrong; the file is damaged.")
-    return expand(packed, section.num_bytes, section.packed_by_lzma, where)
+        raise CodecError(
+            f"{name}: byte {section.offset}: checksum of the {section.what} is wrong; the file is damaged."
+        )
+    return packed
+
+
+def _read_section(data: np.ndarray, section: _Section, name: str) -> bytes:
+    packed = _checked(data, section, name)
+    return expand(packed, section.num_bytes, section.packed_by_lzma, f"{name}: byte {section.offset}")
 
 
 @contextmanager

@@ -14,7 +14,8 @@ import numpy as np
 from compress.codec.bitstream import choose_backend
 from compress.codec.layout import HEADER_BYTES, parse_header
 from compress.codec.memory import open_map
-from compress.codec.opening import Placed, read_index, read_skeleton
+from compress.codec.opening import Placed, Skeleton, read_index
+from compress.codec.sections import SectionReader
 from compress.codec.tensor_decoder import TensorDecoder, batches
 from compress.errors import CodecError
 
@@ -46,7 +47,7 @@ class PackedFile:
         self.header = parse_header(data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
         backend = choose_backend(backend, self.header.original_bytes)
         self.side_files, self.tables, self.tensors = read_index(data, self.header, self.name, backend)
-        self.skeleton = read_skeleton(data, self.header, self.name)
+        self.skeleton = Skeleton(data, self.header, self.name)
         self._open_decoder: TensorDecoder | None = TensorDecoder(self.name, data, self.tables, backend)
 
     def __enter__(self) -> PackedFile:
@@ -98,16 +99,14 @@ class PackedFile:
         Raises:
             CodecError: a tensor is damaged.
         """
-        at = 0
+        skeleton = self.skeleton.reader()
         for batch in batches(self.tensors):
             outs = [np.empty(tensor.record.num_bytes, dtype=np.uint8) for tensor in batch]
             self.decode_many(batch, outs)
             for tensor, out in zip(batch, outs, strict=True):
-                gap = tensor.record.gap
-                yield self.skeleton[at : at + gap]
-                at += gap
+                yield from skeleton.parts(tensor.record.gap)
                 yield out.data
-        yield self.skeleton[at:]
+        yield from skeleton.parts()
 
     def put_skeleton(self, out: np.ndarray) -> list[np.ndarray]:
         """Write what lies outside the tensors; return the places of the tensors.
@@ -117,16 +116,16 @@ class PackedFile:
 
         Returns:
             A part of `out` for each of `self.tensors`, untouched.
+
+        Raises:
+            CodecError: it is damaged.
         """
-        skeleton = np.frombuffer(self.skeleton, dtype=np.uint8)
-        places, at, taken = [], 0, 0
+        skeleton = self.skeleton.reader()
+        places, at = [], 0
         for tensor in self.tensors:
-            gap = tensor.record.gap
-            out[at : at + gap] = skeleton[taken : taken + gap]
-            taken += gap
-            at = tensor.start + tensor.record.num_bytes
+            at = _fill(out, at, skeleton.parts(tensor.record.gap)) + tensor.record.num_bytes
             places.append(out[tensor.start : at])
-        out[at:] = skeleton[taken:]
+        _fill(out, at, skeleton.parts())
         return places
 
     def decode_all(
@@ -149,7 +148,7 @@ class PackedFile:
         Raises:
             CodecError: the file is damaged.
         """
-        digest = OriginalHash(self.skeleton) if check_hash else None
+        digest = OriginalHash(self.skeleton.reader()) if check_hash else None
         bounds = list(accumulate([len(batch) for batch in batches(self.tensors)], initial=0))
 
         def decode(number: int) -> tuple[list[Placed], Sequence[np.ndarray]]:
@@ -179,19 +178,6 @@ class PackedFile:
             names = ", ".join(file.name for file in self.side_files[:3])
             raise CodecError(f"{self.name}: byte 0: holds files beside the model ({names}). Unpack it into a folder.")
 
-    def uncoded(self, start: int, num_bytes: int) -> np.ndarray:
-        """Return bytes of the original that lie between the coded tensors, (num_bytes,), uint8.
-
-        Raises:
-            CodecError: some of them belong to a coded tensor.
-        """
-        before = [tensor for tensor in self.tensors if tensor.start < start + num_bytes]
-        end = before[-1].start + before[-1].record.num_bytes if before else 0
-        if start < end:
-            raise CodecError(f"{self.name}: byte {HEADER_BYTES}: byte {start} of the original is coded differently.")
-        at = start - sum(tensor.record.num_bytes for tensor in before)
-        return np.frombuffer(self.skeleton[at : at + num_bytes], dtype=np.uint8)
-
     def check_hash(self, digest: bytes) -> None:
         """Compare the hash of the decoded bytes with the one inside.
 
@@ -218,21 +204,29 @@ class PackedFile:
 class OriginalHash:
     """The SHA-256 of the original, from its tensors as they are decoded."""
 
-    def __init__(self, skeleton: bytes) -> None:
-        self._skeleton, self._digest = memoryview(skeleton), hashlib.sha256()
+    def __init__(self, skeleton: SectionReader) -> None:
+        self._skeleton, self._digest = skeleton, hashlib.sha256()
 
     def add(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray]) -> None:
         """Add the next tensors of the file, and what lies before each of them."""
         for tensor, out in zip(tensors, outs, strict=True):
-            self._digest.update(self._skeleton[: tensor.record.gap])
+            for part in self._skeleton.parts(tensor.record.gap):
+                self._digest.update(part)
             self._digest.update(out.data)
-            self._skeleton = self._skeleton[tensor.record.gap :]
 
     def digest(self) -> bytes:
         """Add what lies behind the last tensor; return the hash."""
-        self._digest.update(self._skeleton)
-        self._skeleton = self._skeleton[:0]
+        for part in self._skeleton.parts():
+            self._digest.update(part)
         return self._digest.digest()
+
+
+def _fill(out: np.ndarray, at: int, parts: Iterator[bytes | memoryview]) -> int:
+    """Write parts behind each other; return where they end."""
+    for part in parts:
+        out[at : at + len(part)] = np.frombuffer(part, dtype=np.uint8)
+        at += len(part)
+    return at
 
 
 def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int) -> Iterator[_Result]:

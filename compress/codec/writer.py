@@ -24,7 +24,7 @@ from compress.codec.whole_file import memory_for, whole_file
 from compress.errors import CodecError
 
 _SMALLEST_BYTES = 128  # smaller tensors stay in the skeleton, which lzma packs
-_MOST_TENSORS = 1 << 15  # the largest are coded, the others stay there too: a reader needs a kilobyte for each
+_MOST_TENSORS = 1 << 14  # the largest are coded, the others stay there too: a reader needs a kilobyte for each
 
 
 @dataclass(frozen=True)

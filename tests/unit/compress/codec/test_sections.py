@@ -1,0 +1,76 @@
+"""Sections are unpacked a part at a time, and refused where they are not what the header says."""
+
+import lzma
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from compress import codec
+from compress.codec import opening, sections
+from compress.codec.sections import SectionReader, expand, shrink
+from compress.errors import CodecError
+
+TEXT = b"weights and biases, " * 400
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    monkeypatch.setattr(sections, "PART_BYTES", 64)
+    monkeypatch.setattr(opening, "PART_BYTES", 64)
+
+
+@pytest.mark.parametrize("is_lzma", [True, False])
+@pytest.mark.parametrize("sizes", [[], [8000], [0, 1, 7, 0, 200, 3000]])
+def test_parts_are_the_whole_in_order(small_parts, is_lzma, sizes):
+    packed = shrink(TEXT)[0] if is_lzma else TEXT
+    reader = SectionReader(packed, len(TEXT), is_lzma, "f: byte 1")
+    found = [b"".join(reader.parts(size)) for size in sizes]
+    assert [len(each) for each in found] == sizes
+    assert b"".join([*found, *reader.parts()]) == TEXT == expand(packed, len(TEXT), is_lzma, "f: byte 1")
+
+
+@pytest.mark.parametrize("change", [-1, 1, 1000])
+def test_a_size_that_is_not_that_of_the_section_is_refused(small_parts, change):
+    for packed, is_lzma in (shrink(TEXT), (TEXT, False)):
+        with pytest.raises(CodecError, match=r"f: byte 1: section (has|does not end after)"):
+            list(SectionReader(packed, len(TEXT) + change, is_lzma, "f: byte 1").parts())
+
+
+def test_what_follows_the_end_of_a_section_is_refused(small_parts):
+    packed, _ = shrink(TEXT)
+    for more in (b"x", packed):
+        with pytest.raises(CodecError, match="f: byte 1: section"):
+            list(SectionReader(packed + more, len(TEXT), True, "f: byte 1").parts())
+    with pytest.raises(CodecError, match="f: byte 1: section"):
+        list(SectionReader(lzma.compress(TEXT), len(TEXT), True, "f: byte 1").parts())
+
+
+def test_a_file_with_much_between_its_tensors_comes_back_through_every_door(tmp_path, small_parts):
+    values = np.arange(300, dtype=np.int16)
+    save_file({f"t{i:03}": values[: 20 + i] for i in range(60)}, tmp_path / "w.safetensors")  # most stay outside
+    codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")
+    original = (tmp_path / "w.safetensors").read_bytes()
+    for check_hash in (True, False):
+        assert codec.load(tmp_path / "w.krimp", check_hash=check_hash) == original
+    codec.unpack_file(tmp_path / "w.krimp", tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == original
+    codec.verify_file(tmp_path / "w.krimp")
+    found = codec.load_tensors(tmp_path / "w.krimp")
+    assert all(np.array_equal(found[f"t{i:03}"], values[: 20 + i]) for i in range(60))
+
+
+def test_a_damaged_skeleton_that_is_read_in_parts_is_refused(tmp_path, small_parts, monkeypatch):
+    save_file({f"t{i:03}": np.arange(20 + i, dtype=np.int16) for i in range(60)}, tmp_path / "w.safetensors")
+    codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")
+    data = bytearray((tmp_path / "w.krimp").read_bytes())
+    with codec.PackedFile(tmp_path / "w.krimp") as packed:
+        at = 108 + packed.header.payload_bytes + packed.header.skeleton_packed_bytes // 2
+    data[at] ^= 0xFF
+    (tmp_path / "w.krimp").write_bytes(data)
+    with pytest.raises(CodecError, match="checksum of the skeleton"):
+        codec.load(tmp_path / "w.krimp")
+    monkeypatch.setattr(opening, "_checked", lambda data, section, _: data[section.offset :][: section.packed_bytes])
+    for door in (codec.load, codec.verify_file):
+        with pytest.raises(CodecError, match=r"w\.krimp: byte \d+: (section|sha256)"):
+            door(tmp_path / "w.krimp")
