@@ -13,6 +13,7 @@ import numpy as np
 from compress.codec.index import plane_bytes
 from compress.codec.index_reader import IndexReader
 from compress.codec.layout import HEADER_BYTES, Header, SideFile, Table, TensorRecord
+from compress.codec.memory import forget
 from compress.codec.sections import PART_BYTES, SectionReader, expand
 from compress.errors import CodecError
 
@@ -86,7 +87,8 @@ class Skeleton:
         self._where = f"{name}: byte {section.offset}"
         self._packed, self._is_lzma = _checked(data, section, name), section.packed_by_lzma
         if self._num_bytes <= PART_BYTES:
-            self._packed = expand(self._packed, self._num_bytes, self._is_lzma, self._where)
+            kept = expand(self._packed, self._num_bytes, self._is_lzma, self._where)
+            self._packed = np.frombuffer(kept, dtype=np.uint8)
             self._is_lzma = False
 
     def reader(self) -> SectionReader:
@@ -153,13 +155,14 @@ def _read_tensors(reader: IndexReader, tables: list[Table], header: Header) -> l
     return tensors
 
 
-def _checked(data: np.ndarray, section: _Section, name: str) -> bytes:
+def _checked(data: np.ndarray, section: _Section, name: str) -> np.ndarray:
     """Return a section as it is in the file."""
-    packed = data[section.offset : section.offset + section.packed_bytes].tobytes()
-    if crc32(packed) != section.crc32:
+    packed = data[section.offset : section.offset + section.packed_bytes]
+    if crc32(packed.data) != section.crc32:
         raise CodecError(
             f"{name}: byte {section.offset}: checksum of the {section.what} is wrong; the file is damaged."
         )
+    forget(packed)
     return packed
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import lzma
 from collections.abc import Iterator
 
+import numpy as np
+
+from compress.codec.memory import forget
 from compress.errors import CodecError
 
 PART_BYTES = 1 << 20
@@ -21,11 +24,11 @@ def shrink(data: bytes) -> tuple[bytes, bool]:
 class SectionReader:
     """Reads what `shrink` made from its begin to its end, a part at a time, in memory that does not grow with it."""
 
-    def __init__(self, packed: bytes | memoryview, size: int, is_lzma: bool, where: str) -> None:
+    def __init__(self, packed: np.ndarray, size: int, is_lzma: bool, where: str) -> None:
         """Begin.
 
         Args:
-            packed: the section.
+            packed: the section, (bytes,), uint8, contiguous.
             size: its declared size; never more is allocated.
             is_lzma: how it is packed.
             where: 'file: byte N' for messages.
@@ -35,7 +38,7 @@ class SectionReader:
         """
         if not is_lzma and len(packed) != size:
             raise CodecError(f"{where}: section has {len(packed)} bytes; expected {size}.")
-        self._packed, self._size, self._left, self._where = memoryview(packed), size, size, where
+        self._packed, self._size, self._left, self._where = packed, size, size, where
         self._decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(0)) if is_lzma else None
 
     def read(self, size: int) -> bytes | memoryview:
@@ -48,7 +51,7 @@ class SectionReader:
         self._left -= size
         if self._decoder is None:
             found, self._packed = self._packed[:size], self._packed[size:]
-            return found
+            return found.data
         parts: list[bytes] = []
         while size and not self._decoder.eof:
             if not (part := self._decompress(size)):
@@ -79,16 +82,21 @@ class SectionReader:
             CodecError: it does.
         """
         if self._decoder is not None and (
-            self._left or self._decompress(1) or not self._decoder.eof or self._decoder.unused_data
+            self._left or self._decompress(1) or not self._decoder.eof or self._decoder.unused_data or len(self._packed)
         ):
             raise self._wrong_size()
 
     def _decompress(self, size: int) -> bytes:
         if self._decoder is None or self._decoder.eof:
             return b""
-        packed, self._packed = self._packed, self._packed[:0]  # the decoder keeps what it has not used
         try:
-            return self._decoder.decompress(packed, max_length=size)
+            while True:
+                packed = self._packed[: PART_BYTES if self._decoder.needs_input else 0]
+                self._packed = self._packed[len(packed) :]
+                found = self._decoder.decompress(packed.data, max_length=size)
+                forget(packed)
+                if found or self._decoder.eof or not len(packed):
+                    return found
         except lzma.LZMAError as error:
             raise CodecError(f"{self._where}: section cannot be decompressed ({error}); expected LZMA2.") from error
 
@@ -96,7 +104,7 @@ class SectionReader:
         return CodecError(f"{self._where}: section does not end after {self._size} bytes; expected exactly those.")
 
 
-def expand(packed: bytes, size: int, is_lzma: bool, where: str) -> bytes:
+def expand(packed: np.ndarray, size: int, is_lzma: bool, where: str) -> bytes:
     """Undo `shrink` at once; see `SectionReader`."""
     reader = SectionReader(packed, size, is_lzma, where)
     data = reader.read(size)

@@ -318,8 +318,10 @@ def test_full_disk_is_one_sentence_and_loses_nothing(release, tmp_path, capsys, 
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("detectors.data.patch_writer.write_file", full)
-    assert prepare_dota.main([str(release), "--out", str(tmp_path), *CUT, "--splits", "train"]) == 1
-    assert "No space left on device. What is done stays." in capsys.readouterr().err
+    assert prepare_dota.main([str(release), "--out", str(tmp_path), *CUT, "--splits", "train"]) == 4
+    said = capsys.readouterr().err
+    assert said.startswith("error: the disk is full or a quota is used up at ")
+    assert said.count("\n") == 1
     monkeypatch.undo()
     assert prepare_dota.main([str(release), "--out", str(tmp_path), *CUT, "--splits", "train"]) == 0
 
