@@ -64,7 +64,7 @@ def load(
     Args:
         path: the file.
         threads: how many tensors of a .krimp file are decoded at once; without numba each takes up to 30 MB more.
-        check_hash: compare the SHA-256 of a .krimp file's original; its checksums are always compared.
+        check_hash: compare the SHA-256 of a .krimp file's original; else the checksums of its tensors.
         backend: 'auto', 'numpy' or 'numba' (same bytes).
         progress: called with (bytes done, bytes in all).
 
