@@ -41,11 +41,14 @@ def test_a_size_that_is_not_that_of_the_section_is_refused(small_parts, change):
             list(SectionReader(array(packed), len(TEXT) + change, is_lzma, "f: byte 1").parts())
 
 
-def test_what_follows_the_end_of_a_section_is_refused(small_parts):
+def test_what_follows_the_end_of_a_section_is_refused(small_parts, monkeypatch):
     packed, _ = shrink(TEXT)
     for more in (b"x", packed):
         with pytest.raises(CodecError, match="f: byte 1: section"):
             list(SectionReader(array(packed + more), len(TEXT), True, "f: byte 1").parts())
+    monkeypatch.setattr(sections, "PART_BYTES", len(packed))  # the decoder sees the end, and nothing behind it
+    with pytest.raises(CodecError, match="f: byte 1: section"):
+        list(SectionReader(array(packed + b"x"), len(TEXT), True, "f: byte 1").parts())
     with pytest.raises(CodecError, match="f: byte 1: section"):
         list(SectionReader(array(lzma.compress(TEXT)), len(TEXT), True, "f: byte 1").parts())
 
