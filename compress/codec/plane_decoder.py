@@ -12,7 +12,7 @@ from compress.codec.memory import forget
 from compress.codec.stream_decoder import StreamReader
 from compress.codec.streams import TAIL, StreamJob, expansion
 
-_BLOCK = 1 << 20  # values whose escapes are filled in at a time by NumPy
+_BLOCK = 1 << 20  # values that are copied at a time, or whose escapes NumPy fills in
 
 
 class _Parts(NamedTuple):
@@ -144,9 +144,11 @@ class _RawReader:
         self._payload = payload
 
     def read(self, out: np.ndarray) -> None:
-        read, self._payload = self._payload[: len(out)], self._payload[len(out) :]
-        out[:] = read
-        forget(read)
+        for start in range(0, len(out), _BLOCK):  # however much is asked for, little of the file stays in memory
+            part = out[start : start + _BLOCK]
+            read, self._payload = self._payload[: len(part)], self._payload[len(part) :]
+            part[:] = read
+            forget(read)
 
 
 class _ConstantReader:

@@ -205,12 +205,13 @@ def test_pages_of_the_file_are_let_go_of(tmp_path, monkeypatch, kind, large):
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")
 @pytest.mark.parametrize(
-    ("kind", "numba"), [("float32", "1"), ("masked int8", "1"), ("float64, several", "0"), ("noise, many", "1")]
+    ("kind", "numba"),
+    [("float32", "1"), ("masked int8", "1"), ("float64, several", "0"), ("noise, many", "1"), ("noise", "0")],
 )
 def test_loading_adds_the_decoded_file_and_little_more_whatever_its_tensors_are(tmp_path, kind, numba):
     rng = np.random.default_rng(0)
-    if kind == "noise, many":
-        weights, number = rng.integers(0, 256, 120_000_000, dtype=np.uint8), 40
+    if kind.startswith("noise"):
+        weights, number = rng.integers(0, 256, 120_000_000, dtype=np.uint8), 40 if kind == "noise, many" else 1
     elif kind == "float64, several":
         weights, number = rng.standard_normal(15_600_000), 4  # none of four million values
     else:
