@@ -1,11 +1,4 @@
-"""How one plane of small values is coded: which digits, joined how many at a time, with which tables.
-
-A value inside the core range [low, low + core) is a digit; where there are values outside, the
-last digit is an escape and those values follow in a stream of their own. Joining digits to one
-symbol removes the one-bit floor of Huffman codes; where that does not do, table ANS does.
-Plain Huffman is (256, 1); a mask of zeros in blocks of eight is (2, 8) with the core {0}; pairs of
-4-bit values are (16, 2).
-"""
+"""How one plane of small values is coded: the way that takes the fewest bits, tables and all; ways: `digits`."""
 
 from __future__ import annotations
 
@@ -13,9 +6,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress.codec.ans_code import log2_table
 from compress.codec.bitstream import choose_backend, encode_symbols
 from compress.codec.classes import Classes, find_classes, segment_values
+from compress.codec.digits import (
+    FLAT,
+    SMALL,
+    Digits,
+    about_entropy,
+    ans_ways,
+    covering,
+    outside,
+    plain_digits,
+    shortlist,
+)
 from compress.codec.layout import (
     CODED,
     CODED_WITH_ESCAPES,
@@ -23,53 +26,16 @@ from compress.codec.layout import (
     COUNTS,
     LENGTHS,
     MAX_CHUNK,
-    MAX_GROUP,
     RAW,
     Plane,
     Stream,
 )
-from compress.codec.prefix_code import MAX_ALPHABET, limited_lengths
 from compress.codec.tables import Choice, Shape, Tables
 
-_JOINED = ((2, 8), (4, 4), (4, 6), (8, 3), (8, 4), (16, 2), (16, 3), (32, 2), (64, 2))
-_JOINED_ANS = ((2, 4), (2, 6), (4, 2), (4, 3), (8, 2))
-_ANS_ALPHABET = 128  # symbols of joined digits that a table of 4096 states tells apart well
-_TINY = 512  # values below which another way saves less than its tables cost
-_SMALL = 2048  # values below which only the cheap ways are tried
-_FLAT = 1 << 16  # values below which a flat distribution is coded plainly
-_MODEL_BITS = 20  # fixed point of the probabilities used for ranking
-_TRIED = 3  # ways whose size is computed exactly
 _FAR = 1006  # thousandths of the order-0 entropy from which table ANS is tried
 _FAR_PLAIN = 1009  # the same for large planes without escapes: prefix codes are decoded twice as fast
 _CLASSES_FROM = 4096  # values
 _SAMPLE, _SAMPLE_BLOCK = 1 << 18, 1 << 12  # values of a large plane on which the ways are compared
-
-
-@dataclass(frozen=True)
-class Digits:
-    """A way to turn values into symbols.
-
-    Attributes:
-        radix, group: digits 0..radix-1, joined `group` at a time.
-        low: value of digit 0.
-        has_escape: digit radix - 1 stands for every value outside.
-    """
-
-    radix: int
-    group: int
-    low: int
-    has_escape: bool
-
-    @property
-    def core(self) -> int:
-        """Return the number of values that have a digit of their own."""
-        return self.radix - self.has_escape
-
-    def digit_of_value(self) -> np.ndarray:
-        """Return (256,), uint8: the digit of each value."""
-        digits = np.full(256, self.radix - 1, dtype=np.uint8)
-        digits[self.low : self.low + self.core] = np.arange(self.core)
-        return digits
 
 
 @dataclass(frozen=True)
@@ -151,8 +117,8 @@ class _Planner:
 
     def _code_escapes(self, digits: Digits, form: int) -> tuple[Digits, _Coding]:
         """Return how the values outside the core are coded: with the best single code."""
-        rest = _outside(self.counts, digits)
-        alphabet = _plain(rest, self._value_bits)
+        rest = outside(self.counts, digits)
+        alphabet = plain_digits(rest, self._value_bits)
         codings = [self._escape_coding(digits, alphabet, rest, each) for each in {LENGTHS, form}]
         return alphabet, min(codings, key=lambda coding: (coding.bits, coding.choices[0].table.form))
 
@@ -190,9 +156,9 @@ def encode_plane(
     main, payload = _encode_stream(plan.symbols, plan.main, tables, backend)
     if plan.escape is None or plan.escape_digits is None:
         return Plane(CODED, plan.digits.low, main), payload, planner.counts
-    low, number = plan.escape_digits.low, int(_outside(planner.counts, plan.digits).sum())
-    outside = _select(values, plan.digits, low, number, planner.backend)
-    escape, escape_payload = _encode_stream(outside, plan.escape, tables, backend)
+    low, number = plan.escape_digits.low, int(outside(planner.counts, plan.digits).sum())
+    escaped = _select(values, plan.digits, low, number, planner.backend)
+    escape, escape_payload = _encode_stream(escaped, plan.escape, tables, backend)
     plane = Plane(CODED_WITH_ESCAPES, plan.digits.low, main, low, number, escape)
     return plane, np.concatenate([payload, escape_payload]), planner.counts
 
@@ -219,7 +185,7 @@ def _choose_single(planner: _Planner, value_bits: int) -> tuple[_Plan, Digits]:
         return _choose_way(planner, value_bits)
     best, prefix = _choose_way(planner.of_sample(), value_bits)
     form = best.main.choices[0].table.form
-    way, prefix = (_covering(digits, counts, form) for digits in (best.digits, prefix))  # it may miss the rarest values
+    way, prefix = (covering(digits, counts, form) for digits in (best.digits, prefix))  # it may miss the rarest values
     plan = planner.plan(way, LENGTHS if form == CONSTANT else form)
     if plan.bits * 1000 <= about_entropy(counts) * _FAR_PLAIN:
         return plan, prefix
@@ -236,24 +202,13 @@ def _choose_way(planner: _Planner, value_bits: int) -> tuple[_Plan, Digits]:
         plan = _smaller(plan, planner.plan(way, LENGTHS), 998)  # simpler ways come first, decode faster
     prefix = plan.digits
     total = int(counts.sum())
-    if plan.main.choices[0].table.form == CONSTANT or total < _SMALL or plan.bits >= total * value_bits:
+    if plan.main.choices[0].table.form == CONSTANT or total < SMALL or plan.bits >= total * value_bits:
         return plan, prefix
-    far = _FAR_PLAIN if total >= _FLAT and not plan.digits.has_escape else _FAR
+    far = _FAR_PLAIN if total >= FLAT and not plan.digits.has_escape else _FAR
     if plan.bits * 1000 > about_entropy(counts) * far:  # prefix codes are decoded faster
         for way in ans_ways(counts, value_bits):
             plan = _smaller(plan, planner.plan(way, COUNTS), 999)
     return plan, prefix
-
-
-def _covering(digits: Digits, counts: np.ndarray, form: int) -> Digits:
-    """Return digits for every value that occurs: these, or without escapes as many a symbol as still fit."""
-    used = np.flatnonzero(counts)
-    first, last = int(used[0]), int(used[-1])
-    if digits.has_escape or (digits.low <= first and last < digits.low + digits.radix):
-        return digits
-    span, limit = last - first + 1, _ANS_ALPHABET if form == COUNTS else MAX_ALPHABET
-    group = max(group for group in range(1, digits.group + 1) if group == 1 or span**group <= limit)
-    return Digits(span, group, first, False)
 
 
 def _smaller(plan: _Plan, other: _Plan, share: int) -> _Plan:
@@ -288,52 +243,6 @@ def _chunk_symbols(bits: int, count: int, form: int) -> int:
 def _chunk_cost(form: int) -> int:
     """Return about how many bits a chunk costs: its length, and the state where there is one."""
     return 20 if form == COUNTS else 10
-
-
-def shortlist(counts: np.ndarray, value_bits: int) -> list[Digits]:
-    """Return the ways worth an exact count with prefix codes, simplest first.
-
-    Args:
-        counts: (256,), int64: how often each value occurs.
-        value_bits: 2, 4 or 8.
-    """
-    plain = _plain(counts, value_bits)
-    total = int(counts.sum())
-    used = np.flatnonzero(counts)
-    first, span = int(used[0]), int(used[-1] - used[0]) + 1
-    if span == 1:
-        return [Digits(1, 1, first, False)]
-    ways = [Digits(span, group, first, False) for group in range(2, 9) if span**group <= MAX_ALPHABET][-2:]
-    mode = int(np.argmax(counts))
-    floor = _modelled_bits(counts, plain)
-    if total < _TINY or floor * 1000 >= total * value_bits * 995 or (total < _FLAT and int(counts[mode]) * 16 < total):
-        return [plain]  # noise, or too flat for another way to save more than its tables cost
-    if floor * 1000 <= about_entropy(counts) * 1005:
-        return [plain]  # no way saves more
-    ways += [way for radix, group in _JOINED if (way := _core(counts, value_bits, radix, group))]
-    room = 512 if total < _SMALL else max(512, total // 8)
-    ways = [way for way in ways if way.radix**way.group <= room]
-    ranked = sorted((_modelled_bits(counts, way), place) for place, way in enumerate(ways))
-    return [plain] + [ways[place] for bits, place in ranked[: _TRIED - 1] if bits * 1000 < floor * 998]
-
-
-def ans_ways(counts: np.ndarray, value_bits: int) -> list[Digits]:
-    """Return the ways worth an exact count with table ANS; the first one has no escapes."""
-    used = np.flatnonzero(counts)
-    first, span = int(used[0]), int(used[-1] - used[0]) + 1
-    group = max(group for group in range(1, MAX_GROUP + 1) if group == 1 or span**group <= _ANS_ALPHABET)
-    ways = [Digits(span, group, first, False)]
-    if int(counts.max()) * 2 >= int(counts.sum()):
-        ways += [way for radix, joined in _JOINED_ANS if (way := _core(counts, value_bits, radix, joined))]
-    return ways
-
-
-def _core(counts: np.ndarray, value_bits: int, radix: int, group: int) -> Digits | None:
-    """Return digits for the values around the most frequent one, an escape for the others."""
-    low = min(max(int(np.argmax(counts)) - (radix - 1) // 2, 0), (1 << value_bits) - radix + 1)
-    if low < 0 or not 0 < int(counts[low : low + radix - 1].sum()) < int(counts.sum()):
-        return None
-    return Digits(radix, group, low, True)
 
 
 def histogram(values: np.ndarray, backend: str) -> np.ndarray:
@@ -394,60 +303,8 @@ def _select(values: np.ndarray, digits: Digits, low: int, number: int, backend: 
     return values[lut[values] == marker] - np.uint8(low)
 
 
-def _plain(counts: np.ndarray, value_bits: int) -> Digits:
-    """Return the alphabet of the true bit width, the middle of the type kept in its middle."""
-    used = np.flatnonzero(counts)
-    first, last, middle = int(used[0]), int(used[-1]), 1 << value_bits - 1
-    for bits in range(1, value_bits):
-        if last < 1 << bits:
-            return Digits(1 << bits, 1, 0, False)
-        half = 1 << bits - 1
-        if middle - half <= first and last < middle + half:
-            return Digits(1 << bits, 1, middle - half, False)
-    return Digits(1 << value_bits, 1, 0, False)
-
-
 def _centre(digits: Digits, counts: np.ndarray) -> int:
     return min(max(int(np.argmax(counts)) - digits.low, 0), digits.radix - 1)
-
-
-def _outside(counts: np.ndarray, digits: Digits) -> np.ndarray:
-    rest = counts.copy()
-    rest[digits.low : digits.low + digits.core] = 0
-    return rest
-
-
-def about_entropy(counts: np.ndarray) -> int:
-    """Return about the order-0 entropy of all values together, bits; whole numbers only."""
-    used = counts[counts > 0]
-    total = np.array([int(counts.sum())])
-    # Python's integers: the sum may be large.
-    return sum(map(int.__mul__, used.tolist(), (_log2(total) - _log2(used)).tolist())) >> 16
-
-
-def _log2(numbers: np.ndarray) -> np.ndarray:
-    """Return log2 * 2 ** 16 of the leading twelve bits of positive numbers, int64."""
-    shift = np.maximum(np.frexp(numbers.astype(np.float64))[1].astype(np.int64) - 12, 0)
-    return (shift << 16) + log2_table()[numbers >> shift]
-
-
-def _modelled_bits(counts: np.ndarray, digits: Digits) -> int:
-    """Return about how many bits a way takes with prefix codes if values were independent; integers only."""
-    total = int(counts.sum())
-    single = np.zeros(digits.radix, dtype=np.int64)
-    np.add.at(single, digits.digit_of_value(), counts)
-    chance = (single << _MODEL_BITS) // total
-    joint = chance
-    for _ in range(digits.group - 1):
-        joint = (chance[:, None] * joint[None, :] >> _MODEL_BITS).reshape(-1)
-    joint = joint[joint > 0]
-    per_symbol = int(joint @ limited_lengths(joint, 14)) if len(joint) > 1 else 0
-    bits = (per_symbol * total // digits.group) >> _MODEL_BITS
-    if digits.has_escape:
-        rest = _outside(counts, digits)
-        rest = rest[rest > 0]
-        bits += int(rest @ limited_lengths(rest, 14)) if len(rest) > 1 else 0
-    return bits
 
 
 def _encode_stream(symbols: np.ndarray, coding: _Coding, tables: Tables, backend: str) -> tuple[Stream, np.ndarray]:
