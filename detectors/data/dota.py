@@ -261,13 +261,18 @@ def quads_to_boxes(quads: np.ndarray) -> np.ndarray:
         quads: (n, 8) float32, x1, y1, ..., x4, y4, px.
 
     Returns:
-        (n, 5) float32 boxes.
+        (n, 5) float32 boxes, the longer side first.
     """
+    return longer_side_first(minimum_rectangles(quads))
+
+
+def minimum_rectangles(quads: np.ndarray) -> np.ndarray:
+    """Return what `quads_to_boxes` does as OpenCV gives it, (n, 5) float64: either side first, angle in (0, pi/2]."""
     boxes = np.zeros((len(quads), 5), np.float64)
     for row, quad in zip(boxes, np.asarray(quads, np.float32).reshape(-1, 4, 2), strict=True):
         (row[0], row[1]), (row[2], row[3]), degrees = cv2.minAreaRect(quad)
-        row[4] = math.radians(degrees)
-    return longer_side_first(boxes)
+        row[4] = degrees / 180 * math.pi
+    return boxes
 
 
 def longer_side_first(boxes: np.ndarray) -> np.ndarray:

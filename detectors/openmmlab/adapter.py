@@ -50,9 +50,7 @@ class OpenMmlab:
     NAME: ClassVar[str] = "openmmlab"
     VERSION: ClassVar[str] = "3"  # 3: nothing of FCOS or ATSS below the threshold; 2: KLD from the sides of the boxes
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmrotate")
-    PRELOAD: ClassVar[tuple[str, ...]] = (
-        "detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring", "mmrotate.models",
-    )  # fmt: skip
+    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring", "mmrotate.models")
     CONFIG: ClassVar[type[OpenMmlabConfig]] = OpenMmlabConfig
     DATA: ClassVar[type[DotaData]] = DotaData
     DEPLOY: ClassVar[str] = "detectors.openmmlab.deploy"

@@ -37,8 +37,8 @@ class TorchvisionDetector:
 
     NAME: ClassVar[str] = "torchvision"
     VERSION: ClassVar[str] = "1"
-    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmdet", "mmrotate")
-    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
+    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring")
     CONFIG: ClassVar[type[TorchvisionConfig]] = TorchvisionConfig
     DATA: ClassVar[type[DotaData]] = DotaData
     DEPLOY: ClassVar[str] = "detectors.torchvision.deploy"
