@@ -75,7 +75,6 @@ def _cost(source: Artifact, detector: Detector, with_sizes: bool) -> dict[str, A
 
 
 def _torch_cost(source: Artifact, detector: Detector, with_sizes: bool) -> dict[str, Any]:
-
     model, _ = load_model(source.path, detector)
     cost = model_facts(model, detector)
     if not with_sizes:
@@ -88,7 +87,6 @@ def _torch_cost(source: Artifact, detector: Detector, with_sizes: bool) -> dict[
 
 
 def _packed_bytes(path: Path) -> int:
-
     with tempfile.TemporaryDirectory(prefix="krimp-size-") as folder:
         packed = Path(folder) / "model.krimp"
         pack_file(path, packed)

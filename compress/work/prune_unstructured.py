@@ -50,7 +50,6 @@ def run(stage: PruneUnstructured, context: StageContext) -> dict[str, Any]:
 
 
 def _keeper(stage: PruneUnstructured, model: nn.Module) -> MaskKeeper:
-
     return MaskKeeper(
         model,
         sparse_layer_names(model, stage.skip),
@@ -65,7 +64,6 @@ def _keeper(stage: PruneUnstructured, model: nn.Module) -> MaskKeeper:
 
 
 def _train(stage: PruneUnstructured, model: nn.Module, build: Build, keeper: MaskKeeper, context: StageContext) -> Any:
-
     keep_earlier = keep_zeros(model, masks_of(model, build))
 
     def after_step(step: int, total_steps: int) -> None:

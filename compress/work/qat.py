@@ -43,6 +43,5 @@ def run(stage: Qat, context: StageContext) -> dict[str, Any]:
 
 
 def _calibration_batches(stage: Qat, context: StageContext) -> Iterator[Tensor]:
-
     batches = first_images(context.detector, "train", stage.calibration_images, seed=context.seed)
     return track(batches, f"{stage.label}: calibrate", total=stage.calibration_images)
