@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
 from dataclasses import asdict
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+import onnx_ir
 import torch
 from torch import nn
 
 from compress.artifact import write_whole
 from compress.errors import StageError
 from compress.export.deploy_graph import deploy_graph
-from compress.export.operators import DeformForm, symbolics
+from compress.export.operators import DeformForm, translations
 from compress.export.rewrites import rewrite_for_runtime
 from compress.export.tidy import sweep, tidy
 
@@ -59,10 +59,14 @@ def export_onnx(
     example = detector.example_input(2)  # a batch of one would be folded into the graph
     names = detector.output_names()
     graph = deploy_graph(model, len(names), example)
-    proto = tidy(_torchscript_export(graph, example, names, opset, deform))
+    translated = _translate(graph, example, names, opset, deform)
+    tidy(translated)
+    proto = _serialized(translated)
     rewritten = rewrite_for_runtime(proto.graph) if rewrite else []
     if rewritten:
-        sweep(proto.graph)
+        swept = onnx_ir.from_proto(proto)
+        sweep(swept)
+        proto = _serialized(swept)
     metadata = json.dumps(detector.metadata(), sort_keys=True, separators=(",", ":"))
     onnx.helper.set_model_props(proto, {METADATA_KEY: metadata})
     _check(proto, names)
@@ -78,28 +82,36 @@ def export_onnx(
     }
 
 
-def _torchscript_export(
+def _translate(
     graph: nn.Module, example: torch.Tensor, names: tuple[str, ...], opset: int, deform: DeformForm
-) -> onnx.ModelProto:
-    """Run torch's exporter. The dynamo path refuses integer weights and leaves float ones in the file."""
-    buffer = io.BytesIO()
-    axes = {name: {0: "batch"} for name in (INPUT_NAME, *names)}
-    with warnings.catch_warnings(), symbolics(deform, opset), torch.no_grad():
+) -> onnx_ir.Model:
+    """Run torch's exporter with our translations."""
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            torch.onnx.export(
+            program = torch.onnx.export(
                 graph,
                 (example,),
-                buffer,  # type: ignore[arg-type]
-                dynamo=False,
+                dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT_NAME],
                 output_names=list(names),
-                dynamic_axes=axes,
+                dynamic_shapes=({0: "batch"},),
+                custom_translation_table=translations(deform, opset),
+                optimize=False,
+                verbose=False,
             )
         except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
             raise StageError(f"export to ONNX opset {opset} failed: {error}") from error
-    return onnx.load_from_string(buffer.getvalue())
+    assert program is not None
+    return program.model
+
+
+def _serialized(model: onnx_ir.Model) -> onnx.ModelProto:
+    """Return a model as it stands in the file: without the shapes of the values between the nodes."""
+    proto = onnx_ir.to_proto(model)
+    del proto.graph.value_info[:]
+    return proto
 
 
 def _check(proto: onnx.ModelProto, names: tuple[str, ...]) -> None:
