@@ -68,6 +68,7 @@ def translations(form: DeformForm, opset: int) -> dict[Translation, Translation]
         krimp.dequantize_bias.default: write_dequantize_bias,
         krimp.resize_nearest.default: write_resize_nearest,
         torch.ops.aten.conv2d.default: write_convolution,
+        torch.ops.aten.adaptive_avg_pool2d.default: write_adaptive_avg_pool,
     }
     if form == "GridSample":
         table[torch.ops.torchvision.deform_conv2d.default] = grid_sample_writer(opset)
@@ -122,6 +123,16 @@ def write_convolution(
         dilations=list(dilation),
         group=groups,
     )
+
+
+def write_adaptive_avg_pool(self: TensorType, output_size: Sequence[int]) -> Any:
+    """Write GlobalAveragePool or AveragePool, which the runtime has for integers; torch's own is a mean."""
+    if tuple(output_size) == (1, 1):
+        return op.GlobalAveragePool(self)
+    kernel = [whole // wanted for whole, wanted in zip(_sizes(self)[2:], output_size, strict=True)]
+    if [size * wanted for size, wanted in zip(kernel, output_size, strict=True)] != _sizes(self)[2:]:
+        raise ValueError(f"average pooling of {_sizes(self)[2:]} to {list(output_size)}: ONNX has no uneven windows.")
+    return op.AveragePool(self, kernel_shape=kernel, strides=kernel)
 
 
 def grid_sample_writer(opset: int) -> Translation:

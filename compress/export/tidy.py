@@ -72,6 +72,7 @@ def _fold(model: Model) -> None:
     bias_scales = {id(_producer(node, 1)) for node in model.graph if node.op_type == "DequantizeLinear"}
     fold_constants(
         model,
+        onnx_shape_inference=True,
         input_size_limit=EVERY_SIZE,
         output_size_limit=EVERY_SIZE,
         should_fold=lambda node: node.op_type not in QUANTIZATION and id(node) not in bias_scales,
