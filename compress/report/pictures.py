@@ -43,7 +43,7 @@ def draw_pictures(
     Returns:
         (pictures, None), or ([], why there are none).
     """
-    from compress.runtime.forwards import forward_of
+    from compress.work.forward_of import forward_of
 
     deploy: Any = importlib.import_module(detector.DEPLOY)
     missing = [name for name in ("preprocess", "postprocess", "draw") if not hasattr(deploy, name)]

@@ -111,7 +111,7 @@ def test_a_record_becomes_a_table_and_unmeasured_numbers_stay_dashes():
 
 
 def test_the_recipe_in_the_readme_is_a_recipe(tmp_path):
-    from compress.recipe import load_recipe
+    from compress.recipe.loading import load_recipe
 
     text = (ROOT / "README.md").read_text()
     path = tmp_path / "readme.yaml"

@@ -7,8 +7,8 @@ from pathlib import Path
 import engine_fakes
 import pytest
 
-from compress import pipeline
 from compress.cli import main
+from compress.engine import pipeline
 from compress.errors import DataError
 
 ROOT = Path(__file__).parents[3]

@@ -11,10 +11,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from compress.model_folder import Build, load_model, save_model
 from compress.stage import StageContext
 from compress.stages.finetune import Finetune
 from compress.stages.train import Train
-from compress.weights import Build, load_model, save_model
 
 torch.set_num_threads(1)
 

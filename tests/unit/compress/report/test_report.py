@@ -16,10 +16,11 @@ import torch
 from pydantic import BaseModel
 
 from compress.artifact import Artifact
+from compress.kind import Kind
 from compress.metrics.paired import save_resampled
 from compress.report import charts, collect, document, markdown, numbers, pictures
 from compress.report.requirements import Requirements, check_requirements
-from compress.stage import Kind, StageContext
+from compress.stage import StageContext
 from compress.stages.report import Report
 
 torch.set_num_threads(1)

@@ -6,9 +6,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from compress.errors import CodecError, StageError
-from compress.runtime.forwards import forward_of, onnx_forward, torch_forward
+from compress.kind import Kind
+from compress.runtime.forwards import onnx_forward, torch_forward
 from compress.runtime.session import deploy_metadata_of, open_session
-from compress.stage import Kind
+from compress.work.forward_of import forward_of
 
 
 def tiny_model(batch="batch", operator="Relu"):

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from compress.codec import pack_file
 from compress.detector import Scores
 from compress.errors import StageError
+from compress.kind import Kind
 from compress.metrics.paired import load_resampled
-from compress.stage import Kind
 from compress.stages.benchmark import Benchmark
 from compress.stages.evaluate import Evaluate, plain_scores
 
@@ -116,7 +116,7 @@ def test_a_class_without_truth_is_null_in_the_scores():
 def test_a_torch_model_is_exported_and_packed_to_know_its_bytes(tmp_path):
     import torch
 
-    from compress.weights import Build, save_model
+    from compress.model_folder import Build, save_model
 
     torch.set_num_threads(1)
 
