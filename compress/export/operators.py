@@ -45,10 +45,27 @@ def _resize_nearest(x: Tensor, height: int, width: int) -> Tensor:
     return torch.nn.functional.interpolate(x, size=(height, width), mode="nearest")
 
 
-LIBRARY.impl("round_activation", _round_activation, "CompositeExplicitAutograd")
-LIBRARY.impl("dequantize_weight", _dequantize_weight, "CompositeExplicitAutograd")
-LIBRARY.impl("dequantize_bias", _dequantize_bias, "CompositeExplicitAutograd")
-LIBRARY.impl("resize_nearest", _resize_nearest, "CompositeExplicitAutograd")
+# Only the shape: torch's exporter asks for it some 500 times a network, and would run four operators each time.
+def _like_input(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _float_like_codes(codes: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(codes, dtype=torch.float32)
+
+
+def _of_size(x: Tensor, height: int, width: int) -> Tensor:
+    return x.new_empty((*x.shape[:2], height, width))
+
+
+for _name, _compute, _shape in (
+    ("round_activation", _round_activation, _like_input),
+    ("dequantize_weight", _dequantize_weight, _float_like_codes),
+    ("dequantize_bias", _dequantize_bias, _float_like_codes),
+    ("resize_nearest", _resize_nearest, _of_size),
+):
+    LIBRARY.impl(_name, _compute, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"krimp::{_name}", _shape, lib=LIBRARY)
 
 
 def translations(form: DeformForm, opset: int) -> dict[Translation, Translation]:
