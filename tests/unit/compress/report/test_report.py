@@ -414,7 +414,7 @@ def _deploy(monkeypatch):
     deploy.postprocess = lambda raw, meta, *, image_size, score_threshold: [[1, 2, 3]]
     deploy.draw = lambda image, found, meta: image
     monkeypatch.setitem(sys.modules, "krimp_test_deploy", deploy)
-    monkeypatch.setattr("compress.work.report.forward_of", lambda *_, **__: lambda images: [images])
+    monkeypatch.setattr("compress.actions.report.forward_of", lambda *_, **__: lambda images: [images])
 
 
 def run_report(tmp_path, detector=None, **fields):

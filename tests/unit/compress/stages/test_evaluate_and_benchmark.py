@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
+from compress.actions.evaluate import plain_scores
 from compress.codec import pack_file
 from compress.detector import Scores
 from compress.errors import StageError
@@ -18,7 +19,6 @@ from compress.kind import Kind
 from compress.metrics.paired import load_resampled
 from compress.stages.benchmark import Benchmark
 from compress.stages.evaluate import Evaluate
-from compress.work.evaluate import plain_scores
 
 META = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]}
 

@@ -1,4 +1,4 @@
-"""Work of stage benchmark: latency of several models in one run, and how they compare."""
+"""Action of stage benchmark: latency of several models in one run, and how they compare."""
 
 from __future__ import annotations
 
