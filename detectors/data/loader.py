@@ -16,13 +16,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from compress.dataset import InputFormat
 from detectors.data.augmentation import CropAroundObjects, JitterPixels, RandomFlip, Step, TrainingImage
-from detectors.data.dota import DotaData, Sample, Size, load_split, longer_side_first, minimum_rectangles, read_image
+from detectors.data.config import BoxData, Size
 from detectors.data.labels import IGNORED
+from detectors.data.samples import Sample, longer_side_first, minimum_rectangles, read_image
 
 
 @dataclass(frozen=True)
-class DotaBatch:
+class BoxBatch:
     """Images of one step with their truth.
 
     Attributes:
@@ -39,7 +41,7 @@ class DotaBatch:
     ignored: list[Tensor]
     names: list[str]
 
-    def to(self, device: Any) -> DotaBatch:
+    def to(self, device: Any) -> BoxBatch:
         """Return the batch on another device."""
         moved = {key: [item.to(device) for item in getattr(self, key)] for key in ("boxes", "labels", "ignored")}
         return replace(self, images=self.images.to(device), **moved)
@@ -49,37 +51,19 @@ class DotaBatch:
 
 
 def build_loader(
-    data: DotaData,
-    split: str,
-    *,
-    classes: Sequence[str],
-    mean: Sequence[float],
-    std: Sequence[float],
-    batch_size: int,
-    augment: bool,
-    seed: int,
-    size_divisor: int = 32,
-) -> DataLoader:
-    """Return a loader of `DotaBatch`; one pass over it is one epoch, and every pass is the same.
+    samples: Sequence[Sample], data: BoxData, input_format: InputFormat, *, batch_size: int, augment: bool, seed: int
+) -> DataLoader[BoxBatch]:
+    """Return a loader of `BoxBatch`; one pass over it is one epoch, and every pass is the same.
 
     Args:
-        data: the data set.
-        split: name of the split.
-        classes: classes of the detector, in the order of their label index.
-        mean: of R, G, B, 0..255.
-        std: of R, G, B, 0..255.
+        samples: checked samples, sorted.
+        data: how they are augmented.
+        input_format: how they are normalised and padded.
         batch_size: images a batch; the last one may be smaller.
         augment: random order, crops, flips and jitter; else images in sorted order, padded to `image_size` or, where
             they are larger, a window of that size around an object: what the deployed network takes.
         seed: decides order and augmentation, however many workers there are. Give each epoch its own.
-        size_divisor: images are padded to a multiple of it.
-
-    Raises:
-        DataError: folders or labels are wrong.
     """
-    samples = load_split(data, split, classes)
-    if split == "train" and data.max_train_images is not None and data.max_train_images < len(samples):
-        samples = [samples[i] for i in np.linspace(0, len(samples) - 1, data.max_train_images).round().astype(int)]
     dataset = SeededImages(
         samples,
         _steps(data, augment=augment),
@@ -90,20 +74,18 @@ def build_loader(
     minimum_size = (0, 0) if augment else data.image_size
     order = np.random.default_rng(seed).permutation(len(samples)).tolist() if augment else range(len(samples))
     return DataLoader(
-        dataset,
+        dataset,  # type: ignore[arg-type]  # its items are what `collate` takes
         batch_size=batch_size,
         sampler=order,
         num_workers=data.num_workers,
-        collate_fn=partial(
-            collate, mean=tuple(mean), std=tuple(std), size_divisor=size_divisor, minimum_size=minimum_size
-        ),
+        collate_fn=partial(collate, input_format=input_format, minimum_size=minimum_size),
         generator=torch.Generator().manual_seed(seed),  # keeps the global random state untouched
     )
 
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """One image as a batch takes it: pixels (H, W, 3) uint8 BGR, the rest as in `DotaBatch`."""
+    """One image as a batch takes it: pixels (H, W, 3) uint8 BGR, the rest as in `BoxBatch`."""
 
     pixels: np.ndarray
     boxes: Tensor
@@ -175,24 +157,20 @@ class SeededImages(Dataset[LoadedImage]):
         )
 
 
-def collate(
-    items: Sequence[LoadedImage],
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    size_divisor: int,
-    minimum_size: Size = (0, 0),
-) -> DotaBatch:
-    """Normalise and pad the packed items to one batch of at least (height, width) px."""
+def collate(items: Sequence[LoadedImage], *, input_format: InputFormat, minimum_size: Size = (0, 0)) -> BoxBatch:
+    """Normalise and pad the images to one batch of at least (height, width) px."""
     heights, widths = zip(*(item.pixels.shape[:2] for item in items), strict=True)
     longest = (max(*heights, minimum_size[0]), max(*widths, minimum_size[1]))
-    height, width = (-(-side // size_divisor) * size_divisor for side in longest)
+    divisor = input_format.size_divisor
+    height, width = (-(-side // divisor) * divisor for side in longest)
     images = torch.zeros(len(items), 3, height, width)
-    mean_, std_ = (torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1) for values in (mean, std))
+    mean_, std_ = (
+        torch.tensor(values, dtype=torch.float32).reshape(3, 1, 1) for values in (input_format.mean, input_format.std)
+    )
     for target, item, h, w in zip(images, items, heights, widths, strict=True):
         rgb = torch.from_numpy(np.ascontiguousarray(item.pixels[..., ::-1].transpose(2, 0, 1)))
         target[:, :h, :w] = rgb.float().sub_(mean_).div_(std_)
-    return DotaBatch(
+    return BoxBatch(
         images=images,
         boxes=[item.boxes for item in items],
         labels=[item.labels for item in items],
@@ -201,7 +179,7 @@ def collate(
     )
 
 
-def _steps(data: DotaData, *, augment: bool) -> list[Step]:
+def _steps(data: BoxData, *, augment: bool) -> list[Step]:
     if not augment:
         return [CropAroundObjects(data.image_size, 1.0)]
     steps: list[Step] = []

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress.detector import Scores
+from compress.dataset import Scores
 from compress.errors import DataError
-from detectors.data.dota import Truth
+from detectors.data.samples import Truth
 from detectors.data.records import (
     MatchRecords,
     area_map50,

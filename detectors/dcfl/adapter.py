@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.detector import Batch, Forward, Scores
+from compress.dataset import Batch, Scores
+from compress.detector import Forward
 from detectors.data.dota import DotaData, check_split, split_digest
 from detectors.dcfl import deploy
 from detectors.dcfl.config import DcflConfig, resolve_checkpoint

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.detector import Batch, Forward, Scores
+from compress.dataset import Batch, Scores
+from compress.detector import Forward
 from compress.errors import DetectorError
 from detectors.data.dota import DotaData, check_split, iterate_images, split_digest
 from detectors.geometry.deployed import BoxDeploy

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.detector import Batch, Forward, Scores
+from compress.dataset import Batch, Scores
+from compress.detector import Forward
 from detectors.data.dota import DotaData, Truth, check_split, split_digest
 from detectors.geometry.pictures import padded_size
 from detectors.torchvision import deploy
