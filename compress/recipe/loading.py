@@ -59,7 +59,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
     problems += found
     if problems:
         raise RecipeError([str(problem) for problem in sorted(_unique(problems), key=_position)])
-    assert plugin is not None and dataset is not None
+    assert plugin is not None
+    assert dataset is not None
     if check_requires:
         check_frameworks(plugin)
         check_frameworks(dataset, DATASETS)
