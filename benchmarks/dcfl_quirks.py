@@ -29,7 +29,7 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 from compress.artifact import write_whole
 from compress.detector import Batch
 from compress.report.environment import describe_environment
-from compress.training_settings import TrainingFields
+from compress.training.settings import TrainingFields
 from detectors.data.dota import DotaData
 from detectors.dcfl.adapter import Dcfl
 from detectors.dcfl.config import DcflConfig
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     import torch
 
     from compress.runtime.forwards import torch_forward
-    from compress.training import fit
+    from compress.training.loop import fit
 
     folder = options.out / f"{name.replace(' ', '_')}_seed{seed}"
     done = folder / "row.json"

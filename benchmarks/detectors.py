@@ -25,9 +25,9 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 from benchmarks.record import without_folders
 from compress.artifact import MANIFEST, open_artifact, write_whole
 from compress.errors import CompressError, StageError
-from compress.recipe import load_recipe
+from compress.kind import Kind
+from compress.recipe.loading import load_recipe
 from compress.report.environment import describe_environment
-from compress.stage import Kind
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD_VERSION = 1

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from compress.artifact import MANIFEST, Artifact, damage, file_digest, open_artifact, write_whole
 from compress.errors import CompressError, StageError
+from compress.kind import Kind
 from compress.report.collect import collect_rows, float_artifact, in_order, stage_records
 from compress.report.environment import describe_environment
-from compress.stage import Kind
 
 RECORDS = Path(__file__).parent / "records"
 FORMAT_VERSION = 1

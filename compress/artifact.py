@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import StageError
-from compress.stage import Kind
+from compress.kind import Kind
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1

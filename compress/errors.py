@@ -6,6 +6,9 @@ in two sentences at most.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class CompressError(Exception):
     """Base of all errors that Krimp raises on purpose."""
@@ -43,3 +46,11 @@ class CodecError(CompressError):
     """A .krimp or ONNX file is damaged, truncated or too new."""
 
     exit_code = 5
+
+
+def suggest(name: str, valid: Sequence[str]) -> str:
+    """Return ' Did you mean ...?' with the nearest valid name, else the list of valid names."""
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.55)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    return f" Expected one of: {', '.join(valid)}." if valid else ""

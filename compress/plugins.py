@@ -6,16 +6,13 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compress.detector import HOOKS, Detector
-from compress.errors import DetectorError
-from compress.yaml_source import suggest
-
-if TYPE_CHECKING:
-    from compress.recipe import Recipe
+from compress.errors import DetectorError, suggest
 
 FOLDER = "detectors"  # package whose sub-packages with an `adapter` module are plug-ins
 ENTRY_POINTS = "krimp.detectors"
@@ -76,11 +73,11 @@ def check_frameworks(plugin: type[Detector]) -> None:
     )
 
 
-def make_detector(recipe: Recipe) -> Detector:
+def make_detector(detector: Mapping[str, Any], data: Mapping[str, Any]) -> Detector:
     """Return the detector that a validated recipe describes."""
-    plugin = find_plugin(recipe.detector["plugin"])
-    config = {key: value for key, value in recipe.detector.items() if key != "plugin"}
-    return plugin(plugin.CONFIG.model_validate(config), plugin.DATA.model_validate(recipe.data))
+    plugin = find_plugin(detector["plugin"])
+    config = {key: value for key, value in detector.items() if key != "plugin"}
+    return plugin(plugin.CONFIG.model_validate(config), plugin.DATA.model_validate(data))
 
 
 def load_deploy(name: str) -> ModuleType:

@@ -8,6 +8,6 @@ if __name__ == "__main__":
     _FOLDER = path.dirname(path.abspath(__file__))  # noqa: PTH100, PTH120
     sys.path = [path.dirname(_FOLDER), *(entry for entry in sys.path if path.abspath(entry or ".") != _FOLDER)]  # noqa: PTH100, PTH120
 
-    from compress.cli import main
+    from compress.cli.main import main
 
     sys.exit(main(["run", *sys.argv[1:]]))

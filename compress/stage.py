@@ -1,37 +1,23 @@
-"""The contract of a stage: a frozen model with one `run`.
+"""The contract of a stage: a frozen model whose fields say what to do, and one `run` that does it.
 
-A stage is glue. It reads its input artifacts, calls algorithms, writes files into
-`context.folder` and returns facts. The pipeline seals the folder, measures time and memory,
-and decides from the class variables which orders are legal.
+Its file under `stages/` holds the fields and is read without torch; its work stands in a module of `actions/`, glue
+that reads the input artifacts, calls algorithms, writes files into `context.folder` and returns facts. The pipeline
+seals the folder, measures time and memory, and decides from the class variables which orders are legal.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:
-    from compress.artifact import Artifact
-    from compress.detector import Detector
-    from compress.recipe import Recipe
-
-
-class Kind(StrEnum):
-    """What an artifact holds."""
-
-    MODEL = "model"  # float torch model: model.safetensors + build.json
-    QUANTISED = "quantised"  # fake-quantised torch model: model.safetensors + build.json
-    ONNX = "onnx"  # model.onnx
-    PACKED = "packed"  # model.krimp
-    SCORES = "scores"  # scores.json
-    LATENCY = "latency"  # latency.json
-    REPORT = "report"  # report.json, report.md, pictures
+from compress.artifact import Artifact
+from compress.detector import Detector
+from compress.kind import Kind
 
 
 @dataclass(frozen=True)
@@ -45,8 +31,9 @@ class StageContext:
         inputs: name -> artifact. `source` is the primary input; the others have the names that
             `Stage.references` gave. For `report`: every earlier artifact by stage name.
         detector: the plug-in, constructed.
-        recipe: the whole recipe.
         seed: seed of this stage.
+        device: where torch computes: 'auto', 'cpu' or 'cuda'.
+        record: the whole recipe as JSON, for the report; not part of any key.
     """
 
     name: str
@@ -54,8 +41,9 @@ class StageContext:
     scratch: Path
     inputs: Mapping[str, Artifact]
     detector: Detector
-    recipe: Recipe
     seed: int
+    device: str
+    record: Mapping[str, Any]
 
     @property
     def source(self) -> Artifact:
@@ -74,6 +62,7 @@ class Stage(BaseModel):
 
     NEEDS: ClassVar[tuple[Kind, ...]] = ()  # kinds accepted as source; the latest of any of them
     MAKES: ClassVar[Kind]
+    ACTION: ClassVar[str]  # module whose `run(stage, context)` does the work; imported when the stage runs
     NOT_AFTER: ClassVar[tuple[str, ...]] = ()  # stage names that may not be in the source's lineage
     SPLITS: ClassVar[tuple[str, ...]] = ()  # data splits always read (a `split` field is added)
     LIBRARIES: ClassVar[tuple[str, ...]] = ()  # distributions whose version matters for the result
@@ -105,10 +94,11 @@ class Stage(BaseModel):
         split = getattr(self, "split", None)
         return tuple(dict.fromkeys([*self.SPLITS, *([split] if split else [])]))
 
-    @abstractmethod
     def run(self, context: StageContext) -> dict[str, Any]:
-        """Do the work; return JSON-able facts for manifest and report.
+        """Do the work and return JSON-able facts for manifest and report: call `run` of the module `ACTION`.
 
         Raises:
             StageError: the work cannot be done or a check failed.
         """
+        run: Callable[[Stage, StageContext], dict[str, Any]] = importlib.import_module(self.ACTION).run
+        return run(self, context)

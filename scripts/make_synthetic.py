@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.command import run_command
+from compress.cli.ending import run_command
 from detectors.data.synthetic import write_dataset
 from detectors.data.synthetic_scenes import CLASSES, IGNORED_CLASS, SceneSettings
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.command import run_command
+from compress.cli.ending import run_command
 from detectors.data import diorr
 from detectors.data.folder_builder import Limits
 

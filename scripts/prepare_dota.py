@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.command import run_command
+from compress.cli.ending import run_command
 from compress.errors import DataError
 from detectors.data.dota_release import CLASSES, find_sources, published_splits
 from detectors.data.folder_builder import Limits

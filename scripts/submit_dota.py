@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.command import run_command
+from compress.cli.ending import run_command
 from compress.errors import DataError
 from compress.progress import say, track
 from detectors.data import merging

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.plan import stage_table  # noqa: E402
+from compress.recipe.plan import stage_table  # noqa: E402
 from compress.report.numbers import count_text, fixed_text, share_text, size_text  # noqa: E402
 
 README = ROOT / "README.md"

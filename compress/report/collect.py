@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from compress.artifact import Artifact
+from compress.kind import Kind
 from compress.metrics.paired import load_resampled, loss_interval
 from compress.report.document import LeftOut, Row, StageRecord, finite
-from compress.stage import Kind
 
 MODELS = frozenset({Kind.MODEL, Kind.QUANTISED, Kind.ONNX, Kind.PACKED})
 STARTS = ("train", "load_float")

@@ -9,15 +9,13 @@ import numpy as np
 
 from compress.detector import Forward
 from compress.errors import StageError
+from compress.kind import Kind
 from compress.runtime.session import open_session
-from compress.stage import Kind
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
     from torch import nn
 
-    from compress.artifact import Artifact
-    from compress.detector import Detector
 
 MODEL_FILES = {Kind.ONNX: "model.onnx", Kind.PACKED: "model.krimp"}
 
@@ -83,28 +81,3 @@ def torch_forward(model: nn.Module, num_outputs: int, device: Any = "cpu") -> Fo
         return [output.float().cpu().contiguous().numpy() for output in raw[:num_outputs]]
 
     return forward
-
-
-def forward_of(artifact: Artifact, detector: Detector, *, threads: int = 0, device: str = "auto") -> Forward:
-    """Return the forward of an artifact that holds a model.
-
-    Args:
-        artifact: of kind model, quantised, onnx or packed.
-        detector: rebuilds torch models.
-        threads: for ONNX Runtime; 0 means one per core.
-        device: for torch models; 'auto' takes CUDA where there is one.
-
-    Raises:
-        StageError: the artifact holds no model.
-    """
-    if artifact.kind in MODEL_FILES:
-        return onnx_forward(artifact.file(MODEL_FILES[artifact.kind]), threads)
-    if artifact.kind not in (Kind.MODEL, Kind.QUANTISED):
-        raise StageError(
-            f"{artifact.label}: holds {artifact.kind.value}, expected a model. Name another stage in `from:`."
-        )
-    from compress.devices import device_name
-    from compress.weights import load_model
-
-    model, _ = load_model(artifact.path, detector)
-    return torch_forward(model, len(detector.output_names()), device_name(device))

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from compress.artifact import to_json
-from compress.detector import Scores
-from compress.metrics.paired import save_resampled
-from compress.progress import track
-from compress.stage import Kind, Stage, StageContext
-
-if TYPE_CHECKING:
-    from compress.artifact import Artifact
-    from compress.detector import Detector
-
-_LINEAGE_FACTS = ("params", "macs", "sparsity")
+from compress.kind import Kind
+from compress.stage import Stage
 
 
 class Evaluate(Stage):
@@ -32,103 +18,10 @@ class Evaluate(Stage):
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "onnxruntime", "onnx")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"threads"})
     CODE_VERSION: ClassVar[int] = 2  # 2: keeps the resampled map50
+    ACTION: ClassVar[str] = "compress.actions.evaluate"
 
     stage: Literal["evaluate"] = "evaluate"
     split: str = Field("val", description="Data split to score.")
     limit: int | None = Field(None, ge=1, description="Score only so many images; the whole split if left out.")
     sizes: bool = Field(True, description="Also export and pack torch models, to know their bytes at this point.")
     threads: int = Field(0, ge=0, description="Threads of ONNX Runtime; 0 is one per core.")
-
-    def run(self, context: StageContext) -> dict[str, Any]:
-        """Score, measure and write scores.json."""
-        from compress.runtime.forwards import forward_of
-
-        source, detector = context.source, context.detector
-        forward = forward_of(source, detector, threads=self.threads, device=context.recipe.device)
-        scores = detector.evaluate(forward, self.split, limit=self.limit, progress=_progress(f"score {source.label}"))
-        del forward
-        if scores.map50_resampled is not None:
-            save_resampled(context.folder, scores.map50_resampled)
-        facts = {
-            "scores": plain_scores(scores),
-            "split": self.split,
-            "limit": self.limit,
-            "of": source.label,
-            **_cost(source, detector, self.sizes),
-        }
-        context.folder.joinpath("scores.json").write_text(to_json(facts, indent=2) + "\n", encoding="utf-8")
-        return facts
-
-
-def plain_scores(scores: Scores) -> dict[str, Any]:
-    """Return the scores as JSON-able data; NaN (a class without truth) becomes None."""
-    plain = asdict(replace(scores, map50_resampled=None))
-    del plain["map50_resampled"]  # has a file of its own
-    return {name: _without_nan(value) for name, value in plain.items()}
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _cost(source: Artifact, detector: Detector, with_sizes: bool) -> dict[str, Any]:
-    """Return params, macs, sparsity, onnx_bytes, packed_bytes; None where it is not known."""
-    if source.kind in (Kind.MODEL, Kind.QUANTISED):
-        return _torch_cost(source, detector, with_sizes)
-    cost: dict[str, Any] = {name: source.facts.get(name) for name in _LINEAGE_FACTS}
-    if source.kind is Kind.PACKED:
-        from compress.codec import PackedFile
-
-        path = source.file("model.krimp")
-        with PackedFile(path) as packed:
-            return cost | {"onnx_bytes": packed.header.original_bytes, "packed_bytes": packed.file_bytes}
-    path = source.file("model.onnx")
-    return cost | {"onnx_bytes": path.stat().st_size, "packed_bytes": _packed_bytes(path) if with_sizes else None}
-
-
-def _torch_cost(source: Artifact, detector: Detector, with_sizes: bool) -> dict[str, Any]:
-    from compress.metrics.model_facts import model_facts
-    from compress.weights import load_model
-
-    model, _ = load_model(source.path, detector)
-    cost = model_facts(model, detector)
-    if not with_sizes:
-        return cost | {"onnx_bytes": None, "packed_bytes": None}
-    from compress.export import export_onnx
-
-    with tempfile.TemporaryDirectory(prefix="krimp-size-") as folder:
-        path = Path(folder) / "model.onnx"
-        export_onnx(model, path, detector=detector)
-        return cost | {"onnx_bytes": path.stat().st_size, "packed_bytes": _packed_bytes(path)}
-
-
-def _packed_bytes(path: Path) -> int:
-    from compress.codec import pack_file
-
-    with tempfile.TemporaryDirectory(prefix="krimp-size-") as folder:
-        packed = Path(folder) / "model.krimp"
-        pack_file(path, packed)
-        return packed.stat().st_size
-
-
-def _progress(label: str) -> Callable[[int, int], None]:
-    """Return a callback (done, total) that drives a progress display."""
-    steps: Iterator[int] | None = None
-    shown = 0
-
-    def advance(done: int, total: int) -> None:
-        nonlocal steps, shown
-        if steps is None:
-            steps = iter(track(range(total), label, total))
-            next(steps, None)
-        while shown < done:
-            next(steps, None)
-            shown += 1
-
-    return advance

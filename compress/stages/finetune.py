@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from compress.stage import Kind, Stage, StageContext
-from compress.stage_training import train_in_stage
-from compress.training_settings import DistillFields, TrainingFields
+from compress.kind import Kind
+from compress.stage import Stage
+from compress.training.settings import DistillFields, TrainingFields
 
 
 class Finetune(Stage, TrainingFields):
@@ -21,6 +21,7 @@ class Finetune(Stage, TrainingFields):
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
+    ACTION: ClassVar[str] = "compress.actions.finetune"
 
     stage: Literal["finetune"] = "finetune"
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well; default: labels only.")
@@ -32,15 +33,3 @@ class Finetune(Stage, TrainingFields):
     def splits(self) -> tuple[str, ...]:
         """Return 'train', and 'val' if the training is scored."""
         return ("train", "val") if self.evaluate_every else ("train",)
-
-    def run(self, context: StageContext) -> dict[str, Any]:
-        """Train, save and return counts and history."""
-        from compress.metrics.model_facts import model_facts, training_facts
-        from compress.weights import keep_zeros, load_model, masks_of, save_model
-
-        detector = context.detector
-        model, build = load_model(context.source.path, detector)
-        keep = keep_zeros(model, masks_of(model, build))
-        result = train_in_stage(model, context, self, label=self.label, distill=self.distill, after_step=keep)
-        save_model(context.folder, model, build)
-        return model_facts(model, detector) | training_facts(result)

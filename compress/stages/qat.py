@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from compress.kind import Kind
 from compress.quantization.settings import QuantisationSettings
-from compress.stage import Kind, Stage, StageContext
-from compress.stage_training import train_in_stage
-from compress.training_settings import DistillFields, TrainingFields
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from compress.stage import Stage
+from compress.training.settings import DistillFields, TrainingFields
 
 
 class Qat(Stage, TrainingFields, QuantisationSettings):
@@ -30,6 +26,7 @@ class Qat(Stage, TrainingFields, QuantisationSettings):
     PRELOAD: ClassVar[tuple[str, ...]] = ("brevitas.nn", "brevitas.graph.calibrate")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
+    ACTION: ClassVar[str] = "compress.actions.qat"
 
     stage: Literal["qat"] = "qat"
     optimizer: Literal["sgd", "adamw"] = "adamw"
@@ -50,38 +47,3 @@ class Qat(Stage, TrainingFields, QuantisationSettings):
     def settings(self) -> QuantisationSettings:
         """Return the fields that shape the model."""
         return QuantisationSettings(**{name: getattr(self, name) for name in QuantisationSettings.model_fields})
-
-    def run(self, context: StageContext) -> dict[str, Any]:
-        """Quantise, calibrate, train, check and save.
-
-        Raises:
-            StageError: the model cannot be quantised, or a zero weight did not stay zero.
-        """
-        from compress.devices import on_device
-        from compress.metrics.model_facts import model_facts, training_facts
-        from compress.quantization import calibrate, quantise
-        from compress.quantization.checks import check_zeros, quantisation_facts
-        from compress.weights import keep_zeros, load_model, masks_of, save_model
-
-        detector, settings = context.detector, self.settings()
-        float_model, build = load_model(context.source.path, detector)
-        masks = masks_of(float_model, build)
-        facts = model_facts(float_model, detector)
-        model = quantise(float_model, settings, detector)
-        with on_device(model, context.recipe.device) as device:
-            images = calibrate(model, (batch.to(device) for batch in self._calibration_batches(context)))
-        keep = keep_zeros(model, masks)
-        result = train_in_stage(model, context, self, label=self.label, distill=self.distill, after_step=keep)
-        check_zeros(model, masks, label=self.label)
-        quantisation = settings.model_dump(mode="json")
-        save_model(context.folder, model, build.model_copy(update={"quantisation": quantisation}))
-        # Counted on the float model: folding changes neither MACs nor what a float deployment needs.
-        own = {"calibration_images": images, **quantisation_facts(model)}
-        return facts | own | training_facts(result)
-
-    def _calibration_batches(self, context: StageContext) -> Iterator[Tensor]:
-        from compress.progress import track
-        from compress.quantization.calibration import first_images
-
-        batches = first_images(context.detector, "train", self.calibration_images, seed=context.seed)
-        return track(batches, f"{self.label}: calibrate", total=self.calibration_images)

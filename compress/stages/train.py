@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from compress.stage import Kind, Stage, StageContext
-from compress.stage_training import train_in_stage
-from compress.training_settings import TrainingFields
+from compress.kind import Kind
+from compress.stage import Stage
+from compress.training.settings import TrainingFields
 
 
 class Train(Stage, TrainingFields):
@@ -23,22 +23,10 @@ class Train(Stage, TrainingFields):
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
+    ACTION: ClassVar[str] = "compress.actions.train"
 
     stage: Literal["train"] = "train"
 
     def splits(self) -> tuple[str, ...]:
         """Return 'train', and 'val' if the training is scored."""
         return ("train", "val") if self.evaluate_every else ("train",)
-
-    def run(self, context: StageContext) -> dict[str, Any]:
-        """Train, save and return counts and history."""
-        import torch
-
-        from compress.metrics.model_facts import model_facts, training_facts
-        from compress.weights import Build, save_model
-
-        torch.manual_seed(context.seed)
-        model = context.detector.build()
-        result = train_in_stage(model, context, self, label=self.label)
-        save_model(context.folder, model, Build())
-        return model_facts(model, context.detector) | training_facts(result)

@@ -13,13 +13,13 @@ from lively import copied
 from compress import codec
 from compress.export import check_parity, export_onnx, unfused_convolutions
 from compress.metrics.complexity import count_parameters
+from compress.model_folder import Build, load_model, save_model
 from compress.pruning.structured import PruningRules, PruningSettings, measure_cost, prune_step
 from compress.quantization import QuantisationSettings, calibrate, quantise
 from compress.quantization.checks import quantised_layers
 from compress.quantization.graph import outputs_of
 from compress.runtime.detect import open_predictor
 from compress.runtime.forwards import onnx_forward, torch_forward
-from compress.weights import Build, load_model, save_model
 
 SHARE = 0.7  # of the MACs that pruning leaves
 IMAGES = 3  # of a split that are looked at

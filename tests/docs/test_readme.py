@@ -33,7 +33,7 @@ def test_files_named_in_the_text_exist(page):
 def test_commands_named_in_the_readme_exist():
     named = set(re.findall(r"(?<![\w.])krimp ([a-z]+)\b", (ROOT / "README.md").read_text()))
     answer = subprocess.run(
-        [sys.executable, "-c", "from compress.cli import main; main(['--help'])"],
+        [sys.executable, "-c", "from compress.cli.main import main; main(['--help'])"],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -111,7 +111,7 @@ def test_a_record_becomes_a_table_and_unmeasured_numbers_stay_dashes():
 
 
 def test_the_recipe_in_the_readme_is_a_recipe(tmp_path):
-    from compress.recipe import load_recipe
+    from compress.recipe.loading import load_recipe
 
     text = (ROOT / "README.md").read_text()
     path = tmp_path / "readme.yaml"

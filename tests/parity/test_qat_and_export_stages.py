@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,12 +13,13 @@ from quantised_lookalike import Lookalike, images_of
 
 from compress.artifact import Artifact
 from compress.errors import StageError
+from compress.kind import Kind
+from compress.model_folder import Build, load_model, save_model
 from compress.quantization.graph import outputs_of
 from compress.runtime.forwards import onnx_forward
-from compress.stage import Kind, StageContext
+from compress.stage import StageContext
 from compress.stages.export_onnx import ExportOnnx
 from compress.stages.qat import Qat
-from compress.weights import Build, load_model, save_model
 
 torch.set_num_threads(1)
 DETECTOR = Lookalike()
@@ -33,8 +33,7 @@ def context(folder: Path, name: str, **inputs: Artifact) -> StageContext:
     made = folder / name
     made.mkdir()
     (folder / f"{name}_scratch").mkdir()
-    recipe = SimpleNamespace(device="cpu")
-    return StageContext(name, made, folder / f"{name}_scratch", inputs, DETECTOR, recipe, 0)
+    return StageContext(name, made, folder / f"{name}_scratch", inputs, DETECTOR, 0, "cpu", {})
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def test_quantised_model_gives_the_same_bits_in_a_fresh_process(run):
     code = (
         "import sys, numpy, torch; torch.set_num_threads(1);"
         "from pathlib import Path; from quantised_lookalike import Lookalike, images_of;"
-        "from compress.weights import load_model; d = Lookalike();"
+        "from compress.model_folder import load_model; d = Lookalike();"
         "model, _ = load_model(Path(sys.argv[1]), d); x = images_of(d, split='val')[0];"
         "numpy.savez(sys.argv[2], *[y.detach().numpy() for y in model(x)])"
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from real_run import draw_data, write_recipe
 
-from compress.cli import main
+from compress.cli.main import main
 
 pytest.importorskip("mmrotate")
 
@@ -154,10 +154,11 @@ def test_a_checkpoint_of_another_network_is_refused_with_its_tensors(krimp, data
     from safetensors.torch import save_file
 
     from compress.plugins import make_detector
-    from compress.recipe import load_recipe
-    from compress.training_state import tensors_of
+    from compress.recipe.loading import load_recipe
+    from compress.training.checkpoint import tensors_of
 
-    model = make_detector(load_recipe(recipe_of(tmp_path, data))).build()
+    recipe = load_recipe(recipe_of(tmp_path, data))
+    model = make_detector(recipe.detector, recipe.data).build()
     save_file({name: value.clone() for name, value in tensors_of(model).items()}, tmp_path / "other.safetensors")
     path = recipe_of(tmp_path, data, SCORE, f", checkpoint: {tmp_path}/other.safetensors")
     text = path.read_text()
@@ -182,7 +183,7 @@ def test_a_file_that_holds_no_weights_is_refused(krimp, data, tmp_path, content)
 
 
 def test_a_learning_rate_that_blows_up_stops_and_keeps_the_last_good_state(krimp, data, tmp_path):
-    from compress.training_state import load_checkpoint
+    from compress.training.checkpoint import load_checkpoint
 
     stages = (
         "  - {stage: train, epochs: 30, batch_size: 2, optimizer: sgd, lr: 1000000.0, warmup_steps: 0, "

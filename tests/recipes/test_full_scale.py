@@ -15,10 +15,10 @@ pytest.importorskip("mmrotate")
 pytest.importorskip("torch_pruning")
 
 from compress.metrics.complexity import measure_complexity  # noqa: E402
+from compress.model_folder import load_model  # noqa: E402
 from compress.plugins import make_detector  # noqa: E402
-from compress.recipe import load_recipe  # noqa: E402
+from compress.recipe.loading import load_recipe  # noqa: E402
 from compress.stage import StageContext  # noqa: E402
-from compress.weights import load_model  # noqa: E402
 from detectors.data.dota_release import CLASSES as DOTA  # noqa: E402
 from detectors.data.synthetic import write_dataset  # noqa: E402
 from detectors.data.synthetic_scenes import SceneSettings  # noqa: E402
@@ -43,7 +43,7 @@ ALL = [pytest.param(name, marks=() if name == IN_MAKE_TEST else pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_recipe_says_what_was_published(name):
     recipe = load_recipe(RECIPES / f"{name}.yaml", check_requires=False)
-    detector = make_detector(recipe)
+    detector = make_detector(recipe.detector, recipe.data)
     config, data, train = detector.config, detector.data, recipe.stages[0]
     assert train.stage == "train"
     found = (
@@ -119,9 +119,10 @@ def run_stage(recipe, index, folder, source=None):
         folder=target,
         scratch=folder / f"{index}_scratch",
         inputs={} if source is None else {"source": source},
-        detector=make_detector(recipe),
-        recipe=recipe.model_copy(update={"device": "cpu"}),
+        detector=make_detector(recipe.detector, recipe.data),
         seed=0,
+        device="cpu",
+        record=recipe.model_dump(mode="json", by_alias=True),
     )
     return SimpleNamespace(path=target, facts=stage.run(context))
 
@@ -129,10 +130,10 @@ def run_stage(recipe, index, folder, source=None):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_network_of_each_recipe_has_the_published_size(name):
     side, num_classes = PUBLISHED[name][:2]
+    recipe = recipe_of(name, "/nowhere")
     with torch.device("meta"):  # shapes without values: every layer runs, nothing is computed
-        complexity = measure_complexity(
-            make_detector(recipe_of(name, "/nowhere")).build(), torch.empty(1, 3, side, side)
-        )
+        network = make_detector(recipe.detector, recipe.data).build()
+        complexity = measure_complexity(network, torch.empty(1, 3, side, side))
     check_size(name, side, num_classes, {"params": complexity.params, "macs": complexity.macs})
 
 
@@ -153,7 +154,7 @@ def test_real_network_takes_a_step_is_pruned_and_runs_in_onnx_runtime(name, data
 
     exported = run_stage(small if name == IN_MAKE_TEST else recipe, 1, tmp_path, pruned)
     parity = exported.facts["parity"]["relative_error"]
-    assert set(parity) == set(make_detector(recipe).output_names())
+    assert set(parity) == set(make_detector(recipe.detector, recipe.data).output_names())
     assert max(parity.values()) < 1e-3  # float against float
 
 
@@ -170,7 +171,7 @@ def check_size(name, side, num_classes, facts):
 
 def check_step(recipe, trained):
     """Check that one step moved every free weight, and neither the frozen stages nor any statistic of a batch norm."""
-    detector = make_detector(recipe)
+    detector = make_detector(recipe.detector, recipe.data)
     torch.manual_seed(0)
     before = detector.build().state_dict()
     after = load_model(trained.path, detector)[0].state_dict()

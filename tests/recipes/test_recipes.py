@@ -8,8 +8,9 @@ from typing import Literal, get_origin
 import pytest
 
 from compress.errors import RecipeError
-from compress.plan import make_plan
-from compress.recipe import json_schema, load_recipe
+from compress.recipe.loading import load_recipe
+from compress.recipe.plan import make_plan
+from compress.recipe.schema import json_schema
 from compress.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ def test_the_committed_schema_is_the_generated_one():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_fits_the_schema(path):
     jsonschema = pytest.importorskip("jsonschema")
-    from compress.yaml_source import parse_yaml
+    from compress.recipe.yaml_source import parse_yaml
 
     jsonschema.validate(parse_yaml(path.read_text(), path.name).data, json_schema())
 

@@ -9,7 +9,7 @@ import pytest
 
 from compress.artifact import Artifact, new_folder, seal
 from compress.errors import StageError
-from compress.stage import Kind
+from compress.kind import Kind
 
 FILE = Path(__file__).parents[3] / "benchmarks" / "record.py"
 _spec = importlib.util.spec_from_file_location("benchmarks_record", FILE)

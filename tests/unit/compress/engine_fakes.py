@@ -15,7 +15,8 @@ from compress import progress
 from compress import stages as stage_table
 from compress.detector import Scores
 from compress.errors import DataError, StageError
-from compress.stage import Kind, Stage, StageContext
+from compress.kind import Kind
+from compress.stage import Stage, StageContext
 
 NAME = "engine_fakes:FakeDetector"
 

@@ -21,7 +21,7 @@ from compress.artifact import (
     to_json,
 )
 from compress.errors import StageError
-from compress.stage import Kind
+from compress.kind import Kind
 
 ROOT = Path(__file__).parents[3]
 

@@ -12,7 +12,7 @@ AFTER_TORCH = """
 import json, signal, sys, threading
 from pathlib import Path
 import torch
-from compress.child import run_in_child
+from compress.engine.child import run_in_child
 from compress.errors import CompressError
 
 torch.set_num_threads(2)

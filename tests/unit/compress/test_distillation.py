@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from compress.distillation import Distiller, as_tensors, attention_loss, output_loss
-from compress.training_settings import DistillFields
+from compress.training.distillation import Distiller, as_tensors, attention_loss, output_loss
+from compress.training.settings import DistillFields
 
 torch.set_num_threads(1)
 

@@ -15,20 +15,20 @@ import engine_fakes
 import pytest
 
 from compress import artifact as artifacts
-from compress import pipeline
 from compress.artifact import damage, find_folder, open_artifact
-from compress.child import _wait
+from compress.engine import pipeline
+from compress.engine.child import _wait
 from compress.errors import DataError, RecipeError, StageError
-from compress.recipe import load_recipe
+from compress.recipe.loading import load_recipe
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import signal, sys, engine_fakes
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background starts with Ctrl-C ignored
-from compress import pipeline
+from compress.engine import pipeline
 engine_fakes.install()
 pipeline.preload = lambda detector, stages: None  # the fakes need no torch, whose import takes seconds
-from compress.cli import main
+from compress.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

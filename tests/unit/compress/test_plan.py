@@ -1,7 +1,7 @@
 import engine_fakes
 import pytest
 
-from compress.plan import make_plan, stage_table
+from compress.recipe.plan import make_plan, stage_table
 
 pytestmark = pytest.mark.usefixtures("fake_stages")
 

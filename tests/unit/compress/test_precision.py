@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.precision import autocast, dilated_layers_in_float32
+from compress.training.precision import autocast, dilated_layers_in_float32
 
 CPU = torch.device("cpu")
 torch.set_num_threads(1)

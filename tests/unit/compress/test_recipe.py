@@ -5,7 +5,8 @@ import engine_fakes
 import pytest
 
 from compress.errors import DetectorError, RecipeError
-from compress.recipe import json_schema, load_recipe
+from compress.recipe.loading import load_recipe
+from compress.recipe.schema import json_schema
 
 HEAD = """\
 format_version: 1

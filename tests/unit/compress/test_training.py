@@ -15,11 +15,11 @@ from torch import nn
 
 from compress.detector import Scores
 from compress.errors import StageError
-from compress.optimizer import parameter_groups
 from compress.seeds import epoch_seed
-from compress.training import fit
-from compress.training_settings import DistillFields, TrainingFields, learning_rate
-from compress.training_state import CHECKPOINT, load_checkpoint, tensors_of
+from compress.training.checkpoint import CHECKPOINT, load_checkpoint, tensors_of
+from compress.training.loop import fit
+from compress.training.optimizer import parameter_groups
+from compress.training.settings import DistillFields, TrainingFields, learning_rate
 
 torch.set_num_threads(1)
 

@@ -11,10 +11,10 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from compress.model_folder import Build, load_model, save_model
 from compress.stage import StageContext
 from compress.stages.finetune import Finetune
 from compress.stages.train import Train
-from compress.weights import Build, load_model, save_model
 
 torch.set_num_threads(1)
 
@@ -55,8 +55,9 @@ def context(tmp_path, name, **inputs):
         scratch=tmp_path / f"{name}_scratch",
         inputs=inputs,
         detector=OneLayerDetector(),
-        recipe=SimpleNamespace(device="cpu"),
         seed=3,
+        device="cpu",
+        record={},
     )
 
 

@@ -8,16 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.errors import StageError
-from compress.weights import (
-    Build,
-    apply_layers,
-    build_layers,
-    keep_zeros,
-    load_model,
-    masks_of,
-    parameters_bytes,
-    save_model,
-)
+from compress.layer_widths import apply_layers, build_layers
+from compress.metrics.size import parameters_bytes
+from compress.model_folder import Build, keep_zeros, load_model, masks_of, save_model
 
 torch.set_num_threads(1)
 
@@ -73,7 +66,7 @@ def test_a_saved_model_is_bit_equal_in_a_fresh_process(tmp_path):
     save_file({"images": IMAGES}, tmp_path / "in.safetensors")
     script = NETWORK + (
         "import sys\nfrom pathlib import Path\nfrom safetensors.torch import load_file, save_file\n"
-        "from compress.weights import load_model\ntorch.set_num_threads(1)\nfolder = Path(sys.argv[1])\n"
+        "from compress.model_folder import load_model\ntorch.set_num_threads(1)\nfolder = Path(sys.argv[1])\n"
         "model, build = load_model(folder, Detector())\nassert build.provenance and not model.training\n"
         "out = model(load_file(folder / 'in.safetensors')['images']).detach()\n"
         "save_file({'out': out}, folder / 'out.safetensors')\n"

@@ -5,7 +5,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
-from compress.codec.commands import app
+from compress.cli.packing import app
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
 
 from compress import codec
-from compress.codec.commands import app
+from compress.cli.packing import app
 from compress.codec.whole_file import whole_file
 from compress.errors import CodecError
 
@@ -127,7 +127,7 @@ def test_pipes_folders_and_devices_are_refused_at_once(tmp_path, command):
 
 @pytest.mark.parametrize("command", ["pack", "unpack", "verify", "inspect"])
 def test_a_file_piped_on_stdin_is_refused_with_advice(model, tmp_path, command):
-    code = f"from compress.codec.commands import app; app(['{command}', '/dev/stdin'])"
+    code = f"from compress.cli.packing import app; app(['{command}', '/dev/stdin'])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, input=model.read_bytes(), capture_output=True, timeout=120, check=False
     )

@@ -5,9 +5,9 @@ from pydantic import ValidationError
 
 from compress.errors import StageError
 from compress.metrics.complexity import sparsity_of
+from compress.model_folder import Build, load_model, save_model
 from compress.stages.prune_structured import PruneStructured
 from compress.stages.prune_unstructured import PruneUnstructured
-from compress.weights import Build, load_model, save_model
 
 torch.set_num_threads(1)
 FAST = {"batch_size": 2, "bn_batches": 2, "taylor_batches": 2, "warmup_steps": 0, "channels_last": False}

@@ -8,13 +8,13 @@ from quantised_lookalike import Lookalike, images_of
 from torch import nn
 
 from compress.errors import RecipeError, StageError
+from compress.model_folder import Build, keep_zeros, load_model, masks_of, save_model
 from compress.quantization import QuantisationSettings, calibrate, quantise
 from compress.quantization.calibration import value_range
 from compress.quantization.checks import check_zeros, quantisation_facts, quantised_layers
 from compress.quantization.graph import module_of, outputs_of
 from compress.quantization.insertion import QUANTISERS, origin
 from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d
-from compress.weights import Build, keep_zeros, load_model, masks_of, save_model
 
 torch.set_num_threads(1)
 DETECTOR = Lookalike()

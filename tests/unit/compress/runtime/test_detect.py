@@ -8,8 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from compress.cli.detecting import detect_command
 from compress.errors import CodecError, DataError, DetectorError, StageError
-from compress.runtime.detect import detect_command, find_images, open_predictor, read_image
+from compress.runtime.detect import find_images, open_predictor, read_image
 
 # Cells of 8 px; sizes and overlap are multiples of 8, so that the grid of every window meets them.
 CELLS = [(3, 5), (10, 12), (20, 2), (31, 44), (16, 19), (15, 20)]
@@ -134,7 +135,7 @@ def test_pictures_of_equal_name_do_not_overwrite_each_other(tmp_path, model_file
 def test_models_that_cannot_be_served_are_refused(tmp_path, write_model, meta):
     with pytest.raises(CodecError, match="carries no"):
         open_predictor(write_model(tmp_path / "bare.onnx", meta=None))
-    for plugin in ("nothing_like_that", "os:system", "os", "compress.cli"):
+    for plugin in ("nothing_like_that", "os:system", "os", "compress.cli.main"):
         with pytest.raises(DetectorError):
             open_predictor(write_model(tmp_path / "evil.onnx", meta=meta | {"plugin": plugin}))
     del meta["classes"]

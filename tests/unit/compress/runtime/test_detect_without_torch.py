@@ -22,7 +22,7 @@ sys.meta_path.insert(0, Refuse())
 """
 DETECT = """
 import typer
-from compress.runtime.detect import detect_command
+from compress.cli.detecting import detect_command
 app = typer.Typer()
 app.command()(detect_command)
 app()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from compress.errors import StageError
-from compress.sharding import RankBatches, shard
+from compress.training.sharding import RankBatches, shard
 from detectors.dcfl.losses import normaliser, share_of_all
 
 ROOT = Path(__file__).parents[4]

@@ -9,8 +9,8 @@ from typing import Any
 
 from compress.detector import Batch
 from compress.progress import say, track
-from compress.training_settings import TrainingFields
-from compress.training_state import Position
+from compress.training.checkpoint import Position
+from compress.training.settings import TrainingFields
 
 SECONDS_BETWEEN_LINES = 10.0
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from compress.child import INTERRUPTED, is_disk_full
+from compress.engine.child import INTERRUPTED, is_disk_full
 from compress.errors import CompressError, StageError
 
 

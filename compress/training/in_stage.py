@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.stage import StageContext
-from compress.training_settings import DistillFields, TrainingFields
+from compress.training.settings import DistillFields, TrainingFields
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from compress.training import FitResult
+    from compress.training.loop import FitResult
 
 
 def train_in_stage(
@@ -43,10 +43,10 @@ def train_in_stage(
     Raises:
         StageError: the teacher cannot be read, a loss is not finite, or nothing can be trained.
     """
-    from compress.training import fit, validation_score
-    from compress.weights import load_model
+    from compress.model_folder import load_model
+    from compress.training.loop import fit, validation_score
 
-    detector, device = context.detector, context.recipe.device
+    detector, device = context.detector, context.device
     teacher = None
     if distill is not None and settings.epochs:
         teacher, _ = load_model(context.inputs[distill.teacher].path, detector)

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from compress import artifact as artifacts
 from compress.artifact import hash_json
-from compress.child import run_in_child
+from compress.engine.child import run_in_child
+from compress.engine.decisions import Decision
+from compress.engine.pipeline import Run
 from compress.errors import StageError
-from compress.pipeline import Decision, Run
-from compress.recipe import Recipe
+from compress.recipe.model import Recipe
 
 _POLL_S = 1.0
 

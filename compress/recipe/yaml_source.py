@@ -18,7 +18,7 @@ from ruamel.yaml.constructor import ConstructorError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from compress.errors import RecipeError
+from compress.errors import RecipeError, suggest
 
 DataPath = tuple[str | int, ...]
 
@@ -272,13 +272,3 @@ def _step(node: Any, token: str | int) -> tuple[str | int | None, str]:
     if found:
         return None, f"{token!r} names {len(found)} entries. Use an index, such as [{found[0]}]."
     return None, f"there is no entry named {token!r}.{suggest(str(token), [str(label) for label in labels if label])}"
-
-
-def suggest(name: str, valid: list[str]) -> str:
-    """Return ' Did you mean ...?' with the nearest valid name, else the list of valid names."""
-    import difflib
-
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.55)
-    if near:
-        return f" Did you mean {near[0]!r}?"
-    return f" Expected one of: {', '.join(valid)}." if valid else ""

@@ -7,30 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.stage import Kind
+from compress.kind import Kind
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
-    from compress.pipeline import Decision, Result
+    from compress.engine.decisions import Result
 
 _PLAIN_WIDTH = 160
-_SHOWN_REASONS = 3
-
-
-def plan_text(decisions: Sequence[Decision]) -> str:
-    """Return one line per stage: name, cached or run, and why."""
-    width = max(len(decision.planned.folder_name) for decision in decisions)
-    lines = []
-    for decision in decisions:
-        reasons = reasons_text(decision.reasons)
-        lines.append(f"{decision.planned.folder_name:<{width}}  {decision.state:<6}  {reasons}".rstrip())
-    return "\n".join(lines)
-
-
-def reasons_text(reasons: Sequence[str]) -> str:
-    """Return reasons as one short line."""
-    more = len(reasons) - _SHOWN_REASONS
-    return "; ".join(reasons[:_SHOWN_REASONS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def print_results(results: Sequence[Result]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.training_settings import TrainingFields
+from compress.training.settings import TrainingFields
 
 
 def make_optimizer(model: nn.Module, settings: TrainingFields) -> torch.optim.Optimizer:

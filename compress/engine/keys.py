@@ -14,7 +14,7 @@ from typing import Any
 from compress.artifact import file_digest, to_json
 from compress.detector import Detector
 from compress.errors import DataError
-from compress.recipe import Recipe
+from compress.recipe.model import Recipe
 from compress.stage import Stage
 
 # Fields that hold paths: their content enters the key (checkpoint digest, data digest), not the text.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.detector import DistilsOutputs
-from compress.training_settings import DistillFields
+from compress.training.settings import DistillFields
 
 EPSILON = 1e-6
 FLOOR = 0.1  # smallest spread of an output, as a share of its root mean square

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from compress.child import INTERRUPTED
-from compress.codec.commands import app as codec_app
-from compress.command import run_command
-from compress.import_weights import import_command
-from compress.runtime.detect import detect_command
+from compress.cli.detecting import detect_command
+from compress.cli.ending import run_command
+from compress.cli.import_weights import import_command
+from compress.cli.packing import app as codec_app
+from compress.engine.child import INTERRUPTED
 
 # Newer versions of typer bring their own copy of click: take the base class from where typer has it.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -73,10 +73,11 @@ def run(
     krimp run recipe.yaml --set data.root=/data/hit-uav --set stages.qat.weight_bit_width=4
     krimp run recipe.yaml --from qat --until pack
     """  # noqa: D301 click ends no line after \b
-    from compress import pipeline
-    from compress.ranks import follow, rank
-    from compress.recipe import load_recipe
-    from compress.summary import missed_limits, plan_text, print_results
+    from compress.cli.printing import missed_limits, print_results
+    from compress.engine import pipeline
+    from compress.engine.decisions import plan_text
+    from compress.engine.ranks import follow, rank
+    from compress.recipe.loading import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
     if dry_run:
@@ -119,7 +120,7 @@ def stages() -> None:
 
     A stage takes the latest artifact of a kind that it needs, or the one that its `from:` names.
     """
-    from compress.plan import stage_table
+    from compress.recipe.plan import stage_table
 
     print(stage_table())
 
@@ -141,7 +142,7 @@ def schema(
     \b
     krimp schema -o recipes/recipe.schema.json
     """  # noqa: D301 click ends no line after \b
-    from compress.recipe import json_schema
+    from compress.recipe.schema import json_schema
 
     text = json.dumps(json_schema(plugin), indent=1) + "\n"
     if out is None:

@@ -1,4 +1,4 @@
-"""The commands `pack`, `unpack`, `verify` and `inspect`; `compress.cli` mounts `app`'s commands at top level."""
+"""The commands `pack`, `unpack`, `verify` and `inspect`; `compress.cli.main` mounts `app`'s commands at top level."""
 
 from __future__ import annotations
 

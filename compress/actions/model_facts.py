@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from compress.detector import Detector
+from compress.metrics.complexity import measure_complexity, sparsity_of
+from compress.metrics.size import parameters_bytes
+from compress.training.loop import FitResult
+
 if TYPE_CHECKING:
     from torch import nn
-
-    from compress.detector import Detector
-    from compress.training import FitResult
 
 
 def network_facts(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,9 +25,6 @@ def model_facts(model: nn.Module, detector: Detector) -> dict[str, Any]:
     `macs` are of one image at the deployed size; `parameters_bytes` is the size of a float32
     safetensors file of the parameters that the graph uses.
     """
-    from compress.metrics.complexity import measure_complexity, sparsity_of
-    from compress.weights import parameters_bytes
-
     cost = measure_complexity(model, detector.example_input(1))
     return {
         "params": cost.params,

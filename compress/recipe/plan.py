@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compress import stages as stage_table_module
-from compress.stage import Kind, Stage
-from compress.yaml_source import suggest
+from compress.errors import suggest
+from compress.kind import Kind
+from compress.stage import Stage
 
 FLOAT = "float"
 MODEL_KINDS = frozenset({Kind.MODEL, Kind.QUANTISED})

@@ -12,49 +12,22 @@ import logging
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from compress import artifact as artifacts
 from compress import progress
 from compress.artifact import Artifact, hash_json
-from compress.child import disk_errors_named, run_in_child
 from compress.detector import Detector, Preloads, RefusesExport
-from compress.errors import RecipeError
-from compress.keys import KeyMaker, explain_change
-from compress.plan import MODEL_KINDS, PlannedStage, make_plan
+from compress.engine.child import disk_errors_named, run_in_child
+from compress.engine.decisions import Decision, Result, plan_text, reasons_text
+from compress.engine.keys import KeyMaker, explain_change
+from compress.errors import RecipeError, suggest
+from compress.kind import Kind
 from compress.plugins import make_detector
-from compress.recipe import Recipe
-from compress.stage import Kind, Stage, StageContext
-from compress.yaml_source import suggest
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Whether a stage comes from the cache.
-
-    Attributes:
-        planned: the stage.
-        state: 'cached' or 'run'.
-        reasons: why it must run; empty if cached.
-        parts: what its key is made from; digests of inputs that are not there yet read '?'.
-        artifact: the sealed artifact if cached.
-    """
-
-    planned: PlannedStage
-    state: Literal["cached", "run"]
-    reasons: tuple[str, ...]
-    parts: Mapping[str, object]
-    artifact: Artifact | None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """One stage of a finished run."""
-
-    artifact: Artifact
-    was_cached: bool
+from compress.recipe.model import Recipe
+from compress.recipe.plan import MODEL_KINDS, PlannedStage, make_plan
+from compress.stage import Stage, StageContext
 
 
 class Run:
@@ -82,7 +55,7 @@ class Run:
         self.recipe = recipe
         self.plan = plan[: last + 1]
         self.root = out / recipe.name
-        self.detector: Detector = make_detector(recipe)
+        self.detector: Detector = make_detector(recipe.detector, recipe.data)
         self._first_forced = first
         self._keys = KeyMaker(recipe, self.detector)
         self._damage: dict[Path, str | None] = {}
@@ -145,7 +118,9 @@ class Run:
             artifact = earlier[label].artifact
             assert artifact is not None
             inputs[name] = artifact
-        return StageContext(planned.label, folder, scratch, inputs, self.detector, self.recipe, self.recipe.seed)
+        recipe = self.recipe
+        record = recipe.model_dump(mode="json", by_alias=True)
+        return StageContext(planned.label, folder, scratch, inputs, self.detector, recipe.seed, recipe.device, record)
 
     def execute(self, decision: Decision, earlier: Mapping[str, Decision], lock: int) -> Artifact:
         """Run one stage in a child and seal what it made.
@@ -220,8 +195,6 @@ def run(
         CompressError: a stage failed, the data is wrong, or the folder is in use. What was
             sealed before stays; the same command resumes.
     """
-    from compress.summary import plan_text, reasons_text
-
     progress.clear_warnings()
     job = Run(recipe, out, start=start, until=until)
     with artifacts.lock(job.root, wait=wait) as lock:

@@ -17,16 +17,10 @@ from torch import Tensor, nn
 
 from compress.detector import Batch, Detector, DistilsOutputs, Scores, SkipsBatches
 from compress.devices import device_name
-from compress.distillation import Distiller, as_tensors
 from compress.errors import StageError
-from compress.optimizer import make_optimizer
-from compress.precision import autocast, dilated_layers_in_float32
 from compress.progress import say, warn
 from compress.seeds import epoch_seed, seed_everything
-from compress.sharding import join_group, shard, trains_batch_norm
-from compress.training_progress import TrainingProgress
-from compress.training_settings import DistillFields, TrainingFields, learning_rate
-from compress.training_state import (
+from compress.training.checkpoint import (
     CHECKPOINT,
     MovingAverage,
     Position,
@@ -39,6 +33,12 @@ from compress.training_state import (
     using_values,
     write_into,
 )
+from compress.training.distillation import Distiller, as_tensors
+from compress.training.lines import TrainingProgress
+from compress.training.optimizer import make_optimizer
+from compress.training.precision import autocast, dilated_layers_in_float32
+from compress.training.settings import DistillFields, TrainingFields, learning_rate
+from compress.training.sharding import join_group, shard, trains_batch_norm
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""Action of stage benchmark: latency of several models in one run, and how they compare."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+from onnxruntime import InferenceSession
+
+from compress.artifact import Artifact, to_json
+from compress.errors import StageError
+from compress.progress import track
+from compress.runtime.end_to_end import end_to_end_call, picture_of
+from compress.runtime.forwards import MODEL_FILES
+from compress.runtime.latency import compare, cpu_name, environment
+from compress.runtime.session import open_session
+from compress.stage import StageContext
+from compress.stages.benchmark import Benchmark
+
+
+def run(stage: Benchmark, context: StageContext) -> dict[str, Any]:
+    """Time the models and write latency.json.
+
+    Raises:
+        StageError: a name is not of an ONNX or packed model.
+    """
+    paths = {label: _model_file(context.inputs[label]) for label in stage.models}
+    sessions = {label: open_session(path, threads=stage.threads) for label, path in paths.items()}
+    images = context.detector.example_input(1).numpy()
+    calls = {label: _network_call(session, images) for label, session in sessions.items()}
+    steps = iter(track(range(stage.warmup + stage.runs), f"{stage.label}: network"))
+    next(steps)
+    facts = compare(calls, warmup=stage.warmup, runs=stage.runs, tick=lambda _: next(steps, None))
+    if stage.end_to_end:
+        facts["end_to_end"] = _end_to_end(stage, context, sessions)
+    facts |= {
+        "threads": stage.threads,
+        "warmup": stage.warmup,
+        "runs": stage.runs,
+        "batch_size": 1,
+        "image_size": list(images.shape[2:]),
+        "cpu": cpu_name(),
+        "environment": environment(),
+    }
+    context.folder.joinpath("latency.json").write_text(to_json(facts, indent=2) + "\n", encoding="utf-8")
+    return facts
+
+
+def _end_to_end(stage: Benchmark, context: StageContext, sessions: dict[str, InferenceSession]) -> dict[str, Any]:
+    """Return percentiles and ratios of picture-to-boxes."""
+    meta = context.detector.metadata()
+    deploy = importlib.import_module(context.detector.DEPLOY)
+    batch = next(iter(context.detector.loader(stage.split, batch_size=1, augment=False, seed=context.seed)))
+    image = picture_of(batch.images[0].numpy(), meta)
+    calls = {label: end_to_end_call(session, deploy, meta, image) for label, session in sessions.items()}
+    steps = iter(track(range(stage.warmup + stage.runs), f"{stage.label}: end to end"))
+    next(steps)
+    facts = compare(calls, warmup=stage.warmup, runs=stage.runs, tick=lambda _: next(steps, None))
+    detections = {label: len(call()[0]) for label, call in calls.items()}
+    return facts | {"num_detections": detections, "split": stage.split}
+
+
+def _model_file(artifact: Artifact) -> Any:
+    if artifact.kind not in MODEL_FILES:
+        raise StageError(
+            f"benchmark: {artifact.label!r} holds {artifact.kind.value}, expected onnx or packed. "
+            "Put an export_onnx stage after it and name that one."
+        )
+    return artifact.file(MODEL_FILES[artifact.kind])
+
+
+def _network_call(session: InferenceSession, images: np.ndarray) -> Any:
+    name = session.get_inputs()[0].name
+
+    def call() -> Any:
+        return session.run(None, {name: images})
+
+    return call

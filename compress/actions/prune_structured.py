@@ -1,0 +1,114 @@
+"""Action of stage prune_structured: remove channels in several steps until a share of MACs or parameters stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from compress.actions.model_facts import model_facts, training_facts
+from compress.detector import Batch
+from compress.devices import on_device
+from compress.model_folder import load_model, save_model
+from compress.pruning.batch_norm import reestimate_batch_norm
+from compress.pruning.batches import batch_losses, train_batches
+from compress.pruning.steps import prune_in_steps
+from compress.pruning.structured import PruningRules, PruningSettings
+from compress.seeds import epoch_seed
+from compress.stage import StageContext
+from compress.stages.prune_structured import PruneStructured
+from compress.training.in_stage import train_in_stage
+
+
+def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
+    """Prune step by step, check, save, and return counts and the table of groups."""
+    detector = context.detector
+    model, build = load_model(context.source.path, detector)
+    before = model_facts(model, detector)
+    result = prune_in_steps(
+        model,
+        detector.example_input(1),
+        stage.target.share,
+        steps=stage.steps,
+        rules=_rules(stage, model, context),
+        settings=_settings(stage, context),
+        widths=stage.widths,
+        losses=lambda step: _losses(stage, model, context, step),
+        after_step=lambda step: _after_step(stage, model, context, step),
+        label=stage.label,
+        device=context.device,
+    )
+    target = {stage.target.metric: stage.target.share}
+    provenance = {"stage": stage.stage, "label": stage.label, "target": target}
+    save_model(context.folder, model, build.model_copy(update={"provenance": [*build.provenance, provenance]}))
+    return model_facts(model, detector) | {
+        "before": before,
+        "target": {"metric": stage.target.metric, "share": stage.target.share, "reached": result.share},
+        "groups": result.groups,
+        "not_prunable": result.not_prunable,
+        "steps": result.history,
+        "history": [row for step in result.history for row in step.get("history", [])],
+    }
+
+
+def _settings(stage: PruneStructured, context: StageContext) -> PruningSettings:
+    return PruningSettings(
+        metric=stage.target.metric,
+        importance=stage.importance,
+        global_pruning=stage.global_pruning,
+        isomorphic=stage.isomorphic,
+        cost_aware=stage.cost_aware,
+        round_to=stage.round_to,
+        max_pruning_ratio=stage.max_pruning_ratio,
+        seed=context.seed,
+    )
+
+
+def _rules(stage: PruneStructured, model: nn.Module, context: StageContext) -> PruningRules:
+    protected = {**context.detector.not_prunable(model), **stage.protect}
+    return PruningRules(protected=protected, custom_pruners=context.detector.custom_pruners(model))
+
+
+def _batches(
+    stage: PruneStructured, context: StageContext, what: str, step: int, *, count: int, seed: int
+) -> Iterator[Batch]:
+    label = f"{stage.label}: {what}, step {step}"
+    return train_batches(context.detector, count=count, batch_size=stage.batch_size, seed=seed, label=label)
+
+
+def _losses(
+    stage: PruneStructured, model: nn.Module, context: StageContext, step: int
+) -> Iterator[Callable[[], Tensor]]:
+    """Return the losses that importance group_taylor reads."""
+    seed = epoch_seed(context.seed, step)
+    batches = _batches(stage, context, "importance", step, count=stage.taylor_batches, seed=seed)
+    return batch_losses(model, context.detector, batches)
+
+
+def _after_step(stage: PruneStructured, model: nn.Module, context: StageContext, step: int) -> dict[str, Any]:
+    """Re-estimate batch norm and train, as far as the recipe asks for it; return the facts of the training."""
+    _reestimate(stage, model, context, step)
+    return _recover(stage, model, context, step) if stage.epochs else {}
+
+
+def _reestimate(stage: PruneStructured, model: nn.Module, context: StageContext, step: int) -> None:
+    if stage.bn_batches == 0:
+        return
+    seed = epoch_seed(context.seed, -step)  # other batches than those of the importance
+    batches = _batches(stage, context, "batch norm", step, count=stage.bn_batches, seed=seed)
+    with on_device(model, context.device) as device:
+        reestimate_batch_norm(model, (batch.images.to(device) for batch in batches), stage.bn_batches)
+
+
+def _recover(stage: PruneStructured, model: nn.Module, context: StageContext, step: int) -> dict[str, Any]:
+    result = train_in_stage(
+        model,
+        context,
+        stage,
+        label=f"{stage.label} step {step}",
+        distill=stage.distill,
+        seed=context.seed + step,
+        scratch=context.scratch / f"step_{step}",
+    )
+    return training_facts(result)

@@ -1,0 +1,47 @@
+"""Action of stage qat: quantise, calibrate on real images, then train with the rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from compress.actions.model_facts import model_facts, training_facts
+from compress.devices import on_device
+from compress.model_folder import keep_zeros, load_model, masks_of, save_model
+from compress.progress import track
+from compress.quantization import calibrate, quantise
+from compress.quantization.calibration import first_images
+from compress.quantization.checks import check_zeros, quantisation_facts
+from compress.stage import StageContext
+from compress.stages.qat import Qat
+from compress.training.in_stage import train_in_stage
+
+
+def run(stage: Qat, context: StageContext) -> dict[str, Any]:
+    """Quantise, calibrate, train, check and save.
+
+    Raises:
+        StageError: the model cannot be quantised, or a zero weight did not stay zero.
+    """
+    detector, settings = context.detector, stage.settings()
+    float_model, build = load_model(context.source.path, detector)
+    masks = masks_of(float_model, build)
+    facts = model_facts(float_model, detector)
+    model = quantise(float_model, settings, detector)
+    with on_device(model, context.device) as device:
+        images = calibrate(model, (batch.to(device) for batch in _calibration_batches(stage, context)))
+    keep = keep_zeros(model, masks)
+    result = train_in_stage(model, context, stage, label=stage.label, distill=stage.distill, after_step=keep)
+    check_zeros(model, masks, label=stage.label)
+    quantisation = settings.model_dump(mode="json")
+    save_model(context.folder, model, build.model_copy(update={"quantisation": quantisation}))
+    # Counted on the float model: folding changes neither MACs nor what a float deployment needs.
+    own = {"calibration_images": images, **quantisation_facts(model)}
+    return facts | own | training_facts(result)
+
+
+def _calibration_batches(stage: Qat, context: StageContext) -> Iterator[Tensor]:
+    batches = first_images(context.detector, "train", stage.calibration_images, seed=context.seed)
+    return track(batches, f"{stage.label}: calibrate", total=stage.calibration_images)

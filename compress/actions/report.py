@@ -1,0 +1,113 @@
+"""Action of stage report: everything the run found out, as JSON, markdown, charts and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from compress.actions.forward_of import forward_of
+from compress.artifact import Artifact
+from compress.kind import Kind
+from compress.progress import collected_warnings, say
+from compress.report import collect
+from compress.report.charts import draw_results, draw_training
+from compress.report.collect import final_artifact, float_artifact, in_order
+from compress.report.document import Document, dump, finite, parse
+from compress.report.environment import describe_environment
+from compress.report.markdown import plain_table, render
+from compress.report.pictures import draw_pictures
+from compress.report.requirements import check_requirements
+from compress.stage import StageContext
+from compress.stages.report import Report
+
+
+def run(stage: Report, context: StageContext) -> dict[str, Any]:
+    """Collect, draw, write and return the table, the files and whether the limits were kept."""
+    artifacts = in_order(context.inputs)
+    document = _document(stage, context)
+    _draw_charts(stage, context, document)
+    ends = [a for a in (float_artifact(artifacts), _final(stage, context)) if a is not None]
+    if stage.pictures and ends:
+        detector = context.detector
+        document.pictures, reason = draw_pictures(
+            context.folder,
+            list({artifact.label: artifact for artifact in ends}.values()),
+            detector,
+            forward_of=lambda artifact: forward_of(artifact, detector, device=context.device),
+            split=stage.split,
+            count=stage.pictures,
+            score_threshold=_picture_threshold(document),
+        )
+        document.warnings += [reason] if reason else []
+    text = dump(document)
+    parse(text)  # what is written keeps the schema
+    (context.folder / "report.json").write_text(text, encoding="utf-8")
+    (context.folder / "report.md").write_text(render(document), encoding="utf-8")
+    table = plain_table(document)
+    say(table)
+    return {
+        "table": table,
+        "requirements_met": document.requirements_met,
+        "requirements": [entry.model_dump() for entry in document.requirements],
+        "files": ["report.md", "report.json", *document.charts, *(picture.file for picture in document.pictures)],
+    }
+
+
+def _final(stage: Report, context: StageContext) -> Artifact | None:
+    return context.inputs[stage.final] if stage.final else final_artifact(in_order(context.inputs))
+
+
+def _document(stage: Report, context: StageContext) -> Document:
+    artifacts = collect.in_order(context.inputs)
+    start, final = collect.float_artifact(artifacts), _final(stage, context)
+    labels = [context.inputs[name].label for name in stage.baselines]
+    rows = collect.collect_rows(artifacts, stage.split, labels)
+    baseline = collect.best_baseline(rows, [*([start.label] if start else []), *labels])
+    requirements = []
+    if stage.require is not None and start is not None and final is not None:
+        requirements = check_requirements(
+            stage.require, rows, float_label=start.label, final_label=final.label, baseline_label=baseline
+        )
+    recipe = dict(context.record)
+    return Document(
+        name=str(context.record["name"]),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        split=stage.split,
+        seed=int(context.record["seed"]),
+        recipe=finite(recipe),
+        recipe_digest=_digest(recipe),
+        float_label=start.label if start else None,
+        final_label=final.label if final else None,
+        baseline_label=baseline,
+        deployed_score_threshold=context.detector.metadata().get("score_threshold"),
+        rows=rows,
+        stages=collect.stage_records(artifacts),
+        benchmarks={a.label: finite(a.facts) for a in artifacts if a.kind is Kind.LATENCY},
+        histories=collect.collect_histories(artifacts),
+        requirements=requirements,
+        requirements_met=all(entry.ok for entry in requirements),
+        left_out=collect.collect_left_out(artifacts),
+        warnings=collected_warnings(),
+        environment=describe_environment(),
+    )
+
+
+def _draw_charts(stage: Report, context: StageContext, document: Document) -> None:
+    if draw_results(document.rows, context.folder / "results.png", final_label=document.final_label):
+        document.charts.append("results.png")
+    for label, history in document.histories.items():
+        draw_training(label, history, context.folder / f"training_{label}.png")
+        document.charts.append(f"training_{label}.png")
+
+
+def _picture_threshold(document: Document) -> float | None:
+    """Return the threshold that the table's precision is stated at: pictures and numbers then say the same."""
+    return next((r.precision_score_threshold for r in document.rows if r.precision_score_threshold is not None), None)
+
+
+def _digest(recipe: dict[str, Any]) -> str:
+    """Return the sha256 of a recipe without the place of its data: the same recipe elsewhere has the same digest."""
+    data = {name: value for name, value in recipe.get("data", {}).items() if name != "root"}
+    return hashlib.sha256(json.dumps(recipe | {"data": data}, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Running a recipe: keys, cache, children, the other ranks."""

@@ -1,0 +1,151 @@
+"""A model in a folder: `model.safetensors` and `build.json`, and the way back without pickle.
+
+A pruned model is rebuilt directly: the plug-in builds the unpruned network, every layer is cut to
+the widths that `build.json` records, a quantised one gets its quantisers, then the state is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from compress.artifact import write_whole
+from compress.errors import StageError
+from compress.layer_widths import apply_layers, build_layers
+from compress.metrics.size import state_once
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from compress.detector import Detector
+
+WEIGHTS_FILE = "model.safetensors"
+BUILD_FILE = "build.json"
+
+
+class Build(BaseModel):
+    """What is needed beside the weights to rebuild a model.
+
+    Attributes:
+        layers: module name -> final widths, e.g. {"in_channels": 24, "out_channels": 64, "groups": 1}.
+        sparse_layers: names of modules whose zero weights must stay zero.
+        quantisation: fields of `QuantisationSettings`, or None for a float model.
+        provenance: what was done, oldest first; for people and the report, never replayed.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    layers: dict[str, dict[str, int]] = Field(default_factory=dict)
+    sparse_layers: tuple[str, ...] = ()
+    quantisation: dict[str, Any] | None = None
+    provenance: list[Any] = Field(default_factory=list)
+
+
+def save_model(folder: Path, model: nn.Module, build: Build) -> None:
+    """Write a model into a folder; each file appears whole or not at all.
+
+    Args:
+        folder: must exist.
+        model: float or fake-quantised; its state must hold tensors only.
+        build: its `layers` are replaced by the widths that the model has now (a quantised model
+            keeps those given, because they describe the float network underneath).
+    """
+    from safetensors.torch import save
+
+    if build.quantisation is None or not build.layers:
+        build = build.model_copy(update={"layers": build_layers(model)})
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_once(model).items()}
+    write_whole(folder / WEIGHTS_FILE, save(state))
+    text = json.dumps(build.model_dump(mode="json"), indent=1, sort_keys=True)
+    write_whole(folder / BUILD_FILE, text)
+
+
+def load_model(folder: Path, detector: Detector) -> tuple[nn.Module, Build]:
+    """Rebuild the model of a folder on the CPU, in evaluation mode.
+
+    Raises:
+        StageError: a file is missing or damaged, a layer that `build.json` names does not exist,
+            or a weight is missing, unexpected or of another shape.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    build = read_build(folder)
+    model = detector.build()
+    apply_layers(model, build.layers)
+    if build.quantisation is not None:
+        from compress.quantization import QuantisationSettings, quantise
+
+        model = quantise(model, QuantisationSettings(**build.quantisation), detector)
+    path = folder / WEIGHTS_FILE
+    try:
+        state = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise StageError(f"{path}: cannot be read: {error}. Delete the folder; the stage rebuilds it.") from error
+    _load_state_strictly(model, state, path)
+    return model.eval(), build
+
+
+def read_build(folder: Path) -> Build:
+    """Read `build.json` of a folder without touching the weights.
+
+    Raises:
+        StageError: it is missing or damaged.
+    """
+    path = folder / BUILD_FILE
+    try:
+        return Build.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StageError(f"{path}: cannot be read: {error}. Delete the folder; the stage rebuilds it.") from error
+
+
+def masks_of(model: nn.Module, build: Build) -> dict[str, Tensor]:
+    """Return module name -> bool tensor of the weights that may be non-zero, per sparse layer.
+
+    Raises:
+        StageError: a sparse layer of the build is not in the model.
+    """
+    modules = dict(model.named_modules())
+    masks = {}
+    for name in build.sparse_layers:
+        if name not in modules:
+            raise StageError(f"sparse layer {name!r} of build.json is not in the model.")
+        masks[name] = modules[name].weight.detach() != 0
+    return masks
+
+
+def keep_zeros(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[int, int], None]:
+    """Return a function for `fit(after_step=...)` that sets the masked weights to zero again.
+
+    Args:
+        model: its parameters must stay the same objects.
+        masks: module name -> bool tensor, False = zero; see `masks_of`.
+    """
+    import torch
+
+    weights: dict[str, Any] = {name: model.get_submodule(name).weight for name in masks}
+
+    def after_step(_step: int, _total_steps: int) -> None:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.mul_(masks[name].to(weight.device))
+
+    return after_step
+
+
+def _load_state_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    aliases = model.state_dict(keep_vars=True).keys() - state_once(model).keys()
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # torch reports wrong shapes so
+        raise StageError(f"{path}: does not fit the model that build.json describes: {error}") from error
+    missing = sorted(set(result.missing_keys) - aliases)
+    if missing or result.unexpected_keys:
+        raise StageError(
+            f"{path}: does not fit the model that build.json describes: missing {missing}, "
+            f"unexpected {sorted(result.unexpected_keys)}."
+        )

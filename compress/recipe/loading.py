@@ -1,0 +1,183 @@
+"""The recipe: its model, and a loader that reports every mistake at once with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from compress import stages as stage_table
+from compress.detector import Detector
+from compress.errors import DetectorError, RecipeError, suggest
+from compress.plugins import available_plugins, check_frameworks, find_plugin
+from compress.recipe.model import NAME_PATTERN, Recipe
+from compress.recipe.plan import make_plan
+from compress.recipe.validation import NO_FOLDER_NAME, validate
+from compress.recipe.yaml_source import DataPath, Document, Place, Problem, apply_override, parse_yaml
+from compress.stage import Stage
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requires: bool = True) -> Recipe:
+    """Read a recipe, apply overrides and check all of it: fields, plug-in, order of stages.
+
+    Args:
+        path: YAML 1.2 file.
+        overrides: `path=value` each, e.g. 'data.root=/data', 'stages.qat.epochs=1'.
+        check_requires: also ask whether the plug-in's framework is installed.
+
+    Returns:
+        The recipe. `detector` and `data` hold the plug-in's defaults as well.
+
+    Raises:
+        RecipeError: holds one 'file:line:column: path: text' per mistake.
+        DetectorError: the recipe is right, but the framework of its plug-in is not installed.
+    """
+    path = Path(path)
+    document = _read(path)
+    for override in overrides:
+        apply_override(document, override)
+    if not isinstance(document.data, dict):
+        raise RecipeError(f"{path}:1:1: expected a mapping with the fields {', '.join(Recipe.model_fields)}.")
+    problems = list(document.problems)
+    header = {**document.data, "stages": []}
+    problems += [p for p in validate(Recipe, header, (), document)[1] if p.path[:1] != ("stages",)]
+    plugin, plugin_problems = _plugin(document)
+    problems += plugin_problems
+    detector, data = _section(document, "detector"), _section(document, "data")
+    if plugin is not None:
+        detector, found = _plugin_part(plugin.CONFIG, detector, "detector", document)
+        data, more = _plugin_part(plugin.DATA, data, "data", document)
+        problems += [*found, *more]
+    stages, found = _stages(document)
+    problems += found
+    if problems:
+        raise RecipeError([str(problem) for problem in sorted(_unique(problems), key=_position)])
+    assert plugin is not None
+    if check_requires:
+        check_frameworks(plugin)
+    recipe = Recipe.model_validate({**document.data, "detector": detector, "data": data, "stages": stages})
+    recipe._path = path
+    recipe._places = tuple(str(document.value_place(("stages", index))) for index in range(len(stages)))
+    return recipe
+
+
+def _read(path: Path) -> Document:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        near = (
+            suggest(path.name, sorted(file.name for file in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
+        )
+        raise RecipeError(f"{path}: there is no such file.{near}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as UTF-8 text: {error}.") from error
+    return parse_yaml(text, str(path))
+
+
+def _section(document: Document, name: str) -> dict[str, Any]:
+    section = document.data.get(name)
+    return section if isinstance(section, dict) else {}
+
+
+def _plugin(document: Document) -> tuple[type[Detector] | None, list[Problem]]:
+    """Return the plug-in class, or the problem with its name."""
+    detector = document.data.get("detector")
+    if not isinstance(detector, dict):
+        return None, []
+    path: DataPath = ("detector", "plugin")
+    name = detector.get("plugin")
+    if not isinstance(name, str):
+        what = "required field 'plugin' is missing" if name is None else f"{name!r} is not a name"
+        expected = f"Expected one of: {', '.join(available_plugins())}, or package.module:NAME."
+        return None, [Problem(document.value_place(path), path, f"{what}. {expected}")]
+    try:
+        return find_plugin(name), []
+    except DetectorError as error:
+        return None, [Problem(document.value_place(path), path, str(error))]
+
+
+def _plugin_part(
+    model: type[BaseModel], section: dict[str, Any], name: str, document: Document
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Validate the part of the recipe that a plug-in's model describes; defaults are filled in."""
+    own = {key: value for key, value in section.items() if (name, key) != ("detector", "plugin")}
+    instance, problems = validate(model, own, (name,), document)
+    if instance is None:
+        return section, problems
+    filled = instance.model_dump(mode="json", by_alias=True, round_trip=True)
+    return ({"plugin": section["plugin"], **filled} if name == "detector" else filled), problems
+
+
+def _stages(document: Document) -> tuple[list[Stage], list[Problem]]:
+    """Return the stages and every problem with their fields and their order."""
+    entries = document.data.get("stages")
+    if not isinstance(entries, list) or not entries:
+        what = (
+            "required field 'stages' is missing" if "stages" not in document.data else "this list is empty or no list"
+        )
+        place = document.key_place(("stages",))
+        return [], [Problem(place, ("stages",), f"{what}. Expected a list of stages.")]
+    table = stage_table.STAGES
+    stages: list[Stage] = []
+    problems: list[Problem] = []
+    ordered = True  # whether the order of what was read so far can be judged
+    to_order: list[Stage] = []
+    for index, entry in enumerate(entries):
+        path: DataPath = ("stages", index)
+        kind = entry.get("stage") if isinstance(entry, dict) else None
+        if not isinstance(kind, str) or kind not in table:
+            problems.append(_unknown_stage(entry, path, document))
+            ordered = False
+            continue
+        stage, found = validate(table[kind], entry, path, document)
+        problems += [*found, *_name_problems(entry, path, document)]
+        if stage is not None:
+            stages.append(stage)
+        if ordered:
+            to_order.append(stage or _stand_in(table[kind], entry))
+    for problem in make_plan(to_order)[1] if to_order else []:
+        under: DataPath = ("stages", problem.origin)
+        at = document.find_scalar(under, problem.name) if problem.name else None
+        if problem.name is not None and entries[problem.origin].get("name") == problem.name and at is None:
+            at = (*under, "name")
+        problems.append(Problem(document.value_place(at or under), at or under, problem.text))
+    return stages, problems
+
+
+def _unknown_stage(entry: Any, path: DataPath, document: Document) -> Problem:
+    names = list(stage_table.STAGES)
+    if not isinstance(entry, dict) or "stage" not in entry:
+        text = f"required field 'stage' is missing. Expected one of: {', '.join(names)}."
+        return Problem(document.value_place(path), path, text)
+    at = (*path, "stage")
+    text = f"there is no stage {entry['stage']!r}.{suggest(str(entry['stage']), names)}"
+    return Problem(document.value_place(at), at, text)
+
+
+def _name_problems(entry: dict[str, Any], path: DataPath, document: Document) -> Iterator[Problem]:
+    import re
+
+    name = entry.get("name")
+    if isinstance(name, str) and not re.match(NAME_PATTERN, name):
+        at = (*path, "name")
+        text = f"{name!r}: {NO_FOLDER_NAME}"
+        yield Problem(document.value_place(at), at, text)
+
+
+def _stand_in(stage: type[Stage], entry: dict[str, Any]) -> Stage:
+    """Return an unvalidated stage that is good enough to judge the order of the others."""
+    texts = {key: entry[key] for key in ("stage", "name", "from") if isinstance(entry.get(key), str)}
+    if "from" in texts:
+        texts["from_"] = texts.pop("from")
+    return stage.model_construct(**texts)  # type: ignore[arg-type]
+
+
+def _unique(problems: Sequence[Problem]) -> list[Problem]:
+    return list({str(problem): problem for problem in problems}.values())
+
+
+def _position(problem: Problem) -> tuple[int, int]:
+    place: Place = problem.place
+    return (place.line or 10**9, place.column or 0)
