@@ -1,4 +1,4 @@
-"""Ask the package index which wheel each pin of requirements.txt has for a platform, and write the table that a test reads.
+"""Ask the package index which wheel each pin of requirements.txt has on 64-bit ARM; write the table that a test reads.
 
 python scripts/check_wheels.py [--out tests/docs/wheels.json]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PYTHONS = ("3.11", "3.12", "3.13")
 # glibc 2.17 to 2.28, newest last: the images of current single-board computers have 2.31 or later.
-PLATFORMS = tuple(f"manylinux_2_{minor}_aarch64" for minor in (17, 24, 26, 27, 28)) + ("manylinux2014_aarch64",)
+PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in (17, 24, 26, 27, 28)))
 
 
 def pins(path: Path) -> list[str]:
