@@ -26,7 +26,7 @@ check: setup ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --config .importlinter
+	@$(BIN)/lint-imports
 
 test: setup ## the tests that need no OpenMMLab, at most 8 minutes on 2 cores
 	@$(PYTEST) $(NO_OPENMMLAB) --timeout 600

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "compress" / "DESIGN.md"]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "RELEASE")),
+    ROOT / "compress" / "DESIGN.md",
+]
 TOP_FOLDERS = ("compress", "detectors", "recipes", "benchmarks", "tests", "scripts")
 
 
