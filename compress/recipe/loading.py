@@ -12,10 +12,11 @@ from compress import stages as stage_table
 from compress.detector import Detector
 from compress.errors import DetectorError, RecipeError, suggest
 from compress.plugins import available_plugins, check_frameworks, find_plugin
+from compress.recipe.loading.variants import apply_defaults, read_recipe
 from compress.recipe.model import NAME_PATTERN, Recipe
 from compress.recipe.plan import make_plan
+from compress.recipe.shipped import find_recipe
 from compress.recipe.validation import NO_FOLDER_NAME, validate
-from compress.recipe.variants import apply_defaults, read_recipe
 from compress.recipe.version import CURRENT, lift_training
 from compress.recipe.yaml_source import DataPath, Document, Place, Problem, apply_override
 from compress.stage import Stage
@@ -25,7 +26,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
     """Read a recipe, apply overrides and check all of it: fields, plug-in, order of stages.
 
     Args:
-        path: YAML 1.2 file.
+        path: YAML 1.2 file, or the name of a shipped recipe where there is no such file.
         overrides: `path=value` each, e.g. 'data.root=/data', 'stages.qat.epochs=1'.
         check_requires: also ask whether the plug-in's framework is installed.
 
@@ -36,7 +37,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
         RecipeError: holds one 'file:line:column: path: text' per mistake.
         DetectorError: the recipe is right, but the framework of its plug-in is not installed.
     """
-    path = Path(path)
+    path = find_recipe(Path(path))
     document = read_recipe(path)
     for override in overrides:
         apply_override(document, override)
