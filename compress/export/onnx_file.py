@@ -126,7 +126,7 @@ def first_cause(error: BaseException) -> BaseException:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch from telling of its own parts: pytree classes it deprecates, operators of torchvision without types."""
+    """Keep torch from telling of its own parts: classes it deprecates, operators of torchvision without types."""
     logger = logging.getLogger("torch.onnx._internal.exporter._schemas")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -146,7 +146,7 @@ def _drop_defaults(model: Model) -> None:
         schema = onnx.defs.get_schema(node.op_type, model.opset_imports[node.domain], node.domain)
         for name, attribute in list(node.attributes.items()):
             default = schema.attributes[name].default_value
-            if default.name and onnx_ir.from_proto(default).value == attribute.value:
+            if default.name and onnx_ir.serde.deserialize_attribute(default).value == attribute.value:
                 del node.attributes[name]
         while node.inputs and node.inputs[-1] is None:
             node.resize_inputs(len(node.inputs) - 1)
