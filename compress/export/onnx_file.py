@@ -1,4 +1,4 @@
-"""Writes a model as one ONNX file: standard operators, int8 initialisers once each, deploy metadata."""
+"""Writes a model as one ONNX file: standard operators, int8 initializers once each, deploy metadata."""
 
 from __future__ import annotations
 
@@ -109,10 +109,11 @@ def _translate(
                 optimize=False,
                 verbose=False,
             )
-        except CompressError:
+        except CompressError as error:
+            error.args = (_own_words(error),)
             raise
         except Exception as error:
-            raise StageError(f"export to ONNX opset {opset} failed: {first_cause(error)}") from error
+            raise StageError(f"export to ONNX opset {opset} failed: {_own_words(first_cause(error))}") from error
     assert exported is not None
     return exported.model
 
@@ -122,6 +123,11 @@ def first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _own_words(error: BaseException) -> str:
+    """Return the message without what torch.fx adds to it on the way."""
+    return str(error).partition("\n\nWhile executing ")[0]
 
 
 @contextmanager
