@@ -7,7 +7,7 @@ import onnx
 import onnx_ir
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.export.tidy import tidy
+from compress.export.tidy import sweep, tidy
 
 
 def convolution(name: str, source: str, weight: str, bias: str, output: str):
@@ -135,3 +135,19 @@ def test_what_depends_on_constants_alone_is_computed_but_no_integers_and_no_scal
 
 def test_the_file_asks_for_no_newer_runtime_than_its_operators_do():
     assert (messy().ir_version, tidied(messy()).ir_version) == (onnx.IR_VERSION, 9)
+
+
+def test_values_are_named_anew_where_a_stored_tensor_has_joined_them():
+    tensors = {"c2": np.ones(2, np.float32), "c3": np.zeros(2, np.float32), "head.scale": np.array([2, 3], np.float32)}
+    nodes = [helper.make_node("Sum", ["x", *tensors], ["v4"]), helper.make_node("Relu", ["v4"], ["y"])]
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("x", "y")]
+    stored = [numpy_helper.from_array(t, n) for n, t in tensors.items()]
+    model = onnx_ir.from_proto(helper.make_model(helper.make_graph(nodes, "g", infos[:1], infos[1:], stored)))
+    sweep(model)
+    graph = onnx_ir.to_proto(model).graph
+    assert {t.name: numpy_helper.to_array(t).tolist() for t in graph.initializer} == {
+        "c3": [1, 1],
+        "c4": [0, 0],
+        "head.scale": [2, 3],
+    }
+    assert [list(node.input) for node in graph.node] == [["x", "c3", "c4", "head.scale"], ["v5"]]
