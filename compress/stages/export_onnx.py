@@ -20,7 +20,7 @@ class ExportOnnx(Stage):
     )  # fmt: skip
 
     CODE_VERSION: ClassVar[int] = 4  # 2: int32 biases; 3: rewrites for the runtime's kernels; 4: torch.export
-    WORK: ClassVar[str] = "compress.work.export_onnx"
+    ACTION: ClassVar[str] = "compress.actions.export_onnx"
 
     stage: Literal["export_onnx"] = "export_onnx"
     opset: int = Field(19, ge=19, le=20, description="ONNX opset; DeformConv came with 19.")
