@@ -53,7 +53,7 @@ class DeployConvolution(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Dequantise the weight and convolve."""
         layer = self._layer[0]
-        weight = torch.ops.krimp.dequantise_weight(self.weight, self.weight_scale)
+        weight = torch.ops.krimp.dequantize_weight(self.weight, self.weight_scale)
         if isinstance(layer, QuantisedLayer):
             return layer.call_with(weight, *inputs)
         (x,) = inputs
@@ -76,11 +76,11 @@ class DeployIntegerConvolution(nn.Module):
     def forward(self, x: Tensor, index: int) -> Tensor:
         """Dequantise weight and bias and convolve; `index` says which of the input scales x has."""
         layer = self._layer[0]
-        weight = torch.ops.krimp.dequantise_weight(self.weight, self.weight_scale)
+        weight = torch.ops.krimp.dequantize_weight(self.weight, self.weight_scale)
         bias = None
         if self.has_bias:
             codes, scale = getattr(self, bias_name(index)), self.input_scales[index]
-            bias = torch.ops.krimp.dequantise_bias(codes, scale, self.weight_scale)
+            bias = torch.ops.krimp.dequantize_bias(codes, scale, self.weight_scale)
         return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
 
 

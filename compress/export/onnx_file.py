@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+import onnx_ir
 import torch
 from torch import nn
 
 from compress.artifact import write_whole
-from compress.errors import StageError
+from compress.errors import CompressError, StageError
 from compress.export.deploy_graph import deploy_graph
-from compress.export.operators import DeformForm, symbolics
+from compress.export.operators import DeformForm, translations
 from compress.export.rewrites import rewrite_for_runtime
 from compress.export.tidy import sweep, tidy
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from compress.detector import Detector
 
 METADATA_KEY = "krimp.deploy"
-INPUT_NAME = "images"
+INPUT_NAME, BATCH_NAME = "images", "batch"
 
 
 def export_onnx(
@@ -46,7 +49,7 @@ def export_onnx(
         model: float model, or a calibrated one from `quantise`; unchanged.
         path: file to write; replaced whole.
         detector: gives example input, output names and metadata.
-        opset: 19 or 20 (DeformConv came with 19; torch's exporter ends at 20).
+        opset: 19 or 20 (DeformConv came with 19).
         deform: operator for deformable convolutions; 'GridSample' runs in ONNX Runtime before 1.25.
         rewrite: give integer layers the shapes that ONNX Runtime's kernels are fast with (`rewrites.py`).
 
@@ -59,10 +62,14 @@ def export_onnx(
     example = detector.example_input(2)  # a batch of one would be folded into the graph
     names = detector.output_names()
     graph = deploy_graph(model, len(names), example)
-    proto = tidy(_torchscript_export(graph, example, names, opset, deform))
+    translated = _translate(graph, example, names, opset, deform)
+    tidy(translated)
+    proto = _serialized(translated)
     rewritten = rewrite_for_runtime(proto.graph) if rewrite else []
     if rewritten:
-        sweep(proto.graph)
+        swept = onnx_ir.from_proto(proto)
+        sweep(swept)
+        proto = _serialized(swept)
     metadata = json.dumps(detector.metadata(), sort_keys=True, separators=(",", ":"))
     onnx.helper.set_model_props(proto, {METADATA_KEY: metadata})
     _check(proto, names)
@@ -78,28 +85,65 @@ def export_onnx(
     }
 
 
-def _torchscript_export(
+def _translate(
     graph: nn.Module, example: torch.Tensor, names: tuple[str, ...], opset: int, deform: DeformForm
-) -> onnx.ModelProto:
-    """Run torch's exporter. The dynamo path refuses integer weights and leaves float ones in the file."""
-    buffer = io.BytesIO()
-    axes = {name: {0: "batch"} for name in (INPUT_NAME, *names)}
-    with warnings.catch_warnings(), symbolics(deform, opset), torch.no_grad():
-        warnings.simplefilter("ignore")
+) -> onnx_ir.Model:
+    """Run torch's exporter with our translations.
+
+    Raises:
+        CompressError: of the network itself, which refuses to be exported.
+        StageError: torch's exporter failed; says why.
+    """
+    with _quiet(), torch.no_grad():
         try:
-            torch.onnx.export(
-                graph,
-                (example,),
-                buffer,  # type: ignore[arg-type]
-                dynamo=False,
+            batch = torch.export.Dim(BATCH_NAME)
+            program = torch.export.export(graph, (example,), dynamic_shapes=({0: batch},), strict=False)
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
                 opset_version=opset,
                 input_names=[INPUT_NAME],
                 output_names=list(names),
-                dynamic_axes=axes,
+                dynamic_shapes=({0: BATCH_NAME},),  # for the name: the program has one of its own
+                custom_translation_table=translations(deform, opset),
+                optimize=False,
+                verbose=False,
             )
-        except (RuntimeError, ValueError, torch.onnx.errors.OnnxExporterError) as error:
-            raise StageError(f"export to ONNX opset {opset} failed: {error}") from error
-    return onnx.load_from_string(buffer.getvalue())
+        except CompressError:
+            raise
+        except Exception as error:
+            raise StageError(f"export to ONNX opset {opset} failed: {first_cause(error)}") from error
+    assert exported is not None
+    return exported.model
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """Return the error that the others were raised from; torch's exporter wraps it several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from telling of its own parts: pytree classes it deprecates, operators of torchvision without types."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._schemas")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _serialized(model: onnx_ir.Model) -> onnx.ModelProto:
+    """Return a model as it stands in the file: without the shapes of the values between the nodes."""
+    proto = onnx_ir.to_proto(model)
+    del proto.graph.value_info[:]
+    return proto
 
 
 def _check(proto: onnx.ModelProto, names: tuple[str, ...]) -> None:

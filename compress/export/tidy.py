@@ -2,193 +2,166 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+import onnx_ir
+from onnx_ir import Model, Node, Value
+from onnx_ir.passes import Sequential
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    CommonSubexpressionEliminationPass,
+    DeduplicateInitializersPass,
+    IdentityEliminationPass,
+    InlinePass,
+    LiftConstantsToInitializersPass,
+    RemoveInitializersFromInputsPass,
+    RemoveUnusedFunctionsPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+)
+from onnxscript.optimizer import fold_constants
+from onnxscript.rewriter import RewritePass
+from onnxscript.rewriter.rules.common import collapse_slice_rule
 
 PRODUCER = "krimp"
 CONVOLUTIONS = ("Conv", "DeformConv", "ConvTranspose")
+QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
+EVERY_SIZE = sys.maxsize
 
 
-def tidy(model: ModelProto) -> ModelProto:
-    """Clean a model in place and return it; what it computes does not change but for the scale of biases.
+def tidy(model: Model) -> None:
+    """Clean a model in place; what it computes does not change.
 
-    - constants become initialisers, identical initialisers become one;
-    - the scale of an int32 bias becomes input scale times weight scale, which the exporter could not express;
-    - initialisers are no graph inputs (else ONNX Runtime warns and folds nothing);
+    - what depends on constants alone is computed, but for stored integers and the scales of their biases;
+    - constants become initializers, identical initializers and identical nodes become one;
+    - initializers are no graph inputs (else ONNX Runtime warns and folds nothing);
     - Identity nodes, a zero bias of a deformable convolution, unused values and documentation go;
     - producer and names depend on nothing but the model.
     """
-    graph = model.graph
-    _constants_to_initialisers(graph)
-    _remove_identities(graph)
-    _scale_biases(graph)
-    _name_nodes(graph)
-    _drop_zero_deform_bias(graph)
-    sweep(graph)
+    Sequential(InlinePass(), RemoveInitializersFromInputsPass())(model)
+    _fold(model)
+    Sequential(
+        RewritePass([collapse_slice_rule]),
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        IdentityEliminationPass(),
+    )(model)
+    _name_convolutions(model)
+    _drop_zero_deform_bias(model)
+    _drop_defaults(model)
+    sweep(model)
+    _name_others(model)
     _strip(model)
-    return model
 
 
-def sweep(graph: GraphProto) -> None:
-    """Merge equal initialisers, drop what nothing reads, and name the values anew; in place."""
-    _merge_initialisers(graph)
-    _remove_unused(graph)
-    _name_values(graph)
+def sweep(model: Model) -> None:
+    """Merge equal initializers and nodes, drop what nothing reads, and name the values anew; in place."""
+    Sequential(
+        DeduplicateInitializersPass(size_limit=EVERY_SIZE),
+        CommonSubexpressionEliminationPass(),
+        RemoveUnusedNodesPass(),
+        RemoveUnusedFunctionsPass(),
+        RemoveUnusedOpsetsPass(),
+    )(model)
+    _name_values(model)
 
 
-def _constants_to_initialisers(graph: GraphProto) -> None:
-    kept: list[NodeProto] = []
-    for node in graph.node:
-        value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
-        if value is None:
-            kept.append(node)
-            continue
-        tensor = TensorProto()
-        tensor.CopyFrom(value)
-        tensor.name = node.output[0]
-        graph.initializer.append(tensor)
-    _replace_nodes(graph, kept)
+def _fold(model: Model) -> None:
+    """Compute what depends on constants alone; the scale of a bias is a product that costs less than its value."""
+    bias_scales = {id(_producer(node, 1)) for node in model.graph if node.op_type == "DequantizeLinear"}
+    fold_constants(
+        model,
+        onnx_shape_inference=True,
+        input_size_limit=EVERY_SIZE,
+        output_size_limit=EVERY_SIZE,
+        should_fold=lambda node: node.op_type not in QUANTIZATION and id(node) not in bias_scales,
+    )
 
 
-def _remove_identities(graph: GraphProto) -> None:
-    """Let the readers of an Identity read its input; one that makes a graph output stays."""
-    outputs = {value.name for value in graph.output}
-    renamed: dict[str, str] = {}
-    kept: list[NodeProto] = []
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
-        if node.op_type == "Identity" and node.output[0] not in outputs:
-            renamed[node.output[0]] = node.input[0]
-        else:
-            kept.append(node)
-    _replace_nodes(graph, kept)
+def _producer(node: Node, index: int) -> Node | None:
+    """Return the node that makes an input, None for one that is stored, given to the graph or left out."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return value.producer() if value is not None else None
 
 
-def _scale_biases(graph: GraphProto) -> None:
-    """Multiply the scale of each int32 bias by that of its convolution's input.
-
-    A Mul of two constants, which every runtime folds when it loads the file, instead of a stored vector.
-    """
-    producers = {output: node for node in graph.node for output in node.output}
-    integers = {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.INT32}
-    products: dict[str, NodeProto] = {}  # output of a bias's DequantizeLinear -> the Mul before it
-    for node in graph.node:
-        bias = producers.get(node.input[2]) if node.op_type == "Conv" and len(node.input) > 2 else None
-        if bias is None or bias.op_type != "DequantizeLinear" or bias.input[0] not in integers:
-            continue
-        source, weight = (producers[name] for name in node.input[:2])
-        name = f"{bias.output[0]}_scale"
-        products[bias.output[0]] = onnx.helper.make_node("Mul", [source.input[1], weight.input[1]], [name])
-        bias.input[1] = name
-    kept: list[NodeProto] = []
-    for node in graph.node:
-        if node.output[0] in products:
-            kept.append(products[node.output[0]])
-        kept.append(node)
-    _replace_nodes(graph, kept)
-
-
-def _name_nodes(graph: GraphProto) -> None:
-    """Name each convolution after its layer ('backbone.conv1/Conv'), the rest after the operator.
+def _name_convolutions(model: Model) -> None:
+    """Name each convolution after its layer ('backbone.conv1/Conv').
 
     Must run before weights are merged: the name of the weight tells the layer.
     """
-    initialisers = {tensor.name for tensor in graph.initializer}
-    producers = {output: node for node in graph.node for output in node.output}
     used: Counter[str] = Counter()
-    for node in graph.node:
-        weight = node.input[1] if node.op_type in CONVOLUTIONS else ""
-        if weight in producers:  # DequantizeLinear
-            weight = producers[weight].input[0]
-        name = node.op_type
-        if weight in initialisers and weight.endswith(".weight"):
-            name = f"{weight.removesuffix('.weight')}/{node.op_type}"
-        used[name] += 1
-        node.name = name if used[name] == 1 else f"{name}_{used[name] - 1}"
+    for node in model.graph:
+        layer = _layer(node) if node.op_type in CONVOLUTIONS else ""
+        node.name = _numbered(f"{layer}/{node.op_type}", used) if layer else None
 
 
-def _name_values(graph: GraphProto) -> None:
+def _name_others(model: Model) -> None:
+    """Name the remaining nodes after their operators."""
+    used: Counter[str] = Counter()
+    for node in model.graph:
+        if node.name is None:
+            node.name = _numbered(node.op_type, used)
+
+
+def _numbered(name: str, used: Counter[str]) -> str:
+    """Return a name that was not used yet: name, name_1, name_2, ..."""
+    used[name] += 1
+    return name if used[name] == 1 else f"{name}_{used[name] - 1}"
+
+
+def _layer(node: Node) -> str:
+    """Return the module whose stored weight a convolution reads, '' if it has none of its own."""
+    dequantize = _producer(node, 1)
+    weight: Value | None = node.inputs[1] if dequantize is None else dequantize.inputs[0]
+    is_own = weight is not None and weight.is_initializer() and str(weight.name).endswith(".weight")
+    return str(weight.name).removesuffix(".weight") if is_own and weight is not None else ""
+
+
+def _name_values(model: Model) -> None:
     """Give the values between nodes short names; inputs, outputs and stored tensors of layers keep theirs."""
-    kept = {value.name for value in [*graph.input, *graph.output]} | {""}
-    layers = {tensor.name for tensor in graph.initializer if "." in tensor.name}
-    names = {name: name for name in [*kept, *layers]}
-    for tensor in graph.initializer:
-        if tensor.name not in names:
-            names[tensor.name] = f"c{len(names)}"
-            tensor.name = names[tensor.name]
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = names[name]
-        for index, name in enumerate(node.output):
-            names.setdefault(name, f"v{len(names)}")
-            node.output[index] = names[name]
+    graph = model.graph
+    kept = {value.name for value in [*graph.inputs, *graph.outputs]}
+    kept |= {name for name in graph.initializers if "." in name}
+    count = len(kept)
+    for initializer in list(graph.initializers.values()):
+        if initializer.name not in kept:
+            initializer.name, count = f"c{count}", count + 1
+    for value in (output for node in graph for output in node.outputs):
+        if value.name not in kept:
+            value.name, count = f"v{count}", count + 1
 
 
-def _drop_zero_deform_bias(graph: GraphProto) -> None:
+def _drop_zero_deform_bias(model: Model) -> None:
     """Leave out the optional bias of DeformConv if it is zero; torchvision always passes one."""
-    zero = {t.name for t in graph.initializer if not any(onnx.numpy_helper.to_array(t).ravel().tolist())}
-    for node in graph.node:
-        if node.op_type == "DeformConv" and len(node.input) > 3 and node.input[3] in zero:
-            node.input[3] = ""
+    for node in model.graph:
+        bias = node.inputs[3] if node.op_type == "DeformConv" and len(node.inputs) > 3 else None
+        if bias is not None and bias.const_value is not None and not bias.const_value.numpy().any():
+            node.replace_input_with(3, None)
 
 
-def _merge_initialisers(graph: GraphProto) -> None:
-    """Keep the first of all initialisers with equal type, shape and bytes."""
-    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
-    renamed: dict[str, str] = {}
-    kept: list[TensorProto] = []
-    for tensor in graph.initializer:
-        array = onnx.numpy_helper.to_array(tensor)
-        key = (tensor.data_type, tuple(tensor.dims), array.tobytes())
-        if key in first:
-            renamed[tensor.name] = first[key]
-            continue
-        first[key] = tensor.name
-        kept.append(onnx.numpy_helper.from_array(array, tensor.name))
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
+def _drop_defaults(model: Model) -> None:
+    """Leave out attributes that say what their absence says, and inputs at the end that are left out."""
+    for node in model.graph:
+        schema = onnx.defs.get_schema(node.op_type, model.opset_imports[node.domain], node.domain)
+        for name, attribute in list(node.attributes.items()):
+            default = schema.attributes[name].default_value
+            if default.name and onnx_ir.from_proto(default).value == attribute.value:
+                del node.attributes[name]
+        while node.inputs and node.inputs[-1] is None:
+            node.resize_inputs(len(node.inputs) - 1)
 
 
-def _remove_unused(graph: GraphProto) -> None:
-    """Drop nodes and initialisers that reach no output, and inputs that are initialisers."""
-    needed = {value.name for value in graph.output}
-    kept: list[NodeProto] = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    _replace_nodes(graph, kept[::-1])
-    initialisers = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(initialisers)
-    constant = {tensor.name for tensor in initialisers}
-    inputs = [value for value in graph.input if value.name not in constant and value.name in needed]
-    del graph.input[:]
-    graph.input.extend(inputs)
-
-
-def _strip(model: ModelProto) -> None:
+def _strip(model: Model) -> None:
     """Fix everything that tells when, where or by which version the file was made."""
+    ClearMetadataAndDocStringPass()(model)
+    model.ir_version = onnx.helper.find_min_ir_version_for(
+        [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    )
     model.producer_name, model.producer_version, model.domain, model.doc_string = PRODUCER, "", "", ""
     model.graph.name, model.graph.doc_string = PRODUCER, ""
-    del model.graph.value_info[:]
-    del model.metadata_props[:]
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-
-
-def _replace_nodes(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    copies = []
-    for node in nodes:
-        copied = NodeProto()
-        copied.CopyFrom(node)
-        copies.append(copied)
-    del graph.node[:]
-    graph.node.extend(copies)
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+        value.doc_string = None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compress.artifact import Artifact
-from compress.detector import Detector, SamplesImages
+from compress.detector import Detector, Forward, SamplesImages
 from compress.errors import StageError
 from compress.report.document import Picture
 
@@ -23,10 +23,10 @@ def draw_pictures(
     artifacts: Sequence[Artifact],
     detector: Detector,
     *,
+    forward_of: Callable[[Artifact], Forward],
     split: str,
     count: int,
     score_threshold: float | None = None,
-    device: str = "auto",
 ) -> tuple[list[Picture], str | None]:
     """Write PNGs of `count` images of a split, one column a model.
 
@@ -35,16 +35,14 @@ def draw_pictures(
         artifacts: models, left to right.
         detector: its DEPLOY module must have preprocess, postprocess and draw. Its hook `SamplesImages` gives the
             images; without it the first ones of the loader are used, their normalisation undone.
+        forward_of: returns the forward of an artifact; called only where pictures can be drawn.
         split: where the images come from.
         count: how many.
         score_threshold: draw and count only what scores more; None takes the deployed threshold.
-        device: where torch models run.
 
     Returns:
         (pictures, None), or ([], why there are none).
     """
-    from compress.work.forward_of import forward_of
-
     deploy: Any = importlib.import_module(detector.DEPLOY)
     missing = [name for name in ("preprocess", "postprocess", "draw") if not hasattr(deploy, name)]
     if missing:
@@ -54,7 +52,7 @@ def draw_pictures(
     except StageError as error:
         return [], f"no pictures: {error}"
     meta = detector.metadata()
-    forwards = {artifact.label: forward_of(artifact, detector, device=device) for artifact in artifacts}
+    forwards = {artifact.label: forward_of(artifact) for artifact in artifacts}
     above = "" if score_threshold is None else f" above {score_threshold:g}"
     pictures = []
     for number, (name, image) in enumerate(images):

@@ -68,7 +68,7 @@ def modulated_deform_conv(x: Tensor, offset: Tensor, mask: Tensor, weight: Tenso
     if offset.dtype in (torch.bfloat16, torch.float16):
         # Mixed precision: with 8 bits of mantissa a position near column 70 would be off by a quarter of a cell.
         x, offset, mask = x.float(), offset.float(), mask.float()
-    if x.is_cuda or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+    if x.is_cuda or torch.compiler.is_exporting():
         return deform_native(x, offset, mask, weight)
     return deform_sampled(x, offset, mask, weight)
 

@@ -147,7 +147,7 @@ def _reporter(on_features: Callable[[nn.Module], None], refusal: str | None) -> 
     """Return a hook; a plain function, because copying a model must not copy what a method belongs to."""
 
     def hook(heads: nn.Module, _: Any) -> None:
-        if torch.onnx.is_in_onnx_export():
+        if torch.compiler.is_exporting():
             raise DetectorError(refusal)
         on_features(heads.detector)
 

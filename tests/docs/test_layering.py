@@ -23,7 +23,7 @@ TORCH_FREE = (
 )  # fmt: skip
 # Modules below the ones that know recipes and stages: they must work without them.
 ALGORITHMS = ("pruning", "quantization", "codec", "export", "metrics")
-ENGINE = ("cli", "engine", "recipe", "stages", "work")
+ENGINE = ("cli", "engine", "recipe", "stages", "actions")
 
 
 def sources(*folders):

@@ -33,7 +33,7 @@ def test_files_named_in_the_text_exist(page):
 def test_commands_named_in_the_readme_exist():
     named = set(re.findall(r"(?<![\w.])krimp ([a-z]+)\b", (ROOT / "README.md").read_text()))
     answer = subprocess.run(
-        [sys.executable, "-c", "from compress.cli import main; main(['--help'])"],
+        [sys.executable, "-c", "from compress.cli.main import main; main(['--help'])"],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,8 +33,7 @@ def context(folder: Path, name: str, **inputs: Artifact) -> StageContext:
     made = folder / name
     made.mkdir()
     (folder / f"{name}_scratch").mkdir()
-    recipe = SimpleNamespace(device="cpu")
-    return StageContext(name, made, folder / f"{name}_scratch", inputs, DETECTOR, recipe, 0)
+    return StageContext(name, made, folder / f"{name}_scratch", inputs, DETECTOR, 0, "cpu", {})
 
 
 @pytest.fixture(scope="module")

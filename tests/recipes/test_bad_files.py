@@ -11,7 +11,7 @@ MODEL = ROOT / "detectors" / "dcfl" / "zoo" / "dcfl_mbv2_hituav.krimp"
 
 
 def krimp(*arguments, cwd):
-    program = "import sys; from compress.cli import main; sys.exit(main())"
+    program = "import sys; from compress.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, *map(str, arguments)]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)

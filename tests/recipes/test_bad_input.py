@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from real_run import draw_data, write_recipe
 
-from compress.cli import main
+from compress.cli.main import main
 
 pytest.importorskip("mmrotate")
 

@@ -120,8 +120,9 @@ def run_stage(recipe, index, folder, source=None):
         scratch=folder / f"{index}_scratch",
         inputs={} if source is None else {"source": source},
         detector=make_detector(recipe.detector, recipe.data),
-        recipe=recipe.model_copy(update={"device": "cpu"}),
         seed=0,
+        device="cpu",
+        record=recipe.model_dump(mode="json", by_alias=True),
     )
     return SimpleNamespace(path=target, facts=stage.run(context))
 

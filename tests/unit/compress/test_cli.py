@@ -7,7 +7,7 @@ from pathlib import Path
 import engine_fakes
 import pytest
 
-from compress.cli import main
+from compress.cli.main import main
 from compress.engine import pipeline
 from compress.errors import DataError
 
@@ -128,7 +128,7 @@ def test_the_script_next_to_the_modules_answers_without_torch_and_other_slow_lib
 
 
 def test_all_commands_are_there():
-    done = python("-c", "from compress.cli import main; main(['--help'])")
+    done = python("-c", "from compress.cli.main import main; main(['--help'])")
     assert done.returncode == 0, done.stderr
     for command in ("run", "plan", "stages", "schema", "import", "detect", "pack", "unpack", "verify", "inspect"):
         assert f"\n  {command} " in done.stdout

@@ -28,7 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the ba
 from compress.engine import pipeline
 engine_fakes.install()
 pipeline.preload = lambda detector, stages: None  # the fakes need no torch, whose import takes seconds
-from compress.cli import main
+from compress.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

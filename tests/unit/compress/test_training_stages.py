@@ -55,8 +55,9 @@ def context(tmp_path, name, **inputs):
         scratch=tmp_path / f"{name}_scratch",
         inputs=inputs,
         detector=OneLayerDetector(),
-        recipe=SimpleNamespace(device="cpu"),
         seed=3,
+        device="cpu",
+        record={},
     )
 
 

@@ -180,11 +180,6 @@ class FakeArtifact:
 
 
 @dataclass
-class FakeRecipe:
-    device: str = "cpu"
-
-
-@dataclass
 class FakeContext:
     """What a stage reads of its context."""
 
@@ -194,10 +189,7 @@ class FakeContext:
     scratch: Path
     name: str = "prune"
     seed: int = 7
-    recipe: FakeRecipe = None
-
-    def __post_init__(self) -> None:
-        self.recipe = self.recipe or FakeRecipe()
+    device: str = "cpu"
 
     @property
     def source(self) -> FakeArtifact:

@@ -13,7 +13,6 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from pydantic import BaseModel
 
 from compress.artifact import Artifact
 from compress.kind import Kind
@@ -391,12 +390,6 @@ def test_panels_of_unequal_height_stand_side_by_side():
     assert (joined[3, -1] == 255).all()
 
 
-class TinyRecipe(BaseModel):
-    name: str = "tiny"
-    seed: int = 7
-    device: str = "cpu"
-
-
 class LoaderDetector:
     DEPLOY = "krimp_test_deploy"
 
@@ -421,7 +414,7 @@ def _deploy(monkeypatch):
     deploy.postprocess = lambda raw, meta, *, image_size, score_threshold: [[1, 2, 3]]
     deploy.draw = lambda image, found, meta: image
     monkeypatch.setitem(sys.modules, "krimp_test_deploy", deploy)
-    monkeypatch.setattr("compress.runtime.forwards.forward_of", lambda *_, **__: lambda images: [images])
+    monkeypatch.setattr("compress.actions.report.forward_of", lambda *_, **__: lambda images: [images])
 
 
 def run_report(tmp_path, detector=None, **fields):
@@ -434,8 +427,9 @@ def run_report(tmp_path, detector=None, **fields):
         scratch=tmp_path / "scratch",
         inputs={"float": artifacts[0]} | {a.label: a for a in artifacts},
         detector=detector or PictureDetector(),
-        recipe=TinyRecipe(),
         seed=7,
+        device="cpu",
+        record={"name": "tiny", "seed": 7, "device": "cpu"},
     )
     return Report(**fields).run(context), folder
 

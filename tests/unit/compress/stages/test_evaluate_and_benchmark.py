@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
+from compress.actions.evaluate import plain_scores
 from compress.codec import pack_file
 from compress.detector import Scores
 from compress.errors import StageError
 from compress.kind import Kind
 from compress.metrics.paired import load_resampled
 from compress.stages.benchmark import Benchmark
-from compress.stages.evaluate import Evaluate, plain_scores
+from compress.stages.evaluate import Evaluate
 
 META = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]}
 
@@ -24,7 +26,7 @@ META = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]}
 class FakeDetector:
     """Counts images; its network is a ReLU."""
 
-    DEPLOY = "detectors.dcfl.deploy"
+    DEPLOY = "krimp_test_deploy"
 
     def __init__(self):
         self.seen = []
@@ -79,8 +81,8 @@ def context(tmp_path, inputs, detector):
         inputs=inputs,
         source=inputs.get("source"),
         detector=detector,
-        recipe=SimpleNamespace(device="cpu"),
         seed=0,
+        device="cpu",
     )
 
 
@@ -182,7 +184,7 @@ def test_end_to_end_runs_on_the_first_picture_of_the_split(tmp_path, artifacts, 
             assert image_size == (8, 8)
             return [[1, 2]]
 
-    monkeypatch.setattr("importlib.import_module", lambda name: FakeDeploy)
+    monkeypatch.setitem(sys.modules, FakeDetector.DEPLOY, FakeDeploy)
     stage = Benchmark(models=("pack",), warmup=0, runs=3, split="test")
     assert stage.splits() == ("test",)
     facts = stage.run(context(tmp_path, artifacts, FakeDetector()))

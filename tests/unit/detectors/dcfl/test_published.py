@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from compress.cli import main
+from compress.cli.main import main
 from compress.errors import DetectorError
 from detectors.dcfl.adapter import Dcfl
 from detectors.dcfl.network import DcflNetwork

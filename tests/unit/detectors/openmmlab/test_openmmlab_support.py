@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("mmrotate")
 from support import STEPS, committed_table, groups, row, table, try_config
 
-from compress.cli import main
+from compress.cli.main import main
 from detectors.data.synthetic import write_dataset
 from detectors.data.synthetic_scenes import SceneSettings
 from detectors.openmmlab.config import shipped_configs

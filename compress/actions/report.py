@@ -1,4 +1,4 @@
-"""Work of stage report: everything the run found out, as JSON, markdown, charts and pictures."""
+"""Action of stage report: everything the run found out, as JSON, markdown, charts and pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from compress.actions.forward_of import forward_of
 from compress.artifact import Artifact
 from compress.kind import Kind
 from compress.progress import collected_warnings, say
@@ -29,11 +30,16 @@ def run(stage: Report, context: StageContext) -> dict[str, Any]:
     _draw_charts(stage, context, document)
     ends = [a for a in (float_artifact(artifacts), _final(stage, context)) if a is not None]
     if stage.pictures and ends:
-        models = list({artifact.label: artifact for artifact in ends}.values())
+        detector = context.detector
         document.pictures, reason = draw_pictures(
-            context.folder, models, context.detector, split=stage.split, count=stage.pictures,
-            score_threshold=_picture_threshold(document), device=context.device,
-        )  # fmt: skip
+            context.folder,
+            list({artifact.label: artifact for artifact in ends}.values()),
+            detector,
+            forward_of=lambda artifact: forward_of(artifact, detector, device=context.device),
+            split=stage.split,
+            count=stage.pictures,
+            score_threshold=_picture_threshold(document),
+        )
         document.warnings += [reason] if reason else []
     text = dump(document)
     parse(text)  # what is written keeps the schema
@@ -50,12 +56,10 @@ def run(stage: Report, context: StageContext) -> dict[str, Any]:
 
 
 def _final(stage: Report, context: StageContext) -> Artifact | None:
-
     return context.inputs[stage.final] if stage.final else final_artifact(in_order(context.inputs))
 
 
 def _document(stage: Report, context: StageContext) -> Document:
-
     artifacts = collect.in_order(context.inputs)
     start, final = collect.float_artifact(artifacts), _final(stage, context)
     labels = [context.inputs[name].label for name in stage.baselines]
@@ -91,7 +95,6 @@ def _document(stage: Report, context: StageContext) -> Document:
 
 
 def _draw_charts(stage: Report, context: StageContext, document: Document) -> None:
-
     if draw_results(document.rows, context.folder / "results.png", final_label=document.final_label):
         document.charts.append("results.png")
     for label, history in document.histories.items():

@@ -1,4 +1,4 @@
-"""Work of stage benchmark: latency of several models in one run, and how they compare."""
+"""Action of stage benchmark: latency of several models in one run, and how they compare."""
 
 from __future__ import annotations
 
@@ -62,7 +62,6 @@ def _end_to_end(stage: Benchmark, context: StageContext, sessions: dict[str, Inf
 
 
 def _model_file(artifact: Artifact) -> Any:
-
     if artifact.kind not in MODEL_FILES:
         raise StageError(
             f"benchmark: {artifact.label!r} holds {artifact.kind.value}, expected onnx or packed. "

@@ -1,4 +1,4 @@
-"""Work of stage prune_structured: remove channels in several steps until a share of MACs or parameters stays."""
+"""Action of stage prune_structured: remove channels in several steps until a share of MACs or parameters stays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from compress.actions.model_facts import model_facts, training_facts
 from compress.detector import Batch
 from compress.devices import on_device
 from compress.model_folder import load_model, save_model
@@ -18,7 +19,6 @@ from compress.seeds import epoch_seed
 from compress.stage import StageContext
 from compress.stages.prune_structured import PruneStructured
 from compress.training.in_stage import train_in_stage
-from compress.work.model_facts import model_facts, training_facts
 
 
 def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
@@ -53,7 +53,6 @@ def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
 
 
 def _settings(stage: PruneStructured, context: StageContext) -> PruningSettings:
-
     return PruningSettings(
         metric=stage.target.metric,
         importance=stage.importance,
@@ -67,7 +66,6 @@ def _settings(stage: PruneStructured, context: StageContext) -> PruningSettings:
 
 
 def _rules(stage: PruneStructured, model: nn.Module, context: StageContext) -> PruningRules:
-
     protected = {**context.detector.not_prunable(model), **stage.protect}
     return PruningRules(protected=protected, custom_pruners=context.detector.custom_pruners(model))
 
@@ -75,7 +73,6 @@ def _rules(stage: PruneStructured, model: nn.Module, context: StageContext) -> P
 def _batches(
     stage: PruneStructured, context: StageContext, what: str, step: int, *, count: int, seed: int
 ) -> Iterator[Batch]:
-
     label = f"{stage.label}: {what}, step {step}"
     return train_batches(context.detector, count=count, batch_size=stage.batch_size, seed=seed, label=label)
 
@@ -96,7 +93,6 @@ def _after_step(stage: PruneStructured, model: nn.Module, context: StageContext,
 
 
 def _reestimate(stage: PruneStructured, model: nn.Module, context: StageContext, step: int) -> None:
-
     if stage.bn_batches == 0:
         return
     seed = epoch_seed(context.seed, -step)  # other batches than those of the importance
@@ -106,7 +102,6 @@ def _reestimate(stage: PruneStructured, model: nn.Module, context: StageContext,
 
 
 def _recover(stage: PruneStructured, model: nn.Module, context: StageContext, step: int) -> dict[str, Any]:
-
     result = train_in_stage(
         model,
         context,
