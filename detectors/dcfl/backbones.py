@@ -123,6 +123,8 @@ class InvertedResidual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, expansion: int) -> None:
         super().__init__()
         inner = in_channels * expansion
+        # Stochastic depth of rate 0. A quantised graph rounds anew behind it: exported files stay what they were.
+        self.drop_path = nn.Identity()
         self.expand_conv = conv_norm(in_channels, inner) if expansion != 1 else None
         self.depthwise_conv = conv_norm(inner, inner, 3, stride=stride, groups=inner)
         self.linear_conv = conv_norm(inner, out_channels, activates=False)
@@ -132,7 +134,7 @@ class InvertedResidual(nn.Module):
         """Return (N, out, H / stride, W / stride) of x (N, in, H, W)."""
         inner = x if self.expand_conv is None else self.expand_conv(x)
         result: Tensor = self.linear_conv(self.depthwise_conv(inner))
-        return x + result if self.adds_input else result
+        return x + self.drop_path(result) if self.adds_input else result
 
 
 def conv_norm(

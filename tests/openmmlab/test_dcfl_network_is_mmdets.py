@@ -117,6 +117,22 @@ def test_gradients_and_running_statistics_are_mmdets_in_training(pairs):
         assert_close(value, after[name])
 
 
+def traced(pair):
+    """Return operation and target of every node; quantisers and exported tensors are named after these."""
+    graph = torch.fx.symbolic_trace(pair).graph
+    nodes = [(node.op, node.name, getattr(node.target, "__name__", node.target)) for node in graph.nodes]
+    return [node for node in nodes if not node[1].startswith("backbone_conv2_")]
+
+
+def test_the_traced_graph_is_mmdets_node_by_node(pairs):
+    ours, theirs = (copy.deepcopy(pair).eval() for pair in pairs)
+    found, expected = traced(ours), traced(theirs)
+    assert len(expected) > 50
+    assert [node for node in found if node[1] != "output"] == [
+        node for node in expected if node[1] != "output" and not node[1].startswith("getitem")
+    ]
+
+
 @pytest.mark.parametrize(("name", "base_channels"), [("mobilenet_v2", 64), ("resnet18", 8), ("resnet50", 8)])
 def test_a_seed_draws_the_initial_values_that_it_drew_with_mmdets_parts(name, base_channels):
     torch.manual_seed(5)
