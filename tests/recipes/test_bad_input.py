@@ -211,5 +211,5 @@ def test_a_plugin_whose_framework_is_not_installed_is_refused_at_once(krimp, dat
     code, error = krimp(recipe_of(tmp_path, data))
     assert code == 3
     assert "plug-in 'dcfl' needs mmcv, mmdet, which is not installed" in error
-    assert 'Run: make setup (in Krimp\'s folder), or pip install ".[compress,openmmlab]" there.' in error
+    assert 'Run: make setup-openmmlab (in Krimp\'s folder), or pip install ".[compress,openmmlab]" there.' in error
     assert not (tmp_path / "out").exists()

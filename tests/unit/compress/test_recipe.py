@@ -279,7 +279,9 @@ def test_a_missing_framework_is_a_detector_error_that_names_the_extra(write, mon
     monkeypatch.setattr(engine_fakes.NeedsMissingFramework, "REQUIRES", ("mmrotate",))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     path = write("name: x\ndetector: {plugin: 'engine_fakes:NeedsMissingFramework'}\nstages: [{stage: qat}]")
-    with pytest.raises(DetectorError, match=r'mmrotate, which is not installed. Run: make setup .* "\.\[compress,ope'):
+    with pytest.raises(
+        DetectorError, match=r'mmrotate, which is not installed. Run: make setup-openmmlab .* "\.\[compress,ope'
+    ):
         load_recipe(path)
     assert load_recipe(path, check_requires=False).name == "x"
 
