@@ -15,8 +15,6 @@ from torch.nn import functional as F
 from compress.export import check_parity, export_onnx, unfused_convolutions
 from compress.export.fusion import optimized_graph
 from compress.quantization import QuantisationSettings, calibrate, quantise
-
-pytest.importorskip("mmdet")
 from detectors.dcfl.adapter import Dcfl
 
 torch.set_num_threads(1)
