@@ -9,19 +9,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("mmrotate")
-pytest.importorskip("torch_pruning")
-
-from compress.metrics.complexity import measure_complexity  # noqa: E402
-from compress.model_folder import load_model  # noqa: E402
-from compress.plugins import make_detector  # noqa: E402
-from compress.recipe.loading import load_recipe  # noqa: E402
-from compress.stage import StageContext  # noqa: E402
-from detectors.data.dota_release import CLASSES as DOTA  # noqa: E402
-from detectors.data.synthetic import write_dataset  # noqa: E402
-from detectors.data.synthetic_scenes import SceneSettings  # noqa: E402
+from compress.metrics.complexity import measure_complexity
+from compress.model_folder import load_model
+from compress.plugins import make_detector
+from compress.recipe.loading import load_recipe
+from compress.stage import StageContext
+from detectors.data.dota_release import CLASSES as DOTA
+from detectors.data.synthetic import write_dataset
+from detectors.data.synthetic_scenes import SceneSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 IN_MAKE_TEST = "dcfl_r50_dota20"

@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.codec import PackedFile, ans_code, index_reader, prefix_code, stream_decoder
-
-fast_headers = pytest.importorskip("compress.codec.fast_headers")
+from compress.codec import PackedFile, ans_code, fast_headers, index_reader, prefix_code, stream_decoder
 
 GOOD = sorted((Path(__file__).parents[3] / "golden" / "codec" / "good").glob("*.krimp"))
 

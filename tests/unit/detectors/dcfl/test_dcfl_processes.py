@@ -29,7 +29,8 @@ stages:
 
 def write_data(root, num_images=7):
     """Seven pictures with few boxes, one without any: uneven parts, and steps where one process has no positive."""
-    cv2 = pytest.importorskip("cv2")
+    import cv2
+
     rng = np.random.default_rng(0)
     for split in ("train", "val", "test"):
         for part in ("images", "labelTxt"):
