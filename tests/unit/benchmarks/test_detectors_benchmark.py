@@ -39,6 +39,7 @@ def write_recipe(folder, name, *, channels=8, epochs=1):
     return path
 
 
+@pytest.mark.openmmlab
 def test_the_shipped_recipes_have_one_budget():
     detectors.same_budget(list(detectors.RECIPES), ["data.root=/somewhere"])
 
