@@ -6,11 +6,31 @@ from pathlib import Path
 
 import pytest
 
-OPENMMLAB = Path(__file__).parent / "openmmlab"
+TESTS = Path(__file__).parent
+OPENMMLAB = TESTS / "openmmlab"
+# Files and folders that take most of the time: they train, export, time, or start many programs.
+LONG = tuple(
+    TESTS / place
+    for place in (
+        "contract",
+        "fuzz",
+        "golden/dcfl",
+        "parity",
+        "recipes",
+        "unit/benchmarks",
+        "unit/compress/codec/test_tensor_decoder.py",
+        "unit/compress/export",
+        "unit/compress/test_child.py",
+        "unit/detectors/dcfl/test_dcfl_export.py",
+        "unit/detectors/dcfl/test_dcfl_processes.py",
+    )
+)
 
 
 def pytest_collection_modifyitems(items):
-    """Mark every test of the folder that needs the OpenMMLab stack."""
+    """Mark every test by where it lies: what needs the OpenMMLab stack, and what takes long."""
     for item in items:
         if item.path.is_relative_to(OPENMMLAB):
             item.add_marker(pytest.mark.openmmlab)
+        if any(item.path.is_relative_to(place) for place in LONG):
+            item.add_marker(pytest.mark.long)

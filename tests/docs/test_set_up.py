@@ -72,11 +72,11 @@ def test_what_a_newcomer_runs_compiles_nothing(target):
     assert "--only-binary :all:" in (ROOT / "scripts" / "setup.sh").read_text()
 
 
-@pytest.mark.parametrize("target", ["test", "test-fast"])
-def test_tests_that_need_openmmlab_are_left_out_of_the_short_tiers(target):
+@pytest.mark.parametrize(("target", "more"), [("test", ""), ("test-fast", " and not long")])
+def test_tests_that_need_openmmlab_are_left_out_of_the_short_tiers(target, more):
     command = make(target)
     assert "--ignore=tests/openmmlab" in command
-    assert '-m "not slow and not openmmlab"' in command
+    assert f'-m "not slow and not openmmlab{more}"' in command
 
 
 @pytest.mark.parametrize("target", ["test-openmmlab", "test-full"])
@@ -86,15 +86,20 @@ def test_the_tiers_with_openmmlab_install_it(target):
     assert "--ignore" not in commands[-1]
 
 
-def test_the_mark_of_openmmlab_comes_with_the_folder(request):
+def test_the_marks_come_with_the_places(request):
     (conftest,) = (p for p in request.config.pluginmanager.get_plugins() if getattr(p, "OPENMMLAB", None))
     marked = []
 
     def item(path):
         return SimpleNamespace(path=TESTS / path, add_marker=lambda mark: marked.append((path, mark.name)))
 
-    conftest.pytest_collection_modifyitems([item("openmmlab/test_a.py"), item("unit/test_b.py")])
-    assert marked == [("openmmlab/test_a.py", "openmmlab")]
+    conftest.pytest_collection_modifyitems([item("openmmlab/test_a.py"), item("unit/test_b.py"), item("fuzz/c.py")])
+    assert marked == [("openmmlab/test_a.py", "openmmlab"), ("fuzz/c.py", "long")]
+
+
+def test_the_places_of_long_tests_exist(request):
+    (conftest,) = (p for p in request.config.pluginmanager.get_plugins() if getattr(p, "OPENMMLAB", None))
+    assert [place for place in (*conftest.LONG, conftest.OPENMMLAB) if not place.exists()] == []
 
 
 def test_a_package_of_the_set_up_that_is_missing_fails_a_test_and_skips_none():
