@@ -12,11 +12,11 @@ from compress import stages as stage_table
 from compress.detector import Detector
 from compress.errors import DetectorError, RecipeError, suggest
 from compress.plugins import available_plugins, check_frameworks, find_plugin
-from compress.recipe.loading.variants import apply_defaults, read_recipe
 from compress.recipe.model import NAME_PATTERN, Recipe
 from compress.recipe.plan import make_plan
 from compress.recipe.shipped import find_recipe
 from compress.recipe.validation import NO_FOLDER_NAME, validate
+from compress.recipe.variants import apply_defaults, read_recipe
 from compress.recipe.version import CURRENT, lift_training
 from compress.recipe.yaml_source import DataPath, Document, Place, Problem, apply_override
 from compress.stage import Stage
