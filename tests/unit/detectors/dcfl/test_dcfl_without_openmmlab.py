@@ -52,10 +52,9 @@ for name, value in model.state_dict().items():
     assert torch.equal(value, weights[name]), name
 with torch.no_grad():
     raw = model.eval()(plugin.example_input())
-meta = plugin.metadata()
-deploy.check_meta(meta)
 arrays = [value.numpy() for value in raw[: len(plugin.output_names())]]
-(found,) = deploy.postprocess(arrays, meta, image_size=(200, 250), score_threshold=0.001)
+deployed = deploy.make_deploy(plugin.metadata())
+(found,) = deployed.postprocess(arrays, image_size=(200, 250), score_threshold=0.001)
 assert len(found.scores) > 0
 """
 PUBLISHED = """
