@@ -15,17 +15,17 @@ import numpy as np
 
 from compress.errors import DataError
 from compress.progress import track
-from detectors.data.dota import Truth, quads_to_boxes
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import read_manifest, write_file
 from detectors.data.patch_writer import read_objects
 from detectors.data.patches import Patch
+from detectors.data.samples import Truth, quads_to_boxes
 from detectors.geometry.corners import box_corners
 from detectors.geometry.detections import Detections
 from detectors.geometry.nms import rotated_nms
 
 if TYPE_CHECKING:
-    from compress.detector import Scores
+    from compress.dataset import Scores
 
 MERGE_IOU = 0.1  # overlap from which two boxes of a class are one object
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same detections give the same bytes
@@ -238,7 +238,7 @@ def patch_images(folder: Path) -> Iterator[Path]:
     Raises:
         DataError: the folder is not there or holds no image.
     """
-    from detectors.data.dota import IMAGE_FOLDER, IMAGE_SUFFIXES
+    from detectors.data.formats.dota import IMAGE_FOLDER, IMAGE_SUFFIXES
 
     where = folder / IMAGE_FOLDER
     files = sorted(path for path in where.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
