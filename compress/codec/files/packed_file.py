@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -244,5 +243,7 @@ def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item],
     if threads <= 1 or len(items) < 2:
         yield from map(function, items)
         return
+    from concurrent.futures import ThreadPoolExecutor  # takes as long to import as a small file to load
+
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(function, items)

@@ -1,4 +1,4 @@
-"""The structures of a .krimp file (FORMAT.md) and its header. `index` writes and reads the rest."""
+"""The structures of a .krimp file (FORMAT.md) and its header. `index_writer` and `index_reader` do the rest."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def _four_segments(symbols, begin, end, apart, size, steps, states, labels, stat
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def encode_states(symbols, steps, states, log, classes, chunk, segment, out, chunk_bits):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Code symbols by table ANS, all arguments as of `bitstream.encode_symbols` but for these.
+    """Code symbols by table ANS, all arguments as of `stream_encoder.encode_symbols` but for these.
 
     steps, (classes, alphabet), int64: offset << 32 | threshold; states, (classes, 2 ** log), uint16; all three as of
     `ans_code.encode_tables`. `out` has 16 bytes to spare. `chunk_bits`, (chunks,), int64, is given the bits of each.

@@ -145,7 +145,7 @@ def read_bounds(data, size, tables, width, min_bits, total_bits, classes, bounds
 
 @njit(cache=True, nogil=True, boundscheck=False)
 def join_planes(planes, is_rotated, is_zigzag, out):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    """Do what `values.from_planes` does with planes, (n, count), uint8, of which there are several."""
+    """Do what `element_planes.join_planes` does: planes, (n, count), uint8."""
     number, count = planes.shape
     top = uint64(8 * number - 1)
     for i in range(count):
