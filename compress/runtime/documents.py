@@ -68,9 +68,7 @@ class CocoIds:
         fitting = [name for name in self.images if path.parts[-len(PurePath(name).parts) :] == PurePath(name).parts]
         longest = max(fitting, key=lambda name: len(PurePath(name).parts), default=None)
         if longest is None:
-            raise DataError(
-                f"{file}: the annotations name no such picture. Leave --coco-ids out, or give the right file."
-            )
+            raise DataError(f"{file}: the annotations name no such picture. Leave --coco-ids out, or give its file.")
         return self.images[longest]
 
     def category(self, record: Record) -> int | str:
@@ -85,7 +83,7 @@ class CocoIds:
         if _one_word(record["class"]) not in known:
             raise DataError(
                 f"class {record['class']!r}: the annotations name no such category, expected one of "
-                f"{', '.join(self.categories)}. Leave --coco-ids out, or give the right file."
+                f"{', '.join(self.categories)}. Leave --coco-ids out, or give its file."
             )
         return known[_one_word(record["class"])]
 

@@ -98,7 +98,7 @@ class RasterSource:
             pixels = self._dataset.read(self._bands, window=rasterio.windows.Window(x, y, width, height))
         except rasterio.errors.RasterioError as error:
             raise DataError(
-                f"{self.path}: cannot be read at x {x}, y {y}, {width} x {height} px: {error}. Check or replace the file."
+                f"{self.path}: x {x}, y {y}, {width} x {height} px cannot be read: {error}. Check or replace the file."
             ) from error
         if pixels.dtype == np.uint16:
             pixels = _eight_bits(pixels)

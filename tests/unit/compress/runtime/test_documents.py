@@ -1,5 +1,6 @@
 """COCO results and GeoJSON: against hand-made documents, and read back by the COCO API."""
 
+import itertools
 import json
 
 import numpy as np
@@ -49,11 +50,11 @@ def test_without_annotations_names_that_are_numbers_are_the_numbers_and_classes_
 
 
 def test_what_the_annotations_do_not_name_is_an_error():
-    with pytest.raises(DataError, match="c.jpg: the annotations name no such picture"):
+    with pytest.raises(DataError, match=r"c\.jpg: the annotations name no such picture"):
         coco_results([("c.jpg", [])], IDS)
     with pytest.raises(DataError, match="class 'tank': the annotations name no such category, expected one of large"):
         coco_results([("a/000000000139.jpg", [SHIP | {"class": "tank"}])], IDS)
-    with pytest.raises(DataError, match="val.json: KeyError"):
+    with pytest.raises(DataError, match=r"val\.json: KeyError"):
         CocoIds.from_document({"images": []}, "val.json")
     with pytest.raises(DataError, match=r"val\.json: .*expected COCO annotations"):
         CocoIds.from_document([], "val.json")
@@ -91,7 +92,7 @@ def north_up(points):
 
 
 def signed_area(ring):
-    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in zip(ring, ring[1:], strict=False)) / 2
+    return sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in itertools.pairwise(ring)) / 2
 
 
 @pytest.mark.parametrize("to_map", [north_up, lambda points: np.asarray(points, float)], ids=["y-up", "y-down"])
