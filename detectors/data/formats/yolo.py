@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from ruamel.yaml import YAML
@@ -22,12 +22,24 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from compress.errors import DataError
 from compress.progress import track
+from detectors.data.boxes import BoxDataset
 from detectors.data.config import BoxData
-from detectors.data.formats.places import IMAGE_SUFFIXES, below, class_name, image_names, is_image, root_folder
-from detectors.data.formats.places import split_entry as entry_of
-from detectors.data.formats.record import LabelledImage, LabelledObject
+from detectors.data.formats.places import (
+    IMAGE_SUFFIXES,
+    Check,
+    below,
+    class_name,
+    image_names,
+    inspect_image,
+    is_image,
+    labelled_object,
+    root_folder,
+    split_entry,
+)
 from detectors.data.formats.yolo_lines import parse_line
-from detectors.data.image_header import image_size
+from detectors.data.image_header import read_image_size
+from detectors.data.labels import LabelledObject
+from detectors.data.samples import Sample
 
 DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
@@ -44,16 +56,28 @@ class YoloData(BoxData):
         description="Split -> its key in the YAML file.",
     )
 
-    def read(self, split: str) -> tuple[list[LabelledImage], list[str]]:
+
+class YoloDataset(BoxDataset[YoloData]):
+    """A data set in YOLO format."""
+
+    NAME: ClassVar[str] = "yolo"
+    CONFIG: ClassVar[type[YoloData]] = YoloData
+
+    def read(self, split: str, table: Mapping[str, int], *, check: Check = None) -> tuple[list[Sample], list[str]]:
         """Return the images of a split, sorted by name, and every problem in its lists and label files.
 
-        Reads each image that has labels, for its size. A class name's white space becomes hyphens.
+        Reads the header of each image that has labels, for its size. A class name's white space becomes hyphens.
+
+        Args:
+            split: name of the split.
+            table: class name -> label index, `labels.IGNORED` for ignored ones.
+            check: 'header' reads size and end of each image, 'full' decodes it, None the size alone.
 
         Raises:
             DataError: root, YAML file, split or a folder is missing, or the YAML file is wrong.
         """
-        document = self._document()
-        paths, problems = _images_of(document, entry_of(self.splits, split))
+        document = data_file(self.config)
+        paths, problems = _images_of(document, split_entry(self.config.splits, split))
         names, found = image_names(paths)
         problems += found
         if paths and not any(label_path(path).is_file() for path in paths):
@@ -61,12 +85,15 @@ class YoloData(BoxData):
             problems.append(
                 f"{expected}: missing, and so are the labels of all {len(paths)} images of split '{split}'."
             )
-        images = []
+        samples = []
         for name, path in zip(names, track(paths, f"read split {split}"), strict=True):
-            objects, found = _read_labels(path, document)
+            size, found = inspect_image(path, check)
             problems += found
-            images.append(LabelledImage(name, path, tuple(objects)))
-        return sorted(images, key=lambda image: image.name), problems
+            if not found:
+                objects, found = _read_labels(path, document.names, table, size)
+                problems += found
+                samples.append(Sample(name, path, tuple(objects)))
+        return sorted(samples, key=lambda sample: sample.name), problems
 
     def files(self, split: str) -> list[tuple[str, Path]]:
         """Return (name below root, path) of the YAML file, the images and their labels, sorted.
@@ -74,30 +101,50 @@ class YoloData(BoxData):
         Raises:
             DataError: as for `read`.
         """
-        document = self._document()
-        paths, _ = _images_of(document, entry_of(self.splits, split))
+        document = data_file(self.config)
+        paths, _ = _images_of(document, split_entry(self.config.splits, split))
         labels = [label for path in paths if (label := label_path(path)).is_file()]
         return below(document.base, [document.path, *paths, *labels])
 
-    def class_names(self) -> tuple[str, ...]:
+    @classmethod
+    def class_names(cls, config: YoloData) -> tuple[str, ...]:
         """Return the names of the YAML file, in the order of their index.
 
         Raises:
             DataError: the file is missing or wrong.
         """
-        return self._document().names
+        return data_file(config).names
 
-    def _document(self) -> DataFile:
-        root = root_folder(self.root)
-        path = root
-        if not root.is_file():
-            found = [root / name for name in DATA_FILES if (root / name).is_file()]
-            found = found or sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
-            if len(found) != 1:
-                what = f"{len(found)} YAML files" if found else "no YAML file"
-                raise DataError(f"{root}: {what}, expected {DATA_FILES[0]}. Give the file itself as data.root.")
-            path = found[0]
-        return read_data_file(path)
+    @classmethod
+    def splits_present(cls, config: YoloData) -> list[str]:
+        """Return the splits that the YAML file names.
+
+        Raises:
+            DataError: the file is missing or wrong.
+        """
+        entries = data_file(config).entries
+        return [split for split, key in config.splits.items() if entries.get(key)]
+
+
+DATASET = YoloDataset
+
+
+def data_file(config: YoloData) -> DataFile:
+    """Return the YAML file of a data set.
+
+    Raises:
+        DataError: there is none, more than one, or it is wrong.
+    """
+    root = root_folder(config.root)
+    path = root
+    if not root.is_file():
+        found = [root / name for name in DATA_FILES if (root / name).is_file()]
+        found = found or sorted([*root.glob("*.yaml"), *root.glob("*.yml")])
+        if len(found) != 1:
+            what = f"{len(found)} YAML files" if found else "no YAML file"
+            raise DataError(f"{root}: {what}, expected {DATA_FILES[0]}. Give the file itself as data.root.")
+        path = found[0]
+    return read_data_file(path)
 
 
 @dataclass(frozen=True)
@@ -233,7 +280,10 @@ def _listed(path: Path, base: Path) -> tuple[list[Path], list[str]]:
     return images, problems
 
 
-def _read_labels(image: Path, document: DataFile) -> tuple[list[LabelledObject], list[str]]:
+def _read_labels(
+    image: Path, names: Sequence[str], table: Mapping[str, int], checked_size: tuple[int, int] | None
+) -> tuple[list[LabelledObject], list[str]]:
+    """Return the objects of an image and what is wrong with its labels; boxes outside are wrong if it was checked."""
     path = label_path(image)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -245,15 +295,14 @@ def _read_labels(image: Path, document: DataFile) -> tuple[list[LabelledObject],
     if not lines:
         return [], []
     try:
-        size = image_size(image.read_bytes())
+        size = checked_size or read_image_size(image)
     except (OSError, ValueError) as error:
         return [], [f"{image}: {error}, expected a complete image."]
     objects, problems = [], []
     for number, line in lines:
         try:
-            quad, label = parse_line(line, len(document.names), size)
+            quad, label = parse_line(line, len(names), size)
+            objects.append(labelled_object(quad, names[label], table, image_size=checked_size))
         except ValueError as error:
-            problems.append(f"{path}:{number}: {error}.")
-        else:
-            objects.append(LabelledObject(quad, document.names[label], where=f"{path.name}:{number}"))
+            problems.append(f"{path}:{number}: {str(error).removesuffix('.')}.")
     return objects, problems

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from compress.errors import DataError
-from detectors.data.formats.coco import CROWD, CocoData
+from detectors.data.formats.coco import CROWD, CocoData, CocoDataset
 from detectors.data.formats.coco_boxes import annotation_quad, bbox_quad
+from detectors.data.labels import IGNORED
 
 SIZE = (48, 64)  # height, width
+CLASSES = ("car", "traffic-light")
+TABLE = {name: index for index, name in enumerate(CLASSES)}
 CAR = {"id": 7, "image_id": 2, "category_id": 3, "bbox": [10, 5, 20, 8], "area": 160, "iscrowd": 0}
 # As COCO's own instances_val2017.json has them, shortened.
 DOCUMENT = {
@@ -43,9 +46,14 @@ def make(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(document))
-        return CocoData(root=str(tmp_path), image_size=SIZE, splits={"val": name})
+        return data_set(tmp_path, splits={"val": name})
 
     return write
+
+
+def data_set(root, **fields):
+    root = None if root is None else str(root)
+    return CocoDataset(CocoData(root=root, image_size=SIZE, **fields), CLASSES)
 
 
 def annotate(**fields):
@@ -60,23 +68,23 @@ def same_corners(found, expected):
 
 
 def test_images_come_sorted_by_name_with_their_objects(make):
-    images, problems = make().read("val")
+    images, problems = make().read("val", TABLE)
     assert problems == []
     assert [(image.name, len(image.objects)) for image in images] == [("000000000001", 0), ("000000000002", 1)]
     car = images[1].objects[0]
-    assert (car.class_name, car.difficult, car.where) == ("car", 0, "instances_val.json: annotations[0]")
+    assert (car.label, car.difficult, car.ignored) == (0, 0, False)
     assert car.quad == (10, 5, 30, 5, 30, 13, 10, 13)  # x to x + w: nothing is added or taken away
 
 
 def test_white_space_in_a_category_becomes_a_hyphen_as_in_recipes(make):
     data = make(annotate(category_id=10))
-    assert data.read("val")[0][1].objects[0].class_name == "traffic-light"
-    assert data.class_names() == ("car", "traffic-light")
+    assert data.read("val", TABLE)[0][1].objects[0].label == 1
+    assert CocoDataset.class_names(data.config) == CLASSES
 
 
 @pytest.mark.parametrize("folder", ["images/val", "val", "images", "annotations", "."])
 def test_images_are_found_where_tools_put_them(make, folder):
-    assert [image.path.is_file() for image in make(folder=folder).read("val")[0]] == [True, True]
+    assert [image.image_path.is_file() for image in make(folder=folder).read("val", TABLE)[0]] == [True, True]
 
 
 def test_file_names_may_hold_a_folder(make, tmp_path):
@@ -88,7 +96,7 @@ def test_file_names_may_hold_a_folder(make, tmp_path):
     data = make(change, folder="images/deep")
     (tmp_path / "images" / "other").mkdir()
     (tmp_path / "images" / "deep" / "000000000002.jpg").rename(tmp_path / "images" / "other" / "000000000002.jpg")
-    images, problems = data.read("val")
+    images, problems = data.read("val", TABLE)
     assert (problems, [image.name for image in images]) == ([], ["deep/000000000001", "other/000000000002"])
 
 
@@ -147,10 +155,11 @@ def test_a_mask_covers_whole_pixels(packed):
     assert same_corners(annotation_quad(CAR | {"segmentation": mask}, SIZE), [5, 2, 9, 2, 9, 4, 5, 4])
 
 
-def test_boxes_bbox_leaves_outlines_and_rotation_aside(make):
+def test_boxes_bbox_leaves_outlines_and_rotation_aside(make, tmp_path):
     change = annotate(segmentation=[[0, 0, 5, 5, 2, 9]], attributes={"rotation": 45})
-    data = make(change).model_copy(update={"boxes": "bbox"})
-    assert data.read("val")[0][1].objects[0].quad == (10, 5, 30, 5, 30, 13, 10, 13)
+    make(change)
+    data = data_set(tmp_path, splits={"val": "annotations/instances_val.json"}, boxes="bbox")
+    assert data.read("val", TABLE)[0][1].objects[0].quad == (10, 5, 30, 5, 30, 13, 10, 13)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +173,33 @@ def test_boxes_bbox_leaves_outlines_and_rotation_aside(make):
     ],
 )
 def test_crowds_and_difficult_objects_are_marked(make, fields, difficult):
-    assert make(annotate(**fields)).read("val")[0][1].objects[0].difficult == difficult
+    item = make(annotate(**fields)).read("val", TABLE)[0][1].objects[0]
+    assert (item.difficult, item.ignored) == (difficult, difficult > 0)
+
+
+def test_classes_that_the_table_ignores_are_ignored_and_unknown_ones_are_problems(make):
+    data = make(annotate(category_id=10))
+    assert data.read("val", {"car": 0, "traffic-light": IGNORED})[0][1].objects[0].ignored
+    (problem,) = data.read("val", {"car": 0, "traffic-lights": 1})[1]
+    assert "annotations[0] (id 7): unknown class 'traffic-light'" in problem
+    assert "Did you mean 'traffic-lights'?" in problem
+
+
+@pytest.mark.parametrize("check", ["header", "full"])
+def test_images_are_looked_at_on_request(make, tmp_path, check):
+    data = make(lambda document: (document["images"][0].update(width=63), document["annotations"][0].update(bbox=[70, 5, 5, 5])))
+    assert data.read("val", TABLE)[1] == []
+    size, outside = data.read("val", TABLE, check=check)[1]
+    assert "image 000000000002.jpg: height x width is 48 x 63, expected 48 x 64 as the file has it" in size
+    assert "annotations[0] (id 7): the box (x 70 to 75, y 5 to 10) lies outside the image of 64 x 48 px" in outside
+    path = tmp_path / "val" / "000000000001.jpg"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert "000000000001.jpg: truncated JPEG" in "".join(data.read("val", TABLE, check=check)[1])
+
+
+def test_a_box_without_area_is_a_problem(make):
+    (problem,) = make(annotate(obb=[1, 1, 5, 5, 9, 9, 5, 5])).read("val", TABLE)[1]
+    assert "annotations[0] (id 7): degenerate box" in problem
 
 
 @pytest.mark.parametrize(
@@ -203,7 +238,7 @@ def test_crowds_and_difficult_objects_are_marked(make, fields, difficult):
     ],
 )
 def test_a_wrong_annotation_is_named_by_place_and_id_with_what_was_expected(make, fields, expected):
-    images, problems = make(annotate(**fields)).read("val")
+    images, problems = make(annotate(**fields)).read("val", TABLE)
     assert len(problems) == 1
     assert "instances_val.json: annotations[0] (id 7): " in problems[0]
     assert expected in problems[0]
@@ -218,17 +253,17 @@ def test_a_wrong_annotation_is_named_by_place_and_id_with_what_was_expected(make
         (lambda d: d["images"][0].update(file_name=3), "images[0]: file_name is 3, expected a text"),
         (lambda d: d["images"][0].update(file_name="../a.jpg"), "expected a path below the folder of the images"),
         (lambda d: d["images"][0].update(file_name="C:/a.jpg"), "expected a path below the folder of the images"),
-        (lambda d: d["images"].append({"id": 5, "file_name": "gone.jpg"}), "image gone.jpg is not in "),
+        (lambda d: d["images"].append({"id": 5, "file_name": "gone.jpg"}), "image gone.jpg: not in "),
         (lambda d: d["images"].append(None), "images[2]: expected an object"),
         (lambda d: d["categories"].append({"id": 4, "name": ""}), "categories[2]: name is '', expected a text"),
-        (lambda d: d["categories"].append({"id": 4, "name": "car"}), "categories 3 and 4 are both called car"),
+        (lambda d: d["categories"].append({"id": 4, "name": "car"}), "categories 3 and 4: both called car"),
         (lambda d: d["annotations"].append("box"), "annotations[1]: expected an object"),
         (lambda d: d["annotations"].append(CAR), "annotations[1] (id 7): id 7 is there twice"),
         (lambda d: d.pop("categories"), "no list categories, expected images, categories, annotations"),
     ],
 )
 def test_a_wrong_list_is_named_by_place(make, change, expected):
-    problems = make(change).read("val")[1]
+    problems = make(change).read("val", TABLE)[1]
     assert any("instances_val.json: " in problem and expected in problem for problem in problems), problems
 
 
@@ -243,7 +278,7 @@ def test_a_wrong_list_is_named_by_place(make, change, expected):
 def test_what_is_no_coco_document_is_a_problem_not_a_traceback(make, tmp_path, text, expected):
     data = make()
     (tmp_path / "annotations" / "instances_val.json").write_text(text)
-    images, problems = data.read("val")
+    images, problems = data.read("val", TABLE)
     assert (images, len(problems)) == ([], 1)
     assert expected in problems[0]
 
@@ -251,17 +286,17 @@ def test_what_is_no_coco_document_is_a_problem_not_a_traceback(make, tmp_path, t
 def test_a_missing_file_or_folder_is_an_error_that_says_what_to_set(make, tmp_path):
     data = make()
     with pytest.raises(DataError, match="no split 'train', expected one of val"):
-        data.read("train")
+        data.read("train", TABLE)
     with pytest.raises(DataError, match=r"data\.root: not given"):
-        data.model_copy(update={"root": None}).read("val")
+        data_set(None).read("val", TABLE)
     with pytest.raises(DataError, match="no such file, expected the annotations of split 'val'"):
-        data.model_copy(update={"splits": {"val": "other.json"}}).read("val")
+        data_set(tmp_path, splits={"val": "other.json"}).read("val", TABLE)
     with pytest.raises(DataError, match="no such folder, expected the images of split 'val'"):
-        data.model_copy(update={"image_folders": {"val": "pictures"}}).read("val")
+        data_set(tmp_path, splits=data.config.splits, image_folders={"val": "pictures"}).read("val", TABLE)
     for path in (tmp_path / "val").iterdir():
         path.unlink()
     with pytest.raises(DataError, match=r"its first image 000000000002\.jpg is in none of .*data\.image_folders"):
-        data.read("val")
+        data.read("val", TABLE)
 
 
 def test_the_files_of_a_split_are_its_json_and_its_images_by_names_below_the_root(make):

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from compress.errors import DataError
-from detectors.data.formats.yolo import YoloData, label_path
+from detectors.data.formats.yolo import YoloData, YoloDataset, label_path
 from detectors.data.formats.yolo_lines import format_detect, format_obb, parse_line
 
 SIZE = (50, 200)  # height, width
+CLASSES = ("plane", "ship", "storage-tank")
+TABLE = {name: index for index, name in enumerate((*CLASSES, "a"))}
 # As Ultralytics' dota8.yaml has it, shortened.
 YAML = """\
 # DOTA8 dataset
@@ -37,24 +39,23 @@ def make(tmp_path):
             (root / texts.format(split)).mkdir(parents=True, exist_ok=True)
             (root / texts.format(split) / "P0861__1024__0___1648.txt").write_text(labels)
         (root / "data.yaml").write_text(yaml)
-        return YoloData(root=str(root), image_size=SIZE)
+        return YoloDataset(YoloData(root=str(root), image_size=SIZE), CLASSES)
 
     return write
 
 
 def test_dota8s_layout_is_read_and_an_image_without_labels_holds_nothing(make):
     data = make()
-    images, problems = data.read("val")
+    images, problems = data.read("val", TABLE)
     assert problems == []
     assert [(image.name, len(image.objects)) for image in images] == [
         ("P0861__1024__0___1648", 1),
         ("P1053__1024__0___90", 0),
     ]
     ship = images[0].objects[0]
-    assert (ship.class_name, ship.difficult) == ("ship", 0)
-    assert ship.where == "P0861__1024__0___1648.txt:1"
+    assert (ship.label, ship.difficult, ship.ignored) == (1, 0, False)
     assert ship.quad == pytest.approx((20, 10, 60, 10, 60, 20, 20, 20))
-    assert data.class_names() == ("plane", "ship", "storage-tank")
+    assert YoloDataset.class_names(data.config) == CLASSES
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_written_lines_are_read_back_to_a_millionth_of_a_pixel():
     ],
 )
 def test_a_wrong_line_is_named_by_file_and_number_with_what_was_expected(make, line, expected):
-    images, problems = make(f"\n1 0.1 0.1 0.2 0.2\n{line}\n").read("train")
+    images, problems = make(f"\n1 0.1 0.1 0.2 0.2\n{line}\n").read("train", TABLE)
     assert len(problems) == 1
     assert "labels/train/P0861__1024__0___1648.txt:3: " in problems[0]
     assert expected in problems[0]
@@ -128,7 +129,8 @@ def test_a_wrong_line_is_named_by_file_and_number_with_what_was_expected(make, l
     ],
 )
 def test_names_may_be_a_list_or_numbered(make, names, classes):
-    assert make("", YAML[: YAML.index("names:")] + names).class_names() == classes
+    data = make("", YAML[: YAML.index("names:")] + names)
+    assert YoloDataset.class_names(data.config) == classes
 
 
 @pytest.mark.parametrize(
@@ -149,12 +151,12 @@ def test_names_may_be_a_list_or_numbered(make, names, classes):
 )
 def test_a_wrong_yaml_file_is_an_error_that_says_what_was_expected(make, yaml, expected):
     with pytest.raises(DataError, match=expected):
-        make("", yaml).read("train")
+        make("", yaml).read("train", TABLE)
 
 
 def test_roboflows_layout_is_read(make):
     yaml = "train: ../train/images\nval: ../val/images\nnc: 1\nnames: [a]\n"
-    images, problems = make("0 .5 .5 .1 .1\n", yaml, "{}/images", "{}/labels").read("train")
+    images, problems = make("0 .5 .5 .1 .1\n", yaml, "{}/images", "{}/labels").read("train", TABLE)
     assert (problems, [len(image.objects) for image in images]) == ([], [1, 0])
 
 
@@ -163,7 +165,7 @@ def test_a_split_may_be_lists_of_images_and_of_folders(make, tmp_path):
     (tmp_path / "dota8" / "part.txt").write_text(
         "./images/train/P0861__1024__0___1648.jpg\n\nimages/train/P1053__1024__0___90.jpg\n"
     )
-    images, problems = data.read("train")
+    images, problems = data.read("train", TABLE)
     assert problems == []
     assert [image.name for image in images] == [
         "train/P0861__1024__0___1648",
@@ -172,11 +174,11 @@ def test_a_split_may_be_lists_of_images_and_of_folders(make, tmp_path):
         "val/P1053__1024__0___90",
     ]
     (tmp_path / "dota8" / "part.txt").write_text("images/train/gone.jpg\n")
-    assert "part.txt:1: no image" in data.read("train")[1][0]
+    assert "part.txt:1: no image" in data.read("train", TABLE)[1][0]
 
 
 def test_labels_that_are_all_missing_are_a_problem_because_the_layout_must_be_wrong(make):
-    problems = make(texts="annotations/{}").read("val")[1]
+    problems = make(texts="annotations/{}").read("val", TABLE)[1]
     assert len(problems) == 1
     assert (
         "labels/val/P0861__1024__0___1648.txt: missing, and so are the labels of all 2 images of split 'val'"
@@ -184,10 +186,25 @@ def test_labels_that_are_all_missing_are_a_problem_because_the_layout_must_be_wr
     )
 
 
+@pytest.mark.parametrize("check", [None, "header", "full"])
+def test_images_are_looked_at_on_request(make, tmp_path, check):
+    data = make("0 1.5 .5 .1 .1\n")
+    folder = tmp_path / "dota8/images/val"
+    second = folder / "P1053__1024__0___90.jpg"
+    second.write_bytes(second.read_bytes()[:-40])
+    problems = data.read("val", TABLE, check=check)[1]
+    if check is None:
+        assert problems == []
+    else:
+        outside, broken = problems
+        assert "0___1648.txt:1: the box (x 290 to 310, y 22.5 to 27.5) lies outside the image of 200 x 50 px" in outside
+        assert "P1053__1024__0___90.jpg: truncated JPEG" in broken
+
+
 def test_two_images_of_one_name_would_share_their_labels(make, tmp_path):
     data = make()
     cv2.imwrite(str(tmp_path / "dota8/images/val/P1053__1024__0___90.png"), np.zeros((9, 9, 3), np.uint8))
-    assert "same name as P1053__1024__0___90.jpg, expected one image a name" in data.read("val")[1][0]
+    assert "same name as P1053__1024__0___90.jpg, expected one image a name" in data.read("val", TABLE)[1][0]
 
 
 def test_the_last_folder_images_becomes_labels(tmp_path):
