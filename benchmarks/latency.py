@@ -16,6 +16,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 import numpy as np
 
 from compress.errors import CompressError, StageError
+from compress.plugins import load_deploy
+from compress.predictor import Predictor
 from compress.progress import track
 from compress.runtime.detect import read_image
-from compress.runtime.end_to_end import end_to_end_call
+from compress.runtime.forwards import session_forward
 from compress.runtime.latency import compare, environment, random_inputs
 from compress.runtime.session import deploy_metadata_of, open_session
 
@@ -151,15 +154,13 @@ def _network_call(session: Any, feeds: dict[str, np.ndarray]) -> Callable[[], An
 def _whole_call(label: str, session: Any, image: np.ndarray | None, size: tuple[int, int] | None) -> Callable[[], Any]:
     import cv2
 
-    from compress.plugins import load_deploy
-
     if image is None:
         raise StageError("--end-to-end: no picture. Give one with --image FILE.")
-    meta = deploy_metadata_of(session, label)
-    height, width = (int(edge) for edge in size or meta["image_size"])
+    deploy = load_deploy(deploy_metadata_of(session, label))
+    height, width = size or deploy.image_size
     if image.shape[:2] != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return end_to_end_call(session, load_deploy(str(meta.get("plugin"))), meta, image)
+    return partial(Predictor(session_forward(session), deploy).detect, image)
 
 
 def _timed(calls: dict[str, Callable[[], Any]], options: argparse.Namespace, what: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Importing it must not import torch: heavy imports go inside the methods.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -206,56 +206,52 @@ HOOKS = (Preloads, ImportsWeights, DistilsOutputs, RefusesExport, SamplesImages)
 
 
 class Deploy(Protocol):
-    """Module-level functions of a plug-in's torch-free part (numpy, OpenCV).
+    """The torch-free part of a plug-in (numpy, OpenCV), made from a model's metadata.
 
-    `meta` is always the model's `krimp.deploy`. A detections object has a length; the engine
-    only passes it on. A window is a tuple with x, y, width, height in whole pixels.
+    The module that `Detector.DEPLOY` names has a function `make_deploy(meta) -> Deploy`, which raises DetectorError if
+    a key is missing or a value cannot be served. A detections object has a length; the engine only passes it on. A
+    window is a tuple with x, y, width, height in whole pixels.
+
+    Attributes:
+        meta: the model's `krimp.deploy`.
+        image_size: (height, width) that the model was made for, pixels.
+        classes: names.
+        score_threshold: the model's own.
     """
 
-    @staticmethod
-    def check_meta(meta: Mapping[str, Any]) -> None:
-        """Raise DetectorError if a key is missing or a value cannot be served."""
+    @property
+    def meta(self) -> Mapping[str, Any]: ...  # noqa: D102
 
-    @staticmethod
-    def preprocess(
-        image: np.ndarray, meta: Mapping[str, Any], *, minimum_size: tuple[int, int] | None = None
-    ) -> np.ndarray:
+    @property
+    def image_size(self) -> tuple[int, int]: ...  # noqa: D102
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    @property
+    def score_threshold(self) -> float: ...  # noqa: D102
+
+    def preprocess(self, image: np.ndarray, *, minimum_size: tuple[int, int] | None = None) -> np.ndarray:
         """Turn a BGR uint8 (H, W, 3) image into float32 (1, 3, H', W'), padded to at least `minimum_size`."""
 
-    @staticmethod
     def postprocess(
-        raw: list[np.ndarray],
-        meta: Mapping[str, Any],
-        *,
-        image_size: tuple[int, int],
-        score_threshold: float | None = None,
+        self, raw: Sequence[np.ndarray], *, image_size: tuple[int, int], score_threshold: float | None = None
     ) -> list[Any]:
-        """Turn raw outputs of a batch into detections, one object per image."""
+        """Turn raw outputs of a batch into detections, one object per image; arrays past the exported ones are cut."""
 
-    @staticmethod
     def tile_windows(
-        image_size: tuple[int, int],
-        meta: Mapping[str, Any],
-        *,
-        tile_size: tuple[int, int] | None = None,
-        overlap_px: int | None = None,
+        self, image_size: tuple[int, int], *, tile_size: tuple[int, int] | None = None, overlap_px: int | None = None
     ) -> list[Any]:
         """Return the windows in which a picture of any size is looked at."""
 
-    @staticmethod
-    def merge(parts: list[Any], windows: list[Any], meta: Mapping[str, Any], *, image_size: tuple[int, int]) -> Any:
-        """Return the detections of a whole picture from those of its windows."""
+    def merge(self, parts: list[Any], windows: list[Any], *, image_size: tuple[int, int]) -> Any:
+        """Return the detections of a whole picture from those of its windows; those of one window as they are."""
 
-    @staticmethod
-    def draw(
-        image: np.ndarray, detections: Any, meta: Mapping[str, Any], *, score_threshold: float | None = None
-    ) -> np.ndarray:
+    def draw(self, image: np.ndarray, detections: Any, *, score_threshold: float | None = None) -> np.ndarray:
         """Return a BGR uint8 picture with the boxes drawn that score more than the threshold."""
 
-    @staticmethod
-    def to_text(detections: Any, meta: Mapping[str, Any]) -> str:
+    def to_text(self, detections: Any) -> str:
         """Return one line per detection."""
 
-    @staticmethod
-    def to_json(detections: Any, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def to_json(self, detections: Any) -> list[dict[str, Any]]:
         """Return one JSON-able record per detection, with at least `class` and `score`."""

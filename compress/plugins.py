@@ -8,10 +8,9 @@ import importlib.util
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from compress.detector import HOOKS, Detector
+from compress.detector import HOOKS, Deploy, Detector
 from compress.errors import DetectorError, suggest
 
 FOLDER = "detectors"  # package whose sub-packages with an `adapter` module are plug-ins
@@ -80,25 +79,42 @@ def make_detector(detector: Mapping[str, Any], data: Mapping[str, Any]) -> Detec
     return plugin(plugin.CONFIG.model_validate(config), plugin.DATA.model_validate(data))
 
 
-def load_deploy(name: str) -> ModuleType:
-    """Return the torch-free part of the plug-in that a model file names in its metadata.
+def load_deploy(meta: Mapping[str, Any]) -> Deploy:
+    """Return the torch-free part of the plug-in that a model file names in its metadata, made from that metadata.
 
     Args:
-        name: a folder under `detectors/` or an entry point. `package.module:NAME` is refused: a
-            model file from a stranger must not decide which module is imported.
+        meta: the model's `krimp.deploy`; its `plugin` is a folder under `detectors/` or an entry point.
+            `package.module:NAME` is refused: a model file from a stranger must not decide which module is imported.
 
     Raises:
-        DetectorError: nothing installed has that name, or its import fails.
+        DetectorError: nothing installed has that name, its import fails, or the metadata does not fit it.
     """
+    name = str(meta.get("plugin"))
     if name not in available_plugins():
         raise DetectorError(
             f"the model was made by plug-in {name!r}, which is not installed here.{suggest(name, available_plugins())}"
         )
-    module_name = find_plugin(name).DEPLOY
+    return _make_deploy(name, find_plugin(name), meta)
+
+
+def deploy_of(detector: Detector) -> Deploy:
+    """Return the torch-free part of a detector, made from the metadata that its model files will carry.
+
+    Raises:
+        DetectorError: its import fails, or it refuses the metadata.
+    """
+    return _make_deploy(detector.NAME, type(detector), detector.metadata())
+
+
+def _make_deploy(name: str, plugin: type[Detector], meta: Mapping[str, Any]) -> Deploy:
     try:
-        return importlib.import_module(module_name)
+        module: Any = importlib.import_module(plugin.DEPLOY)
     except ImportError as error:
-        raise DetectorError(f"plug-in {name!r}: module {module_name!r} cannot be imported: {error}.") from error
+        raise DetectorError(f"plug-in {name!r}: module {plugin.DEPLOY!r} cannot be imported: {error}.") from error
+    if not callable(getattr(module, "make_deploy", None)):
+        raise DetectorError(f"plug-in {name!r}: {plugin.DEPLOY} has no function make_deploy(meta). Add it.")
+    deploy: Deploy = module.make_deploy(meta)
+    return deploy
 
 
 def contract_faults(plugin: Any) -> list[str]:

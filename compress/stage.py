@@ -1,8 +1,8 @@
 """The contract of a stage: a frozen model whose fields say what to do, and one `run` that does it.
 
-Its file under `stages/` holds the fields and is read without torch; its work stands in a module of `work/`, glue that
-reads the input artifacts, calls algorithms, writes files into `context.folder` and returns facts. The pipeline seals
-the folder, measures time and memory, and decides from the class variables which orders are legal.
+Its file under `stages/` holds the fields and is read without torch; its work stands in a module of `actions/`, glue
+that reads the input artifacts, calls algorithms, writes files into `context.folder` and returns facts. The pipeline
+seals the folder, measures time and memory, and decides from the class variables which orders are legal.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Stage(BaseModel):
 
     NEEDS: ClassVar[tuple[Kind, ...]] = ()  # kinds accepted as source; the latest of any of them
     MAKES: ClassVar[Kind]
-    WORK: ClassVar[str]  # module whose `run(stage, context)` does the work; imported when the stage runs
+    ACTION: ClassVar[str]  # module whose `run(stage, context)` does the work; imported when the stage runs
     NOT_AFTER: ClassVar[tuple[str, ...]] = ()  # stage names that may not be in the source's lineage
     SPLITS: ClassVar[tuple[str, ...]] = ()  # data splits always read (a `split` field is added)
     LIBRARIES: ClassVar[tuple[str, ...]] = ()  # distributions whose version matters for the result
@@ -95,10 +95,10 @@ class Stage(BaseModel):
         return tuple(dict.fromkeys([*self.SPLITS, *([split] if split else [])]))
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        """Do the work and return JSON-able facts for manifest and report: call `run` of the module `WORK`.
+        """Do the work and return JSON-able facts for manifest and report: call `run` of the module `ACTION`.
 
         Raises:
             StageError: the work cannot be done or a check failed.
         """
-        work: Callable[[Stage, StageContext], dict[str, Any]] = importlib.import_module(self.WORK).run
-        return work(self, context)
+        run: Callable[[Stage, StageContext], dict[str, Any]] = importlib.import_module(self.ACTION).run
+        return run(self, context)

@@ -84,7 +84,7 @@ def _detect(options: argparse.Namespace) -> Path:
         "format_version": FORMAT_VERSION,
         "model": options.model.name,
         "model_sha256": hashlib.sha256(options.model.read_bytes()).hexdigest(),
-        "classes": list(predictor.meta["classes"]),
+        "classes": list(predictor.deploy.classes),
         "score_threshold": options.score,
     }
     path = options.out / DETECTIONS
@@ -95,7 +95,7 @@ def _detect(options: argparse.Namespace) -> Path:
     with path.open("a") as out:
         for file in track(waiting, "detect", len(waiting)):
             image = read_image(file)
-            found = predictor.deploy.to_json(predictor.detect(image), predictor.meta)
+            found = predictor.deploy.to_json(predictor.detect(image))
             out.write(json.dumps({"name": file.stem, "width": image.shape[1], "detections": found}) + "\n")
             out.flush()
     return path

@@ -207,7 +207,11 @@ def grid_sample_writer(opset: int) -> Translation:
 def _sample(x: Any, grid: Any, opset: int) -> Any:
     """Write GridSample; opset 20 has another name for its mode."""
     how = {"padding_mode": "zeros", "align_corners": 0}
-    return op.GridSample(x, grid, mode="bilinear", **how) if opset < 20 else opset20.GridSample(x, grid, mode="linear", **how)
+    return (
+        op.GridSample(x, grid, mode="bilinear", **how)
+        if opset < 20
+        else opset20.GridSample(x, grid, mode="linear", **how)
+    )
 
 
 def _sizes(value: Any) -> list[int]:

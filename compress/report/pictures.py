@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from compress.artifact import Artifact
 from compress.detector import Detector, Forward, SamplesImages
-from compress.errors import StageError
+from compress.errors import DetectorError, StageError
+from compress.plugins import deploy_of
+from compress.predictor import Predictor
 from compress.report.document import Picture
 
 GAP_PX, CAPTION_PX = 6, 24
@@ -33,7 +33,7 @@ def draw_pictures(
     Args:
         folder: to write into.
         artifacts: models, left to right.
-        detector: its DEPLOY module must have preprocess, postprocess and draw. Its hook `SamplesImages` gives the
+        detector: its hook `SamplesImages` gives the
             images; without it the first ones of the loader are used, their normalisation undone.
         forward_of: returns the forward of an artifact; called only where pictures can be drawn.
         split: where the images come from.
@@ -43,25 +43,26 @@ def draw_pictures(
     Returns:
         (pictures, None), or ([], why there are none).
     """
-    deploy: Any = importlib.import_module(detector.DEPLOY)
-    missing = [name for name in ("preprocess", "postprocess", "draw") if not hasattr(deploy, name)]
-    if missing:
-        return [], f"no pictures: {detector.DEPLOY} has no {', '.join(missing)}."
+    try:
+        deploy = deploy_of(detector)
+    except DetectorError as error:
+        return [], f"no pictures: {error}"
     try:
         images = list(_sample_images(detector, split, count))
     except StageError as error:
         return [], f"no pictures: {error}"
-    meta = detector.metadata()
-    forwards = {artifact.label: forward_of(artifact) for artifact in artifacts}
+    predictors = {
+        artifact.label: Predictor(forward_of(artifact), deploy, score_threshold=score_threshold)
+        for artifact in artifacts
+    }
     above = "" if score_threshold is None else f" above {score_threshold:g}"
     pictures = []
     for number, (name, image) in enumerate(images):
         panels, counts = [], {}
-        for label, forward in forwards.items():
-            raw = forward(deploy.preprocess(image, meta))
-            found = deploy.postprocess(raw, meta, image_size=image.shape[:2], score_threshold=score_threshold)[0]
+        for label, predictor in predictors.items():
+            found = predictor.detect(image)
             counts[label] = len(found)
-            panels.append(_captioned(deploy.draw(image, found, meta), f"{label}: {len(found)} detections{above}"))
+            panels.append(_captioned(deploy.draw(image, found), f"{label}: {len(found)} detections{above}"))
         file = f"picture_{number + 1}_{re.sub(r'[^A-Za-z0-9_-]+', '_', Path(name).stem)[:60]}.png"
         _write_png(folder / file, side_by_side(panels))
         pictures.append(

@@ -10,79 +10,21 @@ import glob
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from compress.detector import Deploy
 from compress.errors import DataError, StageError
+from compress.plugins import load_deploy
+from compress.predictor import Predictor
 from compress.runtime.forwards import session_forward
 from compress.runtime.session import deploy_metadata_of, open_session
-
-if TYPE_CHECKING:
-    from compress.detector import Forward
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 RESULT_FILE = "detections.json"
 FORMAT_VERSION = 1
-DRAWN_SCORE = 0.3
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A model file that is ready to look at pictures.
-
-    Attributes:
-        forward: images -> raw outputs.
-        deploy: the plug-in's torch-free part.
-        meta: the model's `krimp.deploy`.
-        tile_size: (height, width) of a window, pixels; smaller pictures are padded to it, as in scoring.
-        overlap_px: pixels that neighbouring windows share; None leaves it to the plug-in.
-        score_threshold: replaces the one of `meta`; None keeps it.
-    """
-
-    forward: Forward
-    deploy: ModuleType
-    meta: dict[str, Any]
-    tile_size: tuple[int, int]
-    overlap_px: int | None
-    score_threshold: float | None
-
-    @property
-    def drawn_threshold(self) -> float:
-        """Return the score above which boxes are drawn: the wanted one, else at least `DRAWN_SCORE`.
-
-        Models are scored at a low threshold, which would bury a picture in weak boxes.
-        """
-        if self.score_threshold is not None:
-            return self.score_threshold
-        return max(DRAWN_SCORE, float(self.meta.get("score_threshold", 0.0)))
-
-    def windows(self, image_size: tuple[int, int]) -> list[Any]:
-        """Return the windows in which a picture of (height, width) pixels is looked at."""
-        return self.deploy.tile_windows(image_size, self.meta, tile_size=self.tile_size, overlap_px=self.overlap_px)
-
-    def detect(self, image: np.ndarray) -> Any:
-        """Return the detections of a picture.
-
-        Args:
-            image: (H, W, 3) uint8, BGR, any size.
-
-        Returns:
-            The plug-in's detections object, in pixels of the picture.
-        """
-        size = (image.shape[0], image.shape[1])
-        windows = self.windows(size)
-        parts = []
-        for x, y, width, height in windows:
-            tile = image[y : y + height, x : x + width]
-            images = self.deploy.preprocess(tile, self.meta, minimum_size=self.tile_size)
-            parts += self.deploy.postprocess(
-                self.forward(images), self.meta, image_size=(height, width), score_threshold=self.score_threshold
-            )
-        return self.deploy.merge(parts, windows, self.meta, image_size=size)
 
 
 def open_predictor(
@@ -107,12 +49,8 @@ def open_predictor(
         DetectorError: the plug-in is unknown or the metadata does not fit it.
         StageError: the network does not take the wanted window size.
     """
-    from compress.plugins import load_deploy
-
     session = open_session(model, threads=threads)
-    meta = deploy_metadata_of(session, str(model))
-    deploy = load_deploy(str(meta.get("plugin")))
-    deploy.check_meta(meta)
+    deploy = load_deploy(deploy_metadata_of(session, str(model)))
     rows, columns = session.get_inputs()[0].shape[2:]
     fixed = (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
     if fixed is not None and tile_size is not None and tile_size != fixed:
@@ -120,10 +58,18 @@ def open_predictor(
             f"{model}: the network takes {fixed[0]}x{fixed[1]} px only, --tile is {tile_size[0]}x{tile_size[1]}. "
             "Leave --tile out."
         )
-    wanted = tile_size or fixed or (int(meta["image_size"][0]), int(meta["image_size"][1]))
-    predictor = Predictor(session_forward(session), deploy, meta, wanted, overlap_px, score_threshold)
-    predictor.windows((2 * wanted[0], 2 * wanted[1]))  # refuses an overlap that does not fit, before any work
+    if tile_size is None and fixed is not None and padded_size(deploy) != fixed:
+        tile_size = fixed
+    predictor = Predictor(session_forward(session), deploy, tile_size, overlap_px, score_threshold)
+    height, width = predictor.window_size
+    predictor.windows((2 * height, 2 * width))  # refuses an overlap that does not fit, before any work
     return predictor
+
+
+def padded_size(deploy: Deploy) -> tuple[int, int]:
+    """Return (height, width) of the network's input for a picture of the size that the model was made for."""
+    images = deploy.preprocess(np.zeros((*deploy.image_size, 3), np.uint8))
+    return images.shape[2], images.shape[3]
 
 
 def find_images(patterns: Sequence[str | Path]) -> list[Path]:
@@ -191,16 +137,16 @@ def detect(
         What `detections.json` holds.
     """
     out.mkdir(parents=True, exist_ok=True)
-    meta, taken = predictor.meta, set[str]()
+    deploy, taken = predictor.deploy, set[str]()
     threshold = predictor.score_threshold
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model": model_name,
-        "plugin": meta["plugin"],
-        "classes": list(meta["classes"]),
-        "score_threshold": meta.get("score_threshold") if threshold is None else threshold,
+        "plugin": deploy.meta["plugin"],
+        "classes": list(deploy.classes),
+        "score_threshold": deploy.score_threshold if threshold is None else threshold,
         "drawn_score_threshold": predictor.drawn_threshold,
-        "tile_size": list(predictor.tile_size),
+        "tile_size": list(predictor.window_size),
         "images": [],
         "failed": [],
     }
@@ -212,9 +158,9 @@ def detect(
             continue
         name = _free_name(path, taken)
         found = predictor.detect(image)
-        _write(out / f"{name}.txt", predictor.deploy.to_text(found, meta).encode())
+        _write(out / f"{name}.txt", deploy.to_text(found).encode())
         if pictures:
-            drawn = predictor.deploy.draw(image, found, meta, score_threshold=predictor.drawn_threshold)
+            drawn = deploy.draw(image, found, score_threshold=predictor.drawn_threshold)
             _write(out / f"{name}.png", _encode(drawn))
         record["images"].append(
             {
@@ -223,7 +169,7 @@ def detect(
                 "height": image.shape[0],
                 "width": image.shape[1],
                 "num_windows": len(predictor.windows((image.shape[0], image.shape[1]))),
-                "detections": predictor.deploy.to_json(found, meta),
+                "detections": deploy.to_json(found),
             }
         )
     _write(out / RESULT_FILE, (json.dumps(record) + "\n").encode())

@@ -16,7 +16,7 @@ class Benchmark(Stage):
     MAKES: ClassVar[Kind] = Kind.LATENCY
     LIBRARIES: ClassVar[tuple[str, ...]] = ("onnxruntime", "numpy")
     MACHINE_BOUND: ClassVar[bool] = True
-    WORK: ClassVar[str] = "compress.work.benchmark"
+    ACTION: ClassVar[str] = "compress.actions.benchmark"
 
     stage: Literal["benchmark"] = "benchmark"
     models: tuple[str, ...] = Field(min_length=1, description="Names of stages that export or pack; reference first.")

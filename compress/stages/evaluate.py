@@ -18,7 +18,7 @@ class Evaluate(Stage):
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "onnxruntime", "onnx")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"threads"})
     CODE_VERSION: ClassVar[int] = 2  # 2: keeps the resampled map50
-    WORK: ClassVar[str] = "compress.work.evaluate"
+    ACTION: ClassVar[str] = "compress.actions.evaluate"
 
     stage: Literal["evaluate"] = "evaluate"
     split: str = Field("val", description="Data split to score.")

@@ -18,7 +18,7 @@ class ExportOnnx(Stage):
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "brevitas", "onnx", "onnxruntime")
 
     CODE_VERSION: ClassVar[int] = 3  # 2: int32 biases; 3: rewrites for the runtime's kernels
-    WORK: ClassVar[str] = "compress.work.export_onnx"
+    ACTION: ClassVar[str] = "compress.actions.export_onnx"
 
     stage: Literal["export_onnx"] = "export_onnx"
     opset: int = Field(

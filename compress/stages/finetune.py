@@ -21,7 +21,7 @@ class Finetune(Stage, TrainingFields):
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
-    WORK: ClassVar[str] = "compress.work.finetune"
+    ACTION: ClassVar[str] = "compress.actions.finetune"
 
     stage: Literal["finetune"] = "finetune"
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well; default: labels only.")

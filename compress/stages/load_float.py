@@ -13,6 +13,6 @@ class LoadFloat(Stage):
 
     MAKES: ClassVar[Kind] = Kind.MODEL
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch",)
-    WORK: ClassVar[str] = "compress.work.load_float"
+    ACTION: ClassVar[str] = "compress.actions.load_float"
 
     stage: Literal["load_float"]

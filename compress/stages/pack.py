@@ -14,6 +14,6 @@ class Pack(Stage):
     NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.ONNX,)
     MAKES: ClassVar[Kind] = Kind.PACKED
     LIBRARIES: ClassVar[tuple[str, ...]] = ("huffman", "numpy")
-    WORK: ClassVar[str] = "compress.work.pack"
+    ACTION: ClassVar[str] = "compress.actions.pack"
 
     stage: Literal["pack"] = "pack"

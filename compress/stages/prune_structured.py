@@ -21,7 +21,7 @@ class PruneStructured(Stage, TrainingFields):
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "torch-pruning")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
-    WORK: ClassVar[str] = "compress.work.prune_structured"
+    ACTION: ClassVar[str] = "compress.actions.prune_structured"
 
     stage: Literal["prune_structured"] = "prune_structured"
     target: PruningTarget

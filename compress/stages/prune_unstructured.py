@@ -20,7 +20,7 @@ class PruneUnstructured(Stage, TrainingFields):
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
-    WORK: ClassVar[str] = "compress.work.prune_unstructured"
+    ACTION: ClassVar[str] = "compress.actions.prune_unstructured"
 
     stage: Literal["prune_unstructured"] = "prune_unstructured"
     sparsity: float = Field(..., ge=0, lt=1, description="Share of zeros among the weights of the layers not skipped.")

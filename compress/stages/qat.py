@@ -26,7 +26,7 @@ class Qat(Stage, TrainingFields, QuantisationSettings):
     PRELOAD: ClassVar[tuple[str, ...]] = ("brevitas.nn", "brevitas.graph.calibrate")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
-    WORK: ClassVar[str] = "compress.work.qat"
+    ACTION: ClassVar[str] = "compress.actions.qat"
 
     stage: Literal["qat"] = "qat"
     optimizer: Literal["sgd", "adamw"] = "adamw"

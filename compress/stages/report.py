@@ -20,7 +20,7 @@ class Report(Stage):
 
     MAKES: ClassVar[Kind] = Kind.REPORT
     LIBRARIES: ClassVar[tuple[str, ...]] = ("matplotlib",)
-    WORK: ClassVar[str] = "compress.work.report"
+    ACTION: ClassVar[str] = "compress.actions.report"
 
     stage: Literal["report"] = "report"
     split: str = Field("test", description="Data split whose scores are reported.")

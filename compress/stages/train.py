@@ -23,7 +23,7 @@ class Train(Stage, TrainingFields):
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
-    WORK: ClassVar[str] = "compress.work.train"
+    ACTION: ClassVar[str] = "compress.actions.train"
 
     stage: Literal["train"] = "train"
 

@@ -202,7 +202,7 @@ class Dcfl:
         from detectors.data.evaluation import evaluate_split
 
         return evaluate_split(
-            forward, split, data=self.data, deploy=deploy, meta=self.metadata(), limit=limit, progress=progress
+            forward, split, data=self.data, deploy=deploy.make_deploy(self.metadata()), limit=limit, progress=progress
         )
 
     def metadata(self) -> dict[str, Any]:

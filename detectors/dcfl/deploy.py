@@ -12,16 +12,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DetectorError
-from detectors.geometry.deployed import (
-    check_choice,
-    check_keys,
-    draw,
-    merge,
-    preprocess,
-    tile_windows,
-    to_json,
-    to_text,
-)
+from detectors.geometry.deployed import BoxDeploy, check_choice, check_keys
 from detectors.geometry.detections import Detections
 from detectors.geometry.nms import rotated_nms
 
@@ -32,17 +23,18 @@ _SIZE_CLIP = np.log(1000 / 16)  # largest |log| by which a box may differ from i
 _ANGLE_START = {"le135": -np.pi / 4, "le90": -np.pi / 2}  # angles are wrapped into [start, start + pi)
 
 
-def check_meta(meta: Mapping[str, Any]) -> None:
-    """Refuse metadata that this module cannot serve.
+def make_deploy(meta: Mapping[str, Any]) -> BoxDeploy:
+    """Return the deployed part of a model.
 
     Args:
         meta: the model's `krimp.deploy`.
 
     Raises:
-        DetectorError: a key is missing, the version is newer or a value does not fit.
+        DetectorError: a key is missing, the version is another one, or a value does not fit.
     """
     check_keys(meta, OWN_KEYS, format_version=FORMAT_VERSION)
     check_choice("angle_version", meta["angle_version"], _ANGLE_START)
+    return BoxDeploy(meta, postprocess)
 
 
 def postprocess(

@@ -1,13 +1,14 @@
-"""What the deployed parts of plug-ins have in common: their `Deploy` functions that no plug-in needs of its own.
+"""The deployed part of every detector of boxes: all but the way from raw outputs to boxes, which a plug-in adds.
 
-A plug-in's `deploy.py` imports these names, which makes them its own, and adds `check_meta` and `postprocess`.
+A plug-in's `deploy.py` has `make_deploy(meta)`, which checks the metadata and returns a `BoxDeploy` with its `decode`.
 NumPy and OpenCV only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,10 +17,9 @@ from detectors.geometry.detections import Detections
 from detectors.geometry.drawing import draw_detections
 from detectors.geometry.pictures import normalise_picture
 from detectors.geometry.text import dota_text, to_records
-from detectors.geometry.tiling import Window, merge_tiles
-from detectors.geometry.tiling import tile_windows as _tile_windows
+from detectors.geometry.tiling import Window, merge_tiles, tile_windows
 
-# What every model file says, because the functions below or every `postprocess` read it.
+# What every model file says, because `BoxDeploy` or every `decode` reads it.
 META_KEYS = (
     "format_version",
     "plugin",
@@ -68,110 +68,157 @@ def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
         raise DetectorError(f"krimp.deploy: {name} is {value!r}, expected one of {', '.join(known)}.")
 
 
-def preprocess(
-    image: np.ndarray, meta: Mapping[str, Any], *, minimum_size: tuple[int, int] | None = None
-) -> np.ndarray:
-    """Turn a picture into the network's input: RGB, normalised, padded with zeros below and to the right.
+class Decode(Protocol):
+    """What a plug-in adds: from raw outputs of a batch to boxes."""
 
-    Args:
-        image: (H, W, 3) uint8, BGR.
-        meta: reads `mean` and `std` (RGB, 0..255) and `size_divisor`.
-        minimum_size: (height, width) to pad to at least, pixels; None pads to the divisor only.
+    def __call__(
+        self,
+        raw: Sequence[np.ndarray],
+        meta: Mapping[str, Any],
+        *,
+        image_size: tuple[int, int],
+        score_threshold: float | None = None,
+    ) -> list[Detections]:
+        """Return one `Detections` a picture, pixels of the network's input, best score first."""
 
-    Returns:
-        (1, 3, H', W') float32, H' and W' the next multiples of `size_divisor`.
 
-    Raises:
-        DetectorError: the picture is not (H, W, 3) uint8.
+@dataclass(frozen=True)
+class BoxDeploy:
+    """The deployed part of a detector of boxes (`compress.detector.Deploy`), made from a model's metadata.
+
+    Attributes:
+        meta: the model's `krimp.deploy`, checked.
+        decode: the plug-in's own way from raw outputs to boxes.
+        axis_aligned: boxes have angle 0: records also say `bbox` (x1, y1, x2, y2), and boxes that a picture's border
+            has clipped to nothing are left out when windows are merged, because they overlap nothing.
     """
-    try:
-        return normalise_picture(
-            image,
-            mean=meta["mean"],
-            std=meta["std"],
-            size_divisor=int(meta["size_divisor"]),
-            minimum_size=minimum_size,
-        )
-    except ValueError as error:
-        raise DetectorError(str(error)) from error
 
+    meta: Mapping[str, Any]
+    decode: Decode
+    axis_aligned: bool = False
 
-def tile_windows(
-    image_size: tuple[int, int],
-    meta: Mapping[str, Any],
-    *,
-    tile_size: tuple[int, int] | None = None,
-    overlap_px: int | None = None,
-) -> list[Window]:
-    """Return the windows in which a picture of any size is looked at.
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Return (height, width) that the model was made for, pixels."""
+        return int(self.meta["image_size"][0]), int(self.meta["image_size"][1])
 
-    Args:
-        image_size: (height, width) of the picture, pixels.
-        meta: reads `image_size`, the size of a tile unless `tile_size` says otherwise.
-        tile_size: (height, width), pixels.
-        overlap_px: pixels that neighbours share; None means a fifth of the tile's shorter side.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes."""
+        return tuple(self.meta["classes"])
 
-    Returns:
-        At least one window.
+    @property
+    def score_threshold(self) -> float:
+        """Return the score above which the model reports objects."""
+        return float(self.meta["score_threshold"])
 
-    Raises:
-        DetectorError: the overlap does not fit into the tile.
-    """
-    tile = (int(meta["image_size"][0]), int(meta["image_size"][1])) if tile_size is None else tile_size
-    overlap = min(tile) // 5 if overlap_px is None else overlap_px
-    try:
-        return _tile_windows(image_size, tile, overlap)
-    except ValueError as error:
-        raise DetectorError(f"{error} Choose an overlap of 0 to {min(tile) - 1} px.") from error
+    def preprocess(self, image: np.ndarray, *, minimum_size: tuple[int, int] | None = None) -> np.ndarray:
+        """Turn a picture into the network's input: RGB, normalised, padded with zeros below and to the right.
 
+        Args:
+            image: (H, W, 3) uint8, BGR.
+            minimum_size: (height, width) to pad to at least, pixels; None pads to the divisor only.
 
-def merge(
-    parts: Sequence[Detections],
-    windows: Sequence[Window],
-    meta: Mapping[str, Any],
-    *,
-    image_size: tuple[int, int],
-) -> Detections:
-    """Put the detections of all windows of one picture together, in pixels of the picture.
+        Returns:
+            (1, 3, H', W') float32, H' and W' the next multiples of `size_divisor`.
 
-    Args:
-        parts: detections of each window, in the window's own pixels.
-        windows: as from `tile_windows`, same order.
-        meta: reads `nms_iou` and `max_detections` (the latter holds for one window; a picture
-            of many windows may have as many times more).
-        image_size: (height, width) of the picture, pixels.
+        Raises:
+            DetectorError: the picture is not (H, W, 3) uint8.
+        """
+        try:
+            return normalise_picture(
+                image,
+                mean=self.meta["mean"],
+                std=self.meta["std"],
+                size_divisor=int(self.meta["size_divisor"]),
+                minimum_size=minimum_size,
+            )
+        except ValueError as error:
+            raise DetectorError(str(error)) from error
 
-    Returns:
-        Detections, best score first.
-    """
-    limit = int(meta["max_detections"]) * len(windows)
-    return merge_tiles(parts, windows, image_size, iou_threshold=float(meta["nms_iou"]), max_detections=limit)
+    def postprocess(
+        self, raw: Sequence[np.ndarray], *, image_size: tuple[int, int], score_threshold: float | None = None
+    ) -> list[Detections]:
+        """Turn raw outputs into boxes, best score first.
 
+        Args:
+            raw: one array per name of `output_names`; further ones (for the loss) are left out.
+            image_size: (height, width) of the real picture inside the padded input.
+            score_threshold: replaces the model's; scores are strictly above it.
 
-def draw(
-    image: np.ndarray, detections: Detections, meta: Mapping[str, Any], *, score_threshold: float | None = None
-) -> np.ndarray:
-    """Return a copy of the picture with the boxes drawn; small pictures are enlarged.
+        Returns:
+            One `Detections` a picture, pixels of the network's input.
 
-    Args:
-        image: (H, W, 3) uint8, BGR.
-        detections: boxes in pixels of the picture.
-        meta: reads `classes`.
-        score_threshold: draw only what scores more; None draws all.
+        Raises:
+            DetectorError: number or shape of the arrays does not fit the metadata.
+        """
+        exported = raw[: len(self.meta["output_names"])]
+        return self.decode(exported, self.meta, image_size=image_size, score_threshold=score_threshold)
 
-    Returns:
-        (s * H, s * W, 3) uint8, BGR, s 1 or 2.
-    """
-    if score_threshold is not None:
-        detections = detections.take(detections.scores > score_threshold)
-    return draw_detections(image, detections, meta["classes"])
+    def tile_windows(
+        self, image_size: tuple[int, int], *, tile_size: tuple[int, int] | None = None, overlap_px: int | None = None
+    ) -> list[Window]:
+        """Return the windows in which a picture of any size is looked at.
 
+        Args:
+            image_size: (height, width) of the picture, pixels.
+            tile_size: (height, width), pixels; None takes the size that the model was made for.
+            overlap_px: pixels that neighbours share; None means a fifth of the tile's shorter side.
 
-def to_text(detections: Detections, meta: Mapping[str, Any]) -> str:
-    """Return one line a detection: `class x1 y1 x2 y2 x3 y3 x4 y4 score`, pixels and 0..1."""
-    return dota_text(detections, meta["classes"])
+        Returns:
+            At least one window.
 
+        Raises:
+            DetectorError: the overlap does not fit into the tile.
+        """
+        tile = self.image_size if tile_size is None else tile_size
+        overlap = min(tile) // 5 if overlap_px is None else overlap_px
+        try:
+            return tile_windows(image_size, tile, overlap)
+        except ValueError as error:
+            raise DetectorError(f"{error} Choose an overlap of 0 to {min(tile) - 1} px.") from error
 
-def to_json(detections: Detections, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one JSON-able record a detection: class, label, score, box, corners."""
-    return to_records(detections, meta["classes"])
+    def merge(
+        self, parts: Sequence[Detections], windows: Sequence[Window], *, image_size: tuple[int, int]
+    ) -> Detections:
+        """Put the detections of all windows of one picture together, in pixels of the picture.
+
+        Args:
+            parts: detections of each window, in the window's own pixels.
+            windows: as from `tile_windows`, same order.
+            image_size: (height, width) of the picture, pixels.
+
+        Returns:
+            Detections, best score first: a window's `max_detections` times the number of windows at most.
+        """
+        if self.axis_aligned and len(parts) > 1:
+            parts = [part.take((part.boxes[:, 2:4] > 0).all(axis=1)) for part in parts]
+        limit = int(self.meta["max_detections"]) * len(windows)
+        return merge_tiles(parts, windows, image_size, iou_threshold=float(self.meta["nms_iou"]), max_detections=limit)
+
+    def draw(self, image: np.ndarray, detections: Detections, *, score_threshold: float | None = None) -> np.ndarray:
+        """Return a copy of the picture with the boxes drawn; small pictures are enlarged.
+
+        Args:
+            image: (H, W, 3) uint8, BGR.
+            detections: boxes in pixels of the picture.
+            score_threshold: draw only what scores more; None draws all.
+
+        Returns:
+            (s * H, s * W, 3) uint8, BGR, s 1 or 2.
+        """
+        if score_threshold is not None:
+            detections = detections.take(detections.scores > score_threshold)
+        return draw_detections(image, detections, self.classes)
+
+    def to_text(self, detections: Detections) -> str:
+        """Return one line a detection: `class x1 y1 x2 y2 x3 y3 x4 y4 score`, pixels and 0..1."""
+        return dota_text(detections, self.classes)
+
+    def to_json(self, detections: Detections) -> list[dict[str, Any]]:
+        """Return one JSON-able record a detection: class, label, score, box, corners; bbox where axis-aligned."""
+        records = to_records(detections, self.classes)
+        if self.axis_aligned:
+            for record in records:
+                record["bbox"] = record["corners"][:2] + record["corners"][4:6]
+        return records

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from compress.detector import Batch, Forward, Scores
 from compress.errors import DetectorError
 from detectors.data.dota import DotaData, check_split, iterate_images, split_digest
+from detectors.geometry.deployed import BoxDeploy
 from detectors.geometry.pictures import padded_size
 from detectors.openmmlab import deploy
 from detectors.openmmlab.config import OpenMmlabConfig, config_digest, find_config
@@ -272,26 +273,29 @@ class OpenMmlab:
             limit: score the first so many images only.
             progress: called with (images done, images in all).
         """
-        from types import SimpleNamespace
-
         from detectors.data.evaluation import evaluate_split
 
-        used: Any = deploy
-        if self.layout.route == "features":
-            used = SimpleNamespace(**{**vars(deploy), "postprocess": self._postprocess_in_torch})
-        return evaluate_split(
-            forward, split, data=self.data, deploy=used, meta=self.metadata(), limit=limit, progress=progress
-        )
+        meta = self.metadata()
+        in_torch = self.layout.route == "features"
+        deployed = BoxDeploy(meta, self._decode_in_torch) if in_torch else deploy.make_deploy(meta)
+        return evaluate_split(forward, split, data=self.data, deploy=deployed, limit=limit, progress=progress)
 
-    def _postprocess_in_torch(
-        self, raw: list[np.ndarray], meta: dict[str, Any], *, image_size: tuple[int, int]
+    def _decode_in_torch(
+        self,
+        raw: Sequence[np.ndarray],
+        meta: Mapping[str, Any],
+        *,
+        image_size: tuple[int, int],
+        score_threshold: float | None = None,
     ) -> list[Any]:
         """Return the detections that the heads of the model that ran last find in feature maps."""
         from detectors.openmmlab.predict import predict
 
         if self._heads is None:
             raise DetectorError("evaluation: no model has run whose heads could decode these feature maps.")
-        return predict(self._heads, raw, image_size, float(meta["score_threshold"]))
+        return predict(
+            self._heads, raw, image_size, float(meta["score_threshold"] if score_threshold is None else score_threshold)
+        )
 
     def metadata(self) -> dict[str, Any]:
         """Return what `deploy.py` must know, JSON-able."""

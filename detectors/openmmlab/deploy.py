@@ -12,16 +12,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DetectorError
-from detectors.geometry.deployed import (
-    check_choice,
-    check_keys,
-    draw,
-    merge,
-    preprocess,
-    tile_windows,
-    to_json,
-    to_text,
-)
+from detectors.geometry.deployed import BoxDeploy, check_choice, check_keys
 from detectors.geometry.detections import Detections
 from detectors.geometry.nms import rotated_nms
 from detectors.openmmlab.decode import ANGLE_VERSIONS, candidates, levels_of
@@ -33,20 +24,21 @@ CODERS = ("rbox", "hbox", "distance")
 ANGLE_CODERS = ("none", "pseudo", "csl", "psc")
 
 
-def check_meta(meta: Mapping[str, Any]) -> None:
-    """Refuse metadata that this module cannot serve.
+def make_deploy(meta: Mapping[str, Any]) -> BoxDeploy:
+    """Return the deployed part of a model.
 
     Args:
         meta: the model's `krimp.deploy`.
 
     Raises:
-        DetectorError: a key is missing, the version is newer or a value does not fit.
+        DetectorError: a key is missing, the version is another one, or a value does not fit.
     """
     check_keys(meta, OWN_KEYS, format_version=FORMAT_VERSION)
     for coder in meta["coders"]:
         check_choice("coders.kind", coder["kind"], CODERS)
         check_choice("coders.angle_version", coder["angle_version"], ANGLE_VERSIONS)
     check_choice("angle_coder.kind", meta["angle_coder"]["kind"], ANGLE_CODERS)
+    return BoxDeploy(meta, postprocess)
 
 
 def postprocess(

@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DetectorError
-from detectors.geometry import deployed
-from detectors.geometry.deployed import check_choice, check_keys, draw, preprocess, tile_windows, to_text
+from detectors.geometry.deployed import BoxDeploy, check_choice, check_keys
 from detectors.geometry.detections import Detections
-from detectors.geometry.tiling import Window
 from detectors.torchvision.anchors import boxes_per_cell, level_boxes
 from detectors.torchvision.nms import class_nms
 
@@ -29,17 +27,18 @@ _LOG_LIMIT = np.float32(math.log(1000.0 / 16))  # largest logarithm of a side re
 _DELTA_WEIGHTS = {"retinanet": (1.0, 1.0, 1.0, 1.0), "ssdlite": (10.0, 10.0, 5.0, 5.0)}  # of torchvision's BoxCoder
 
 
-def check_meta(meta: Mapping[str, Any]) -> None:
-    """Refuse metadata that this module cannot serve.
+def make_deploy(meta: Mapping[str, Any]) -> BoxDeploy:
+    """Return the deployed part of a model.
 
     Args:
         meta: the model's `krimp.deploy`.
 
     Raises:
-        DetectorError: a key is missing, the version is newer or a value does not fit.
+        DetectorError: a key is missing, the version is another one, or a value does not fit.
     """
     check_keys(meta, OWN_KEYS, format_version=FORMAT_VERSION)
     check_choice("architecture", meta["architecture"], ARCHITECTURES)
+    return BoxDeploy(meta, postprocess, axis_aligned=True)
 
 
 def postprocess(
@@ -86,30 +85,6 @@ def postprocess(
         )
         found.append(Detections(centre_boxes(boxes[kept]), scores[kept], labels[kept]))
     return found
-
-
-def merge(
-    parts: Sequence[Detections], windows: Sequence[Window], meta: Mapping[str, Any], *, image_size: tuple[int, int]
-) -> Detections:
-    """Put the detections of all windows of one picture together, in pixels of the picture.
-
-    Args:
-        parts: detections of each window, in the window's own pixels.
-        windows: as from `tile_windows`, same order.
-        meta: reads `nms_iou` and `max_detections` (of one window).
-        image_size: (height, width) of the picture, pixels.
-    """
-    if len(parts) > 1:  # boxes without area (clipped away at a border) overlap nothing: nothing could merge them
-        parts = [part.take((part.boxes[:, 2:4] > 0).all(axis=1)) for part in parts]
-    return deployed.merge(parts, windows, meta, image_size=image_size)
-
-
-def to_json(detections: Detections, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one JSON-able record a detection: class, label, score, box, corners, and bbox (x1, y1, x2, y2)."""
-    records = deployed.to_json(detections, meta)
-    for record in records:
-        record["bbox"] = record["corners"][:2] + record["corners"][4:6]
-    return records
 
 
 def centre_boxes(boxes: np.ndarray) -> np.ndarray:

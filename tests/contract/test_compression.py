@@ -150,5 +150,5 @@ def test_the_packed_file_detects_on_its_own_in_a_picture_of_any_size(detector, e
     predictor = open_predictor(exported.packed, threads=1, score_threshold=0.0)
     height, width = detector.data.image_size
     picture = np.random.default_rng(0).integers(0, 256, (height + 40, 2 * width - 10, 3), dtype=np.uint8)
-    records = predictor.deploy.to_json(predictor.detect(picture), predictor.meta)
+    records = predictor.deploy.to_json(predictor.detect(picture))
     assert records

@@ -37,7 +37,7 @@ def test_a_loader_is_sized_and_moves_to_a_device(detector):
 
 
 def test_images_without_augmentation_are_what_the_deployed_part_makes_of_the_file(detector, case):
-    deploy, meta = load_deploy(case.plugin), detector.metadata()
+    deploy = load_deploy(detector.metadata())
     loader = detector.loader("val", batch_size=1, augment=False, seed=0)
     from detectors.data.dota import iterate_images
 
@@ -46,7 +46,7 @@ def test_images_without_augmentation_are_what_the_deployed_part_makes_of_the_fil
     for batch, (_, picture, _) in zip(loader, pictures, strict=True):
         assert batch.images.shape[1:] == detector.example_input(1).shape[1:]
         assert batch.images.dtype == torch.float32
-        made = deploy.preprocess(picture, meta, minimum_size=detector.data.image_size)
+        made = deploy.preprocess(picture, minimum_size=detector.data.image_size)
         np.testing.assert_allclose(batch.images.numpy(), made, atol=1e-5)
         compared += 1
     assert compared == 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import subprocess
@@ -13,7 +12,7 @@ import pytest
 from cases import CLASSES, FOLDER, IGNORED, SIZE, cases_of
 from pydantic import BaseModel, ValidationError
 
-from compress.detector import HOOKS, Deploy, SkipsBatches
+from compress.detector import HOOKS, SkipsBatches
 from compress.plugins import available_plugins, contract_faults, find_plugin
 
 HEAVY = {"torch", "torchvision", "onnx", "mmcv", "mmengine", "mmdet", "mmrotate", "brevitas", "onnxruntime"}
@@ -74,21 +73,6 @@ assert not found, found
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@each_plugin
-def test_the_deployed_part_has_every_function_with_the_arguments_the_engine_gives(plugin):
-    module = importlib.import_module(find_plugin(plugin).DEPLOY)
-    for name, member in vars(Deploy).items():
-        if name.startswith("_"):
-            continue
-        wanted = inspect.signature(member.__func__).parameters
-        found = inspect.signature(getattr(module, name))
-        positional = [p for p in wanted.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-        named = {p.name: object() for p in wanted.values() if p.kind is p.KEYWORD_ONLY}
-        needed = {p.name: object() for p in wanted.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty}
-        found.bind(*[object()] * len(positional), **named)
-        found.bind(*[object()] * len(positional), **needed)
 
 
 def test_the_readme_lists_every_hook():

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("compress", "detectors", "benchmarks", "scripts", "tests")
 FRAMEWORKS = ("mmcv", "mmengine", "mmdet", "mmrotate")
 # What a plug-in may use of the engine.
-FOR_PLUGINS = ("detector", "errors", "metrics", "progress")
+FOR_PLUGINS = ("detector", "errors", "metrics", "predictor", "progress")
 TORCH_FREE = (
     "compress.recipe.loading", "compress.cli.main", "compress.stage", "compress.artifact", "compress.engine.pipeline",
     "compress.stages", "compress.recipe.plan", "compress.engine.keys", "compress.engine.child", "compress.plugins",
@@ -23,7 +23,7 @@ TORCH_FREE = (
 )  # fmt: skip
 # Modules below the ones that know recipes and stages: they must work without them.
 ALGORITHMS = ("pruning", "quantization", "codec", "export", "metrics")
-ENGINE = ("cli", "engine", "recipe", "stages", "work")
+ENGINE = ("cli", "engine", "recipe", "stages", "actions")
 
 
 def sources(*folders):

@@ -391,6 +391,7 @@ def test_panels_of_unequal_height_stand_side_by_side():
 
 
 class LoaderDetector:
+    NAME = "tiny"
     DEPLOY = "krimp_test_deploy"
 
     def metadata(self):
@@ -409,12 +410,18 @@ class PictureDetector(LoaderDetector):
 
 @pytest.fixture
 def _deploy(monkeypatch):
-    deploy = ModuleType("krimp_test_deploy")
-    deploy.preprocess = lambda image, meta: image.transpose(2, 0, 1)[None].astype(np.float32)
-    deploy.postprocess = lambda raw, meta, *, image_size, score_threshold: [[1, 2, 3]]
-    deploy.draw = lambda image, found, meta: image
-    monkeypatch.setitem(sys.modules, "krimp_test_deploy", deploy)
-    monkeypatch.setattr("compress.work.report.forward_of", lambda *_, **__: lambda images: [images])
+    deploy = SimpleNamespace(
+        image_size=(16, 20),
+        preprocess=lambda image, *, minimum_size: image.transpose(2, 0, 1)[None].astype(np.float32),
+        postprocess=lambda raw, *, image_size, score_threshold: [[1, 2, 3]],
+        tile_windows=lambda size, **_: [(0, 0, size[1], size[0])],
+        merge=lambda parts, windows, *, image_size: parts[0],
+        draw=lambda image, found: image,
+    )
+    module = ModuleType("krimp_test_deploy")
+    module.make_deploy = lambda meta: deploy
+    monkeypatch.setitem(sys.modules, "krimp_test_deploy", module)
+    monkeypatch.setattr("compress.actions.report.forward_of", lambda *_, **__: lambda images: [images])
 
 
 def run_report(tmp_path, detector=None, **fields):
@@ -460,7 +467,7 @@ def test_a_plugin_that_cannot_draw_costs_a_line_not_the_report(tmp_path, monkeyp
     _, folder = run_report(tmp_path)
     made = document.parse((folder / "report.json").read_text())
     assert made.pictures == []
-    assert "no pictures: krimp_test_deploy has no preprocess, postprocess, draw." in made.warnings
+    assert "no pictures: plug-in 'tiny': krimp_test_deploy has no function make_deploy(meta). Add it." in made.warnings
 
 
 @pytest.mark.usefixtures("_deploy")

@@ -5,11 +5,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from compress.actions.forward_of import forward_of
 from compress.errors import CodecError, StageError
 from compress.kind import Kind
 from compress.runtime.forwards import onnx_forward, torch_forward
 from compress.runtime.session import deploy_metadata_of, open_session
-from compress.work.forward_of import forward_of
 
 
 def tiny_model(batch="batch", operator="Relu"):

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
+from compress.actions.evaluate import plain_scores
 from compress.codec import pack_file
 from compress.detector import Scores
 from compress.errors import StageError
@@ -18,7 +18,6 @@ from compress.kind import Kind
 from compress.metrics.paired import load_resampled
 from compress.stages.benchmark import Benchmark
 from compress.stages.evaluate import Evaluate
-from compress.work.evaluate import plain_scores
 
 META = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]}
 
@@ -173,18 +172,22 @@ def test_models_are_timed_in_turns_against_the_first(tmp_path, artifacts):
 def test_end_to_end_runs_on_the_first_picture_of_the_split(tmp_path, artifacts, monkeypatch):
     pictures = []
 
-    class FakeDeploy:
-        @staticmethod
-        def preprocess(image, meta):
-            pictures.append(image)
-            return image.transpose(2, 0, 1)[None].astype(np.float32)
+    def preprocess(image, *, minimum_size):
+        pictures.append(image)
+        return image.transpose(2, 0, 1)[None].astype(np.float32)
 
-        @staticmethod
-        def postprocess(raw, meta, *, image_size):
-            assert image_size == (8, 8)
-            return [[1, 2]]
+    def postprocess(raw, *, image_size, score_threshold):
+        assert image_size == (8, 8)
+        return [[1, 2]]
 
-    monkeypatch.setitem(sys.modules, FakeDetector.DEPLOY, FakeDeploy)
+    deploy = SimpleNamespace(
+        image_size=(8, 8),
+        preprocess=preprocess,
+        postprocess=postprocess,
+        tile_windows=lambda size, **_: [(0, 0, size[1], size[0])],
+        merge=lambda parts, windows, *, image_size: parts[0],
+    )
+    monkeypatch.setattr("compress.actions.benchmark.deploy_of", lambda detector: deploy)
     stage = Benchmark(models=("pack",), warmup=0, runs=3, split="test")
     assert stage.splits() == ("test",)
     facts = stage.run(context(tmp_path, artifacts, FakeDetector()))

@@ -89,8 +89,7 @@ def test_outputs_have_their_names_and_suit_the_deployed_code():
     assert names[0] == "cls_score_p3"
     assert names[-1] == "bbox_pred_p7"
     meta = dcfl.metadata()
-    deploy.check_meta(meta)
-    found = deploy.postprocess([value.numpy() for value in raw[:10]], meta, image_size=(128, 128))
+    found = deploy.make_deploy(meta).postprocess([value.numpy() for value in raw], image_size=(128, 128))
     assert len(found) == 2
     assert torch.equal(dcfl.example_input(), dcfl.example_input())
 

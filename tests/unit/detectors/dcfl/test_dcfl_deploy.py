@@ -34,19 +34,19 @@ def empty_raw(batch_size=1):
 
 def test_preprocessing_swaps_to_rgb_normalises_and_pads_with_zeros():
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
-    images = deploy.preprocess(image, META)
+    images = deploy.make_deploy(META).preprocess(image)
     assert images.shape == (1, 3, 64, 96)
     assert images.dtype == np.float32
     expected = (image[:, :, ::-1].astype(np.float32) - META["mean"]) / META["std"]
     np.testing.assert_allclose(images[0, :, :50, :70], expected.transpose(2, 0, 1), rtol=1e-5, atol=1e-6)
     assert not images[0, :, 50:].any()
     assert not images[0, :, :, 70:].any()
-    assert deploy.preprocess(image, META, minimum_size=(100, 80)).shape == (1, 3, 128, 96)
+    assert deploy.make_deploy(META).preprocess(image, minimum_size=(100, 80)).shape == (1, 3, 128, 96)
 
 
 def test_a_picture_of_another_type_is_refused():
     with pytest.raises(DetectorError, match=r"float32 \(4, 4, 3\)"):
-        deploy.preprocess(np.zeros((4, 4, 3), np.float32), META)
+        deploy.make_deploy(META).preprocess(np.zeros((4, 4, 3), np.float32))
 
 
 def test_the_check_vector_of_the_coder_decodes():
@@ -114,11 +114,11 @@ def test_raw_outputs_that_do_not_fit_are_refused():
 def test_metadata_that_cannot_be_served_is_refused(change, text):
     meta = {key: value for key, value in (META | change).items() if value is not None}
     with pytest.raises(DetectorError, match=text):
-        deploy.check_meta(meta)
-    deploy.check_meta(META)
+        deploy.make_deploy(meta)
+    deploy.make_deploy(META)
 
 
 def test_windows_follow_the_metadata_and_an_overlap_that_does_not_fit_is_refused():
-    assert {(w.height, w.width) for w in deploy.tile_windows((200, 300), META)} == {(64, 96)}
+    assert {(w.height, w.width) for w in deploy.make_deploy(META).tile_windows((200, 300))} == {(64, 96)}
     with pytest.raises(DetectorError, match="0 to 63 px"):
-        deploy.tile_windows((200, 300), META, overlap_px=64)
+        deploy.make_deploy(META).tile_windows((200, 300), overlap_px=64)

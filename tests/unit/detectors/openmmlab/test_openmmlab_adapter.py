@@ -360,4 +360,4 @@ def test_the_recipes_threshold_and_overlap_reach_the_metadata(config):
 
 def test_metadata_of_a_two_stage_detector_is_refused_by_the_deployed_side():
     with pytest.raises(DetectorError, match="missing"):
-        deploy.check_meta(small(ORIENTED_RCNN).metadata())
+        deploy.make_deploy(small(ORIENTED_RCNN).metadata())

@@ -95,7 +95,7 @@ def test_every_candidate_equals_that_of_mmrotate(config, monkeypatch):
     detector = small(config)
     maps = random_maps(detector, seed=1, mean_logit=-4.5)
     meta = detector.metadata()
-    deploy.check_meta(meta)
+    deploy.make_deploy(meta)
     monkeypatch.setattr(deploy, "rotated_nms", lambda boxes, *_, **__: np.arange(len(boxes)))
     exported = [one.numpy() for one in maps[: len(detector.output_names())]]
     ours = deploy.postprocess(exported, meta | {"max_detections": 100_000}, image_size=(SIZE, SIZE))

@@ -211,10 +211,10 @@ def test_example_input_is_padded_like_a_deployed_image():
     assert ours.example_input().shape == (1, 3, 128, 160)
     assert ours.metadata()["input_size"] == [128, 160]
     picture = np.zeros((100, 130, 3), np.uint8)
-    assert deploy.preprocess(picture, ours.metadata(), minimum_size=(100, 130)).shape == (1, 3, 128, 160)
+    assert deploy.make_deploy(ours.metadata()).preprocess(picture, minimum_size=(100, 130)).shape == (1, 3, 128, 160)
 
 
 def test_boxes_of_another_architecture_are_refused_in_metadata():
     meta = make().metadata()
     with pytest.raises(DetectorError, match="architecture is 'yolo'"):
-        deploy.check_meta(meta | {"architecture": "yolo"})
+        deploy.make_deploy(meta | {"architecture": "yolo"})

@@ -125,7 +125,7 @@ def test_raw_maps_are_the_outputs_of_torchvisions_head(pair):
 def test_detections_are_those_of_torchvision_from_the_pixels_on(pair):
     meta = pair.ours.metadata()
     for picture in pictures(pair.size):
-        raw = outputs_of(pair.model, torch.from_numpy(deploy.preprocess(picture, meta)))
+        raw = outputs_of(pair.model, torch.from_numpy(deploy.make_deploy(meta).preprocess(picture)))
         (found,) = deploy.postprocess([r.numpy() for r in raw], meta, image_size=picture.shape[:2])
         rgb = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1).float() / 255
         with torch.no_grad():
@@ -133,7 +133,7 @@ def test_detections_are_those_of_torchvision_from_the_pixels_on(pair):
         assert len(found) == len(wanted["boxes"]) >= 50
         labels = found.labels + (meta["architecture"] == "ssdlite")
         np.testing.assert_allclose(found.scores, wanted["scores"].numpy(), atol=1e-5)
-        boxes = np.array([record["bbox"] for record in deploy.to_json(found, meta)])
+        boxes = np.array([record["bbox"] for record in deploy.make_deploy(meta).to_json(found)])
         alike = labels[:, None] == wanted["labels"].numpy()[None]
         alike &= np.abs(found.scores[:, None] - wanted["scores"].numpy()[None]) < 1e-4
         alike &= np.abs(boxes[:, None] - wanted["boxes"].numpy()[None]).max(axis=2) < 0.1
@@ -171,7 +171,7 @@ def test_detections_from_the_same_raw_maps_are_exactly_torchvisions(pair):
     assert len(found) == len(wanted["boxes"]) == meta["max_detections"]
     np.testing.assert_array_equal(found.labels + (meta["architecture"] == "ssdlite"), wanted["labels"].numpy())
     np.testing.assert_allclose(found.scores, wanted["scores"].numpy(), rtol=1e-5)
-    boxes = np.array([record["bbox"] for record in deploy.to_json(found, meta)])
+    boxes = np.array([record["bbox"] for record in deploy.make_deploy(meta).to_json(found)])
     np.testing.assert_allclose(boxes, wanted["boxes"].numpy(), atol=2e-3)
 
 

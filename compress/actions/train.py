@@ -1,4 +1,4 @@
-"""Work of stage train: the float baseline, from the plug-in's fresh model."""
+"""Action of stage train: the float baseline, from the plug-in's fresh model."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from compress.actions.model_facts import model_facts, training_facts
 from compress.model_folder import Build, save_model
 from compress.stage import StageContext
 from compress.stages.train import Train
 from compress.training.in_stage import train_in_stage
-from compress.work.model_facts import model_facts, training_facts
 
 
 def run(stage: Train, context: StageContext) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Work of stage `pack`: an ONNX file becomes a .krimp file that gives the same bytes back."""
+"""Action of stage `pack`: an ONNX file becomes a .krimp file that gives the same bytes back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from compress import codec
+from compress.actions.model_facts import network_facts
 from compress.errors import StageError
 from compress.stage import StageContext
 from compress.stages.pack import Pack
-from compress.work.model_facts import network_facts
 
 
 def run(stage: Pack, context: StageContext) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Work of stage report: everything the run found out, as JSON, markdown, charts and pictures."""
+"""Action of stage report: everything the run found out, as JSON, markdown, charts and pictures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from compress.actions.forward_of import forward_of
 from compress.artifact import Artifact
 from compress.kind import Kind
 from compress.progress import collected_warnings, say
@@ -20,7 +21,6 @@ from compress.report.pictures import draw_pictures
 from compress.report.requirements import check_requirements
 from compress.stage import StageContext
 from compress.stages.report import Report
-from compress.work.forward_of import forward_of
 
 
 def run(stage: Report, context: StageContext) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Work of stage evaluate: score any model on a split, and say what it costs."""
+"""Action of stage evaluate: score any model on a split, and say what it costs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from compress.actions.forward_of import forward_of
+from compress.actions.model_facts import model_facts
 from compress.artifact import Artifact, to_json
 from compress.codec import PackedFile, pack_file
 from compress.detector import Detector, Scores
@@ -19,8 +21,6 @@ from compress.model_folder import load_model
 from compress.progress import track
 from compress.stage import StageContext
 from compress.stages.evaluate import Evaluate
-from compress.work.forward_of import forward_of
-from compress.work.model_facts import model_facts
 
 _LINEAGE_FACTS = ("params", "macs", "sparsity")
 

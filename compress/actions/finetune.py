@@ -1,14 +1,14 @@
-"""Work of stage finetune: recover a float model after pruning, or train it on, with or without a teacher."""
+"""Action of stage finetune: recover a float model after pruning, or train it on, with or without a teacher."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from compress.actions.model_facts import model_facts, training_facts
 from compress.model_folder import keep_zeros, load_model, masks_of, save_model
 from compress.stage import StageContext
 from compress.stages.finetune import Finetune
 from compress.training.in_stage import train_in_stage
-from compress.work.model_facts import model_facts, training_facts
 
 
 def run(stage: Finetune, context: StageContext) -> dict[str, Any]:

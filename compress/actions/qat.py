@@ -1,4 +1,4 @@
-"""Work of stage qat: quantise, calibrate on real images, then train with the rounding."""
+"""Action of stage qat: quantise, calibrate on real images, then train with the rounding."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from compress.actions.model_facts import model_facts, training_facts
 from compress.devices import on_device
 from compress.model_folder import keep_zeros, load_model, masks_of, save_model
 from compress.progress import track
@@ -16,7 +17,6 @@ from compress.quantization.checks import check_zeros, quantisation_facts
 from compress.stage import StageContext
 from compress.stages.qat import Qat
 from compress.training.in_stage import train_in_stage
-from compress.work.model_facts import model_facts, training_facts
 
 
 def run(stage: Qat, context: StageContext) -> dict[str, Any]:

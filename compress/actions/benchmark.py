@@ -1,8 +1,8 @@
-"""Work of stage benchmark: latency of several models in one run, and how they compare."""
+"""Action of stage benchmark: latency of several models in one run, and how they compare."""
 
 from __future__ import annotations
 
-import importlib
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,11 @@ from onnxruntime import InferenceSession
 
 from compress.artifact import Artifact, to_json
 from compress.errors import StageError
+from compress.plugins import deploy_of
+from compress.predictor import Predictor
 from compress.progress import track
-from compress.runtime.end_to_end import end_to_end_call, picture_of
-from compress.runtime.forwards import MODEL_FILES
+from compress.runtime.end_to_end import picture_of
+from compress.runtime.forwards import MODEL_FILES, session_forward
 from compress.runtime.latency import compare, cpu_name, environment
 from compress.runtime.session import open_session
 from compress.stage import StageContext
@@ -50,14 +52,15 @@ def run(stage: Benchmark, context: StageContext) -> dict[str, Any]:
 def _end_to_end(stage: Benchmark, context: StageContext, sessions: dict[str, InferenceSession]) -> dict[str, Any]:
     """Return percentiles and ratios of picture-to-boxes."""
     meta = context.detector.metadata()
-    deploy = importlib.import_module(context.detector.DEPLOY)
+    deploy = deploy_of(context.detector)
     batch = next(iter(context.detector.loader(stage.split, batch_size=1, augment=False, seed=context.seed)))
     image = picture_of(batch.images[0].numpy(), meta)
-    calls = {label: end_to_end_call(session, deploy, meta, image) for label, session in sessions.items()}
+    predictors = {label: Predictor(session_forward(session), deploy) for label, session in sessions.items()}
+    calls = {label: partial(predictor.detect, image) for label, predictor in predictors.items()}
     steps = iter(track(range(stage.warmup + stage.runs), f"{stage.label}: end to end"))
     next(steps)
     facts = compare(calls, warmup=stage.warmup, runs=stage.runs, tick=lambda _: next(steps, None))
-    detections = {label: len(call()[0]) for label, call in calls.items()}
+    detections = {label: len(call()) for label, call in calls.items()}
     return facts | {"num_detections": detections, "split": stage.split}
 
 

@@ -1,16 +1,16 @@
-"""Work of stage export_onnx: one ONNX file, checked against the torch model on real images."""
+"""Action of stage export_onnx: one ONNX file, checked against the torch model on real images."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from compress.actions.model_facts import network_facts
 from compress.export import check_parity, export_onnx, unfused_convolutions
 from compress.model_folder import load_model
 from compress.progress import say
 from compress.quantization.calibration import first_images
 from compress.stage import StageContext
 from compress.stages.export_onnx import ExportOnnx
-from compress.work.model_facts import network_facts
 
 
 def run(stage: ExportOnnx, context: StageContext) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""Work of stage `load_float`: the plug-in's model with its checkpoint; the implicit first stage `float`."""
+"""Action of stage `load_float`: the plug-in's model with its checkpoint; the implicit first stage `float`."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from compress.actions.model_facts import model_facts
 from compress.errors import DetectorError
 from compress.model_folder import Build, save_model
 from compress.stage import StageContext
 from compress.stages.load_float import LoadFloat
-from compress.work.model_facts import model_facts
 
 
 def run(stage: LoadFloat, context: StageContext) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Work of stage prune_structured: remove channels in several steps until a share of MACs or parameters stays."""
+"""Action of stage prune_structured: remove channels in several steps until a share of MACs or parameters stays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from compress.actions.model_facts import model_facts, training_facts
 from compress.detector import Batch
 from compress.devices import on_device
 from compress.model_folder import load_model, save_model
@@ -18,7 +19,6 @@ from compress.seeds import epoch_seed
 from compress.stage import StageContext
 from compress.stages.prune_structured import PruneStructured
 from compress.training.in_stage import train_in_stage
-from compress.work.model_facts import model_facts, training_facts
 
 
 def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Work of stage prune_unstructured: set single weights to zero while the model trains on."""
+"""Action of stage prune_unstructured: set single weights to zero while the model trains on."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from compress.actions.model_facts import model_facts, training_facts
 from compress.errors import StageError
 from compress.metrics.complexity import prunable_weights
 from compress.model_folder import Build, keep_zeros, load_model, masks_of, save_model
@@ -15,7 +16,6 @@ from compress.pruning.unstructured import MaskKeeper, sparse_layer_names
 from compress.stage import StageContext
 from compress.stages.prune_unstructured import PruneUnstructured
 from compress.training.in_stage import train_in_stage
-from compress.work.model_facts import model_facts, training_facts
 
 
 def run(stage: PruneUnstructured, context: StageContext) -> dict[str, Any]:
