@@ -27,7 +27,7 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from compress.artifact import write_whole
-from compress.detector import Batch
+from compress.dataset import Batch
 from compress.report.environment import describe_environment
 from compress.training.settings import TrainingFields
 from detectors.data.dota import DotaData

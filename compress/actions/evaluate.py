@@ -13,7 +13,8 @@ from compress.actions.forward_of import forward_of
 from compress.actions.model_facts import model_facts
 from compress.artifact import Artifact, to_json
 from compress.codec import PackedFile, pack_file
-from compress.detector import Detector, Scores
+from compress.dataset import Scores
+from compress.detector import Detector
 from compress.export import export_onnx
 from compress.kind import Kind
 from compress.metrics.paired import save_resampled

@@ -107,7 +107,7 @@ class Run:
             if refusal is not None:
                 raise RecipeError([f"{self.recipe.place_of(one.origin)}: {refusal}" for one in exports])
         for split in dict.fromkeys(split for one in planned for split in one.stage.splits()):
-            self.detector.check_data(split)
+            self.detector.data.check(split)
 
     def context(self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, key: str) -> StageContext:
         """Return what the stage may touch; its scratch folder is made."""

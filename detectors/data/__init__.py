@@ -1,4 +1,4 @@
 """DOTA-format folders: reading, checking, loading, scoring, and synthetic scenes that need no download.
 
-`dota` and `synthetic` import without torch; `loader` and `scoring` go through MMRotate.
+`dota` and `synthetic` import without torch; `loader` needs it.
 """

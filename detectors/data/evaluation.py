@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from compress.detector import Deploy, Forward, Scores
+from compress.dataset import Dataset, Scores
+from compress.detector import Deploy, Forward
 from compress.errors import DetectorError
 from compress.predictor import Predictor
-from detectors.data.dota import DotaData, Truth, iterate_images
+from detectors.data.samples import Truth
 
 
 def evaluate_split(
     forward: Forward,
     split: str,
     *,
-    data: DotaData,
+    data: Dataset,
     deploy: Deploy,
     truth_of: Callable[[Truth], Truth] = lambda truth: truth,
     limit: int | None = None,
@@ -34,9 +35,7 @@ def evaluate_split(
     Raises:
         DetectorError: the split has no image.
     """
-    from detectors.data.scoring import score_detections
-
-    images = iterate_images(data, split, deploy.classes)
+    images = data.images(split)
     total = len(images) if limit is None else min(limit, len(images))
     if total == 0:
         raise DetectorError(f"data split {split!r}: no image to score, expected at least one.")
@@ -49,4 +48,4 @@ def evaluate_split(
             progress(done, total)
         if done == total:
             break
-    return score_detections(found, truths, deploy.classes)
+    return data.score(found, truths)

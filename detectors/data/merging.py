@@ -25,7 +25,7 @@ from detectors.geometry.detections import Detections
 from detectors.geometry.nms import rotated_nms
 
 if TYPE_CHECKING:
-    from compress.detector import Scores
+    from compress.dataset import Scores
 
 MERGE_IOU = 0.1  # overlap from which two boxes of a class are one object
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same detections give the same bytes

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.detector import Batch, Forward, Scores
+from compress.dataset import Batch, Scores
+from compress.detector import Forward
 from detectors.data.dota import DotaData, check_split, split_digest
 from detectors.dcfl import deploy
 from detectors.dcfl.config import DcflConfig, resolve_checkpoint
@@ -49,8 +50,8 @@ class Dcfl:
 
     NAME: ClassVar[str] = "dcfl"
     VERSION: ClassVar[str] = "2"  # 2: ties of the assigner go by value; the overlap's gradient is the area's own
-    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmdet", "mmrotate")
-    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
+    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring")
     CONFIG: ClassVar[type[DcflConfig]] = DcflConfig
     DATA: ClassVar[type[DotaData]] = DotaData
     DEPLOY: ClassVar[str] = "detectors.dcfl.deploy"

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.detector import Batch, Forward, Scores
+from compress.dataset import Batch, Scores
+from compress.detector import Forward
 from compress.errors import DetectorError
 from detectors.data.dota import DotaData, check_split, iterate_images, split_digest
 from detectors.geometry.deployed import BoxDeploy
@@ -51,9 +52,7 @@ class OpenMmlab:
     NAME: ClassVar[str] = "openmmlab"
     VERSION: ClassVar[str] = "3"  # 3: nothing of FCOS or ATSS below the threshold; 2: KLD from the sides of the boxes
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmrotate")
-    PRELOAD: ClassVar[tuple[str, ...]] = (
-        "detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring", "mmrotate.models",
-    )  # fmt: skip
+    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring", "mmrotate.models")
     CONFIG: ClassVar[type[OpenMmlabConfig]] = OpenMmlabConfig
     DATA: ClassVar[type[DotaData]] = DotaData
     DEPLOY: ClassVar[str] = "detectors.openmmlab.deploy"

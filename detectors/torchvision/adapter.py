@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.detector import Batch, Forward, Scores
+from compress.dataset import Batch, Scores
+from compress.detector import Forward
 from detectors.data.dota import DotaData, Truth, check_split, split_digest
 from detectors.geometry.pictures import padded_size
 from detectors.torchvision import deploy
@@ -37,8 +38,8 @@ class TorchvisionDetector:
 
     NAME: ClassVar[str] = "torchvision"
     VERSION: ClassVar[str] = "1"
-    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmdet", "mmrotate")
-    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
+    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring")
     CONFIG: ClassVar[type[TorchvisionConfig]] = TorchvisionConfig
     DATA: ClassVar[type[DotaData]] = DotaData
     DEPLOY: ClassVar[str] = "detectors.torchvision.deploy"

@@ -12,7 +12,8 @@ import pytest
 from cases import CLASSES, FOLDER, IGNORED, SIZE, cases_of
 from pydantic import BaseModel, ValidationError
 
-from compress.detector import HOOKS, SkipsBatches
+from compress.dataset import SkipsBatches
+from compress.detector import HOOKS
 from compress.plugins import available_plugins, contract_faults, find_plugin
 
 HEAVY = {"torch", "torchvision", "onnx", "mmcv", "mmengine", "mmdet", "mmrotate", "brevitas", "onnxruntime"}

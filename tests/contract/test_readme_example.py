@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("mmrotate")
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "detectors" / "README.md"

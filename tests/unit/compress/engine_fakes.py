@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compress import progress
 from compress import stages as stage_table
-from compress.detector import Scores
+from compress.dataset import Scores
 from compress.errors import DataError, StageError
 from compress.kind import Kind
 from compress.stage import Stage, StageContext

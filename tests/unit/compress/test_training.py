@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from compress.detector import Scores
+from compress.dataset import Scores
 from compress.errors import StageError
 from compress.seeds import epoch_seed
 from compress.training.checkpoint import CHECKPOINT, load_checkpoint, tensors_of

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("shapely")
-pytest.importorskip("mmrotate")
 UNIT = Path(__file__).parents[1]
 sys.path.append(str(UNIT / "detectors" / "data"))
 

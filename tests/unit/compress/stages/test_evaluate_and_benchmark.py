@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from compress.actions.evaluate import plain_scores
 from compress.codec import pack_file
-from compress.detector import Scores
+from compress.dataset import Scores
 from compress.errors import StageError
 from compress.kind import Kind
 from compress.metrics.paired import load_resampled

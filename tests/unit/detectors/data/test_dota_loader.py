@@ -6,15 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("mmrotate")
-
-from compress.errors import DataError  # noqa: E402
-from detectors.data.dota import DotaData, iterate_images  # noqa: E402
-from detectors.data.loader import build_loader  # noqa: E402
-from detectors.data.synthetic import write_dataset  # noqa: E402
-from detectors.data.synthetic_scenes import CLASSES, SceneSettings  # noqa: E402
+from compress.errors import DataError
+from detectors.data.dota import DotaData, iterate_images
+from detectors.data.loader import build_loader
+from detectors.data.synthetic import write_dataset
+from detectors.data.synthetic_scenes import CLASSES, SceneSettings
 
 HIT_UAV = Path(__file__).resolve().parents[5] / "shared" / "data" / "hit-uav"
 torch.set_num_threads(1)
