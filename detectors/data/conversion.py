@@ -15,12 +15,12 @@ import numpy as np
 
 from compress.errors import DataError, suggest
 from compress.progress import track
-from detectors.data.formats.places import Check
-from detectors.data.formats.writers import TARGETS, LabelledImage, Target, enclosing_quad, flat_name, is_upright
+from detectors.data.boxes import Check
 from detectors.data.folder_builder import link_or_copy
 from detectors.data.image_header import read_image_size
 from detectors.data.labels import LabelledObject
 from detectors.data.samples import Sample
+from detectors.data.writers import TARGETS, LabelledImage, Target, enclosing_quad, flat_name, is_upright
 
 FORMATS = ("dota", "coco", "yolo")
 RECORD = "conversion.json"
@@ -46,7 +46,7 @@ class Source:
     classes: tuple[str, ...]
     splits: tuple[str, ...]
 
-    def read(self, split: str, check: Check) -> tuple[list[Sample], list[str]]:
+    def read(self, split: str, check: Check | None) -> tuple[list[Sample], list[str]]:
         """Return the images of a split, sorted by name, and every problem."""
         return self.dataset.read(split, {name: label for label, name in enumerate(self.classes)}, check=check)
 
@@ -172,7 +172,7 @@ def convert(
     _raise_all(str(source.root), [problem for _, problems in read.values() for problem in problems])
     samples = {split: found for split, (found, _) in read.items()}
     target = TARGETS[to]
-    _refuse_content(samples, target, choices)
+    _refuse_content(samples, to, choices)
     images = {split: [_image(sample, target, choices) for sample in samples[split]] for split in samples}
     facts = _facts(to, source, samples, images)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -214,8 +214,9 @@ def _raise_all(what: str, problems: Sequence[str]) -> None:
         raise DataError(f"{what}: {len(problems)} problems, expected none. Nothing was written:\n{listed}{more}")
 
 
-def _refuse_content(samples: Mapping[str, Sequence[Sample]], target: Target, choices: Choices) -> None:
+def _refuse_content(samples: Mapping[str, Sequence[Sample]], to: str, choices: Choices) -> None:
     """Raise DataError if the format cannot hold something and nothing was said about it."""
+    target = TARGETS[to]
     objects = [(sample, item) for found in samples.values() for sample in found for item in sample.objects]
     difficult = [sample.name for sample, item in objects if item.difficult]
     if difficult and not target.holds_difficult and choices.difficult is None:
@@ -226,7 +227,7 @@ def _refuse_content(samples: Mapping[str, Sequence[Sample]], target: Target, cho
     rotated = [sample.name for sample, item in objects if target.upright and not is_upright(item.quad)]
     if rotated and not choices.enclose:
         raise DataError(
-            f"{len(rotated)} boxes are not upright (the first in {rotated[0]}), and the format holds upright ones only. "
+            f"{len(rotated)} boxes are not upright (the first in {rotated[0]}), and {to} holds upright ones only. "
             "Choose --enclose for the upright rectangles around them, or --to yolo-obb."
         )
     for split, found in samples.items():
@@ -241,7 +242,9 @@ def _image(sample: Sample, target: Target, choices: Choices) -> LabelledImage:
     """Return an image as it is to be written."""
     size = read_image_size(sample.image_path)
     objects = [
-        item for item in sample.objects if not (item.difficult and not target.holds_difficult and choices.difficult == "drop")
+        item
+        for item in sample.objects
+        if not (item.difficult and not target.holds_difficult and choices.difficult == "drop")
     ]
     return LabelledImage(
         sample.name, sample.image_path.suffix, size, tuple(_object(item, size, target, choices) for item in objects)

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from compress.errors import DataError
 from compress.progress import track
-from detectors.data.boxes import BoxDataset
+from detectors.data.boxes import BoxDataset, Check
+from detectors.data.coco_boxes import annotation_quad, bbox_quad
 from detectors.data.config import BoxData
-from detectors.data.formats.coco_boxes import annotation_quad, bbox_quad
-from detectors.data.formats.places import (
-    Check,
+from detectors.data.labels import LabelledObject
+from detectors.data.places import (
     below,
     class_name,
     image_names,
@@ -25,7 +25,6 @@ from detectors.data.formats.places import (
     root_folder,
     split_entry,
 )
-from detectors.data.labels import LabelledObject
 from detectors.data.samples import Sample
 
 CROWD = 3  # above every `train_difficulty`: a crowd is never one object, so it is ignored always
@@ -36,7 +35,6 @@ Identity = int | str
 class CocoData(BoxData):
     """The `data:` part of a recipe for data sets in COCO format."""
 
-    format: Literal["coco"] = "coco"
     splits: dict[str, str] = Field(
         default_factory=lambda: {split: f"annotations/{split}.json" for split in ("train", "val", "test")},
         description="Split -> its JSON file below root.",
@@ -60,7 +58,9 @@ class CocoDataset(BoxDataset[CocoData]):
     NAME: ClassVar[str] = "coco"
     CONFIG: ClassVar[type[CocoData]] = CocoData
 
-    def read(self, split: str, table: Mapping[str, int], *, check: Check = None) -> tuple[list[Sample], list[str]]:
+    def read(
+        self, split: str, table: Mapping[str, int], *, check: Check | None = None
+    ) -> tuple[list[Sample], list[str]]:
         """Return the images of a split, sorted by name, and every problem in its file.
 
         A class name's white space becomes hyphens. An annotation with `iscrowd` is ignored in training and scoring.
@@ -163,7 +163,7 @@ class _Reading:
     folder: Path
     boxes: str
     table: Mapping[str, int]
-    check: Check
+    check: Check | None
     place: str
     problems: list[str] = field(default_factory=list)
 

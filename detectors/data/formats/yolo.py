@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 from ruamel.yaml import YAML
@@ -22,11 +22,12 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from compress.errors import DataError
 from compress.progress import track
-from detectors.data.boxes import BoxDataset
+from detectors.data.boxes import BoxDataset, Check
 from detectors.data.config import BoxData
-from detectors.data.formats.places import (
+from detectors.data.image_header import read_image_size
+from detectors.data.labels import LabelledObject
+from detectors.data.places import (
     IMAGE_SUFFIXES,
-    Check,
     below,
     class_name,
     image_names,
@@ -36,10 +37,8 @@ from detectors.data.formats.places import (
     root_folder,
     split_entry,
 )
-from detectors.data.formats.yolo_lines import parse_line
-from detectors.data.image_header import read_image_size
-from detectors.data.labels import LabelledObject
 from detectors.data.samples import Sample
+from detectors.data.yolo_lines import parse_line
 
 DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 
@@ -47,7 +46,6 @@ DATA_FILES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 class YoloData(BoxData):
     """The `data:` part of a recipe for data sets in YOLO format."""
 
-    format: Literal["yolo"] = "yolo"
     root: str | None = Field(
         None, description="Folder with a data.yaml, or the YAML file itself; usually --set data.root=PATH."
     )
@@ -63,7 +61,9 @@ class YoloDataset(BoxDataset[YoloData]):
     NAME: ClassVar[str] = "yolo"
     CONFIG: ClassVar[type[YoloData]] = YoloData
 
-    def read(self, split: str, table: Mapping[str, int], *, check: Check = None) -> tuple[list[Sample], list[str]]:
+    def read(
+        self, split: str, table: Mapping[str, int], *, check: Check | None = None
+    ) -> tuple[list[Sample], list[str]]:
         """Return the images of a split, sorted by name, and every problem in its lists and label files.
 
         Reads the header of each image that has labels, for its size. A class name's white space becomes hyphens.

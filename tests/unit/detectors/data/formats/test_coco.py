@@ -10,7 +10,7 @@ import pytest
 
 from compress.errors import DataError
 from detectors.data.formats.coco import CROWD, CocoData, CocoDataset
-from detectors.data.formats.coco_boxes import annotation_quad, bbox_quad
+from detectors.data.coco_boxes import annotation_quad, bbox_quad
 from detectors.data.labels import IGNORED
 
 SIZE = (48, 64)  # height, width
@@ -187,7 +187,9 @@ def test_classes_that_the_table_ignores_are_ignored_and_unknown_ones_are_problem
 
 @pytest.mark.parametrize("check", ["header", "full"])
 def test_images_are_looked_at_on_request(make, tmp_path, check):
-    data = make(lambda document: (document["images"][0].update(width=63), document["annotations"][0].update(bbox=[70, 5, 5, 5])))
+    data = make(
+        lambda document: (document["images"][0].update(width=63), document["annotations"][0].update(bbox=[70, 5, 5, 5]))
+    )
     assert data.read("val", TABLE)[1] == []
     size, outside = data.read("val", TABLE, check=check)[1]
     assert "image 000000000002.jpg: height x width is 48 x 63, expected 48 x 64 as the file has it" in size

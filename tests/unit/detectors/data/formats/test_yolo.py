@@ -6,7 +6,7 @@ import pytest
 
 from compress.errors import DataError
 from detectors.data.formats.yolo import YoloData, YoloDataset, label_path
-from detectors.data.formats.yolo_lines import format_detect, format_obb, parse_line
+from detectors.data.yolo_lines import format_detect, format_obb, parse_line
 
 SIZE = (50, 200)  # height, width
 CLASSES = ("plane", "ship", "storage-tank")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from detectors.data.formats.run_lengths import decode_counts, outline_points, read_mask
+from detectors.data.run_lengths import decode_counts, outline_points, read_mask
 
 
 def counts_of(mask):

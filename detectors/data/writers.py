@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from detectors.data.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.formats.coco import CROWD
+from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.formats.yolo import DATA_FILES, label_path
-from detectors.data.formats.yolo_lines import format_detect, format_obb
 from detectors.data.labels import LabelledObject
+from detectors.data.yolo_lines import format_detect, format_obb
 
 DIGITS = 6
 DOTA_HARDEST = 2  # of the column `difficult`
@@ -94,9 +94,7 @@ def coco_files(split: str, images: Sequence[LabelledImage], classes: Sequence[st
     return {f"annotations/{split}.json": json.dumps(document) + "\n"}
 
 
-def yolo_files(
-    split: str, images: Sequence[LabelledImage], classes: Sequence[str], *, upright: bool
-) -> dict[str, str]:
+def yolo_files(split: str, images: Sequence[LabelledImage], classes: Sequence[str], *, upright: bool) -> dict[str, str]:
     """Return YOLO's label files: `class cx cy w h` if upright, else `class x1 y1 ... x4 y4`, shares of the size."""
     line = format_detect if upright else format_obb
     return {
@@ -131,9 +129,7 @@ def _yolo(*, upright: bool) -> Target:
 
 
 TARGETS: Mapping[str, Target] = {
-    "dota": Target(
-        "dota", lambda split, name, suffix: f"{split}/{IMAGE_FOLDER}/{flat_name(name)}{suffix}", dota_files
-    ),
+    "dota": Target("dota", lambda split, name, suffix: f"{split}/{IMAGE_FOLDER}/{flat_name(name)}{suffix}", dota_files),
     "coco": Target("coco", _below_images, coco_files),
     "yolo-obb": _yolo(upright=False),
     "yolo-detect": _yolo(upright=True),

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from detectors.data.formats.run_lengths import outline_points, read_mask
+from detectors.data.run_lengths import outline_points, read_mask
 from detectors.geometry.corners import box_corners
 from detectors.geometry.minimal_rectangle import minimal_rectangle
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from compress.errors import DataError
+from detectors.data.boxes import Check
 from detectors.data.image_header import decode, image_size
 from detectors.data.labels import IGNORED, LabelledObject, check_geometry, label_of
-
-Check = Literal["header", "full"] | None
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -48,7 +46,7 @@ def class_name(text: str) -> str:
     return "-".join(text.split())
 
 
-def inspect_image(path: Path, check: Check) -> tuple[tuple[int, int] | None, list[str]]:
+def inspect_image(path: Path, check: Check | None) -> tuple[tuple[int, int] | None, list[str]]:
     """Return (height, width) of an image file and what is wrong with it; no look at it where `check` is None.
 
     Args:
