@@ -2,27 +2,42 @@
 BIN := .venv/bin
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup demo check test test-full fmt bench bench-codec fuzz-codec docs clean
+# Two test processes with one thread each: numeric libraries would otherwise start a thread a core in each of them.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+NO_OPENMMLAB := --ignore=tests/openmmlab -m "not slow and not openmmlab"
+
+.PHONY: help setup setup-openmmlab demo check test test-fast test-openmmlab test-full fmt bench bench-codec fuzz-codec \
+	docs docs-site clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
 
-setup: ## create .venv with the pinned packages (first time: 10 to 20 minutes)
+setup: ## create .venv with the pinned packages, wheels only (about 3 GB to download; one minute after that)
 	@bash scripts/setup.sh
 
-demo: setup ## synthetic data -> train -> prune -> quantise -> pack -> report, at most 10 minutes on 2 cores
-	@$(BIN)/python scripts/make_synthetic.py --out out/data/synthetic --object-px 32 56 --val 20 --test 50
-	@$(BIN)/python compress/run.py recipes/demo.yaml --out out
+setup-openmmlab: ## add the OpenMMLab stack to .venv; mmcv is compiled (g++, 8 to 12 minutes the first time)
+	@bash scripts/setup_openmmlab.sh
 
-check: setup ## ruff and mypy
+demo: ## set-up -> synthetic data -> train -> prune -> quantise -> pack -> report, at most 8 minutes on 2 cores
+	@bash scripts/demo.sh
+
+check: setup ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
-test: setup ## the tests, at most 20 minutes on 2 cores
-	@$(BIN)/python -m pytest -m "not slow" --timeout 600
+test: setup ## the tests that need no OpenMMLab, at most 8 minutes on 2 cores
+	@$(PYTEST) $(NO_OPENMMLAB) --timeout 600
 
-test-full: setup ## all tests, the slow ones too
+test-fast: setup ## the quick ones of them, at most 90 seconds
+	@$(PYTEST) $(NO_OPENMMLAB) $(FAST) --timeout 120
+
+test-openmmlab: setup-openmmlab ## the tests that need OpenMMLab
+	@$(PYTEST) -m "openmmlab and not slow" --timeout 600
+
+test-full: setup-openmmlab ## all tests, the slow ones too
 	@$(BIN)/python -m pytest --timeout 3600
 
 fmt: setup ## format the code
@@ -46,5 +61,8 @@ docs: setup ## regenerate what is generated: schemas of recipe and report, READM
 	@$(BIN)/python -m compress.report.document
 	@$(BIN)/python scripts/update_readme.py
 
+docs-site: setup ## the pages and the reference as a site in out/site
+	@bash scripts/docs_site.sh
+
 clean: ## remove outputs and caches, keep .venv
-	rm -rf out build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf out build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -30,7 +30,7 @@ from compress.artifact import write_whole
 from compress.dataset import Batch
 from compress.report.environment import describe_environment
 from compress.training.settings import TrainingFields
-from detectors.data.dota import DotaData
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl
 from detectors.dcfl.config import DcflConfig
 from detectors.dcfl.rules import Rules, published_rules
@@ -96,7 +96,7 @@ def detector_of(options: argparse.Namespace, name: str) -> Trial:
         splits={"train": "train", "val": "val"},
         crop_size=CROP_PX,
     )
-    detector = Trial(config, data)
+    detector = Trial(config, DotaDataset(data, CLASSES))
     detector.rules = CONFIGURATIONS[name]
     return detector
 

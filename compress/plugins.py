@@ -123,11 +123,11 @@ def check_frameworks(plugin: type[Detector] | type[Dataset], axis: Axis = DETECT
     missing = missing_frameworks(plugin)
     if not missing:
         return
-    extras = sorted({_EXTRAS[name] for name in missing if name in _EXTRAS})
+    extras, target = sorted({_EXTRAS[name] for name in missing if name in _EXTRAS}), "setup"
     if "openmmlab" in extras:
-        extras = ["compress", "openmmlab"]
+        extras, target = ["compress", "openmmlab"], "setup-openmmlab"
     others = [name for name in missing if name not in _EXTRAS]
-    commands = [f'make setup (in Krimp\'s folder), or pip install ".[{",".join(extras)}]" there'] if extras else []
+    commands = [f'make {target} (in Krimp\'s folder), or pip install ".[{",".join(extras)}]" there'] if extras else []
     commands += [f"pip install {' '.join(others)}"] if others else []
     raise DetectorError(
         f"{axis.word} {plugin.NAME!r} needs {', '.join(missing)}, which is not installed. "

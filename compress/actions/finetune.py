@@ -16,6 +16,6 @@ def run(stage: Finetune, context: StageContext) -> dict[str, Any]:
     detector = context.detector
     model, build = load_model(context.source.path, detector)
     keep = keep_zeros(model, masks_of(model, build))
-    result = train_in_stage(model, context, stage, label=stage.label, distill=stage.distill, after_step=keep)
+    result = train_in_stage(model, context, stage.training, label=stage.label, distill=stage.distill, after_step=keep)
     save_model(context.folder, model, build)
     return model_facts(model, detector) | training_facts(result)

@@ -74,7 +74,7 @@ def _batches(
     stage: PruneStructured, context: StageContext, what: str, step: int, *, count: int, seed: int
 ) -> Iterator[Batch]:
     label = f"{stage.label}: {what}, step {step}"
-    return train_batches(context.detector, count=count, batch_size=stage.batch_size, seed=seed, label=label)
+    return train_batches(context.detector, count=count, batch_size=stage.training.batch_size, seed=seed, label=label)
 
 
 def _losses(
@@ -89,7 +89,7 @@ def _losses(
 def _after_step(stage: PruneStructured, model: nn.Module, context: StageContext, step: int) -> dict[str, Any]:
     """Re-estimate batch norm and train, as far as the recipe asks for it; return the facts of the training."""
     _reestimate(stage, model, context, step)
-    return _recover(stage, model, context, step) if stage.epochs else {}
+    return _recover(stage, model, context, step) if stage.training.epochs else {}
 
 
 def _reestimate(stage: PruneStructured, model: nn.Module, context: StageContext, step: int) -> None:
@@ -105,7 +105,7 @@ def _recover(stage: PruneStructured, model: nn.Module, context: StageContext, st
     result = train_in_stage(
         model,
         context,
-        stage,
+        stage.training,
         label=f"{stage.label} step {step}",
         distill=stage.distill,
         seed=context.seed + step,

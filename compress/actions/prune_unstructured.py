@@ -73,7 +73,7 @@ def _train(stage: PruneUnstructured, model: nn.Module, build: Build, keeper: Mas
     return train_in_stage(
         model,
         context,
-        stage.training_settings(),
+        stage.training,
         label=stage.label,
         distill=stage.distill,
         after_step=after_step,
@@ -85,11 +85,11 @@ def _first_epoch_at_full_sparsity(
     stage: PruneUnstructured, ramp_steps: Callable[[int], int], context: StageContext
 ) -> int:
     """Return the 0-based epoch at whose end the masks are final; earlier weights are never kept."""
-    if stage.epochs == 0:
+    if stage.training.epochs == 0:
         return 0
     detector = context.detector
     loader: Any = detector.data.loader(
-        "train", detector.input_format(), batch_size=stage.batch_size, augment=True, seed=context.seed
+        "train", detector.input_format(), batch_size=stage.training.batch_size, augment=True, seed=context.seed
     )
     steps_per_epoch = max(len(loader), 1)
-    return max(math.ceil(ramp_steps(stage.total_steps(steps_per_epoch)) / steps_per_epoch) - 1, 0)
+    return max(math.ceil(ramp_steps(stage.training.total_steps(steps_per_epoch)) / steps_per_epoch) - 1, 0)

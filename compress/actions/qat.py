@@ -33,7 +33,7 @@ def run(stage: Qat, context: StageContext) -> dict[str, Any]:
     with on_device(model, context.device) as device:
         images = calibrate(model, (batch.to(device) for batch in _calibration_batches(stage, context)))
     keep = keep_zeros(model, masks)
-    result = train_in_stage(model, context, stage, label=stage.label, distill=stage.distill, after_step=keep)
+    result = train_in_stage(model, context, stage.training, label=stage.label, distill=stage.distill, after_step=keep)
     check_zeros(model, masks, label=stage.label)
     quantisation = settings.model_dump(mode="json")
     save_model(context.folder, model, build.model_copy(update={"quantisation": quantisation}))

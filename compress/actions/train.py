@@ -17,6 +17,6 @@ def run(stage: Train, context: StageContext) -> dict[str, Any]:
     """Train, save and return counts and history."""
     torch.manual_seed(context.seed)
     model = context.detector.build()
-    result = train_in_stage(model, context, stage, label=stage.label)
+    result = train_in_stage(model, context, stage.training, label=stage.label)
     save_model(context.folder, model, Build())
     return model_facts(model, context.detector) | training_facts(result)

@@ -14,6 +14,8 @@ from compress.cli.ending import run_command
 from compress.cli.groups import CommandGroups
 from compress.cli.import_weights import import_command
 from compress.cli.packing import app as codec_app
+from compress.cli.recipes import app as recipes_app
+from compress.cli.recipes import stages
 from compress.engine.child import INTERRUPTED
 
 # Newer versions of typer bring their own copy of click: take the base class from where typer has it.
@@ -38,6 +40,8 @@ app = typer.Typer(
 app.add_typer(codec_app)
 app.command("detect")(detect_command)
 app.command("import")(import_command)
+app.command("stages")(stages)
+app.add_typer(recipes_app, name="recipes")
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]
 SetOption = Annotated[
@@ -115,17 +119,6 @@ def plan(
     krimp plan recipe.yaml --set data.root=/data/hit-uav
     """  # noqa: D301 click ends no line after \b
     run(recipe, overrides, out, dry_run=True, start=start, until=until)
-
-
-@app.command()
-def stages() -> None:
-    """Print what each stage needs, makes and may not follow.
-
-    A stage takes the latest artifact of a kind that it needs, or the one that its `from:` names.
-    """
-    from compress.recipe.plan import stage_table
-
-    print(stage_table())
 
 
 @app.command()

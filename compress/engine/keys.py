@@ -15,6 +15,7 @@ from compress.artifact import file_digest, to_json
 from compress.detector import Detector
 from compress.errors import DataError
 from compress.recipe.model import Recipe
+from compress.recipe.version import flat_training
 from compress.stage import Stage
 
 # Fields that hold paths: their content enters the key (checkpoint digest, data digest), not the text.
@@ -43,7 +44,7 @@ class KeyMaker:
         parts = {
             "stage": stage.stage,
             "code_version": stage.CODE_VERSION,
-            "fields": stage.model_dump(mode="json", by_alias=True, exclude=set(_NAMES | stage.COSMETIC)),
+            "fields": _fields(stage),
             "inputs": {name: digest or _UNKNOWN for name, digest in inputs.items()},
             "data": {split: self._data_digest(split) for split in stage.splits()},
             "libraries": {name: _version(name) for name in stage.LIBRARIES},
@@ -75,6 +76,12 @@ class KeyMaker:
                 self._detector.data.check(split)  # it lists everything that is wrong
                 raise
         return self._data[split]
+
+
+def _fields(stage: Stage) -> dict[str, Any]:
+    fields = flat_training(stage.model_dump(mode="json", by_alias=True))
+    names = {name for field in _NAMES | stage.COSMETIC for name in (field, field.rstrip("_"))}
+    return {name: value for name, value in fields.items() if name not in names}
 
 
 def machine() -> dict[str, Any]:

@@ -15,8 +15,11 @@ from compress.errors import DetectorError, RecipeError, suggest
 from compress.plugins import DATASETS, available_plugins, check_frameworks, find_dataset, find_plugin
 from compress.recipe.model import NAME_PATTERN, Recipe
 from compress.recipe.plan import make_plan
+from compress.recipe.shipped import find_recipe
 from compress.recipe.validation import NO_FOLDER_NAME, validate
-from compress.recipe.yaml_source import DataPath, Document, Place, Problem, apply_override, parse_yaml
+from compress.recipe.variants import apply_defaults, read_recipe
+from compress.recipe.version import CURRENT, lift_training
+from compress.recipe.yaml_source import DataPath, Document, Place, Problem, apply_override
 from compress.stage import Stage
 
 
@@ -24,7 +27,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
     """Read a recipe, apply overrides and check all of it: fields, plug-in, order of stages.
 
     Args:
-        path: YAML 1.2 file.
+        path: YAML 1.2 file, or the name of a shipped recipe where there is no such file.
         overrides: `path=value` each, e.g. 'data.root=/data', 'stages.qat.epochs=1'.
         check_requires: also ask whether the plug-in's framework is installed.
 
@@ -35,12 +38,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
         RecipeError: holds one 'file:line:column: path: text' per mistake.
         DetectorError: the recipe is right, but the framework of its plug-in is not installed.
     """
-    path = Path(path)
-    document = _read(path)
+    path = find_recipe(Path(path))
+    document = read_recipe(path)
     for override in overrides:
         apply_override(document, override)
     if not isinstance(document.data, dict):
         raise RecipeError(f"{path}:1:1: expected a mapping with the fields {', '.join(Recipe.model_fields)}.")
+    lift_training(document)  # once more: an override may name a field as version 1 does
+    apply_defaults(document)
     problems = list(document.problems)
     header = {**document.data, "stages": []}
     problems += [p for p in validate(Recipe, header, (), document)[1] if p.path[:1] != ("stages",)]
@@ -58,28 +63,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
     stages, found = _stages(document)
     problems += found
     if problems:
-        raise RecipeError([str(problem) for problem in sorted(_unique(problems), key=_position)])
-    assert plugin is not None and dataset is not None
+        written = _unique([document.as_written(problem) for problem in problems])
+        raise RecipeError([str(problem) for problem in sorted(written, key=_position)])
+    assert plugin is not None
+    assert dataset is not None
     if check_requires:
         check_frameworks(plugin)
         check_frameworks(dataset, DATASETS)
-    recipe = Recipe.model_validate({**document.data, "detector": detector, "data": data, "stages": stages})
+    recipe = Recipe.model_validate(
+        {**document.data, "format_version": CURRENT, "detector": detector, "data": data, "stages": stages}
+    )
     recipe._path = path
     recipe._places = tuple(str(document.value_place(("stages", index))) for index in range(len(stages)))
     return recipe
-
-
-def _read(path: Path) -> Document:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        near = (
-            suggest(path.name, sorted(file.name for file in path.parent.glob("*.yaml"))) if path.parent.is_dir() else ""
-        )
-        raise RecipeError(f"{path}: there is no such file.{near}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as UTF-8 text: {error}.") from error
-    return parse_yaml(text, str(path))
 
 
 def _section(document: Document, name: str) -> dict[str, Any]:

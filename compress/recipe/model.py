@@ -17,7 +17,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[1] = Field(1, description="Version of the recipe format.")
+    format_version: Literal[1, 2] = Field(2, description="Version of the recipe format; 1 is still read.")
     name: str = Field(pattern=NAME_PATTERN, description="Name of the folder below --out that takes the artifacts.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of every stage.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where torch computes; not part of cache keys.")

@@ -23,7 +23,7 @@ def json_schema(plugins: Sequence[str] | None = None) -> dict[str, Any]:
     models: list[Any] = [*stage_table.STAGES.values()]
     defaults = {name: plugin.DATA for name, plugin in classes.items()}
     formats = {name: find_dataset(name) for name in dict.fromkeys([*available_plugins(DATASETS), *defaults.values()])}
-    models += [plugin.CONFIG for plugin in (*classes.values(), *formats.values())]
+    models += [plugin.CONFIG for plugin in classes.values()] + [dataset.CONFIG for dataset in formats.values()]
     references, shared = models_json_schema([(model, "validation") for model in dict.fromkeys(models)], by_alias=True)
     reference = {model: references[model, "validation"] for model in models}
     schema = Recipe.model_json_schema()
@@ -35,10 +35,11 @@ def json_schema(plugins: Sequence[str] | None = None) -> dict[str, Any]:
         "allOf": [_when("stage", name, reference[stage]) for name, stage in stage_table.STAGES.items()],
     }
     definitions = shared.get("$defs", {})
-    for field, chosen in (("plugin", classes), ("format", formats)):
-        for name, plugin in chosen.items():
-            config = definitions[reference[plugin.CONFIG]["$ref"].rpartition("/")[2]]
-            config["properties"] = {field: {"const": name}, **config.get("properties", {})}
+    choices = [("plugin", name, plugin.CONFIG) for name, plugin in classes.items()]
+    choices += [("format", name, dataset.CONFIG) for name, dataset in formats.items()]
+    for field, name, model in choices:
+        config = definitions[reference[model]["$ref"].rpartition("/")[2]]
+        config["properties"] = {field: {"const": name}, **config.get("properties", {})}
     detector_rules = [_when("plugin", name, reference[plugin.CONFIG]) for name, plugin in classes.items()]
     format_rules = [_when("format", name, reference[dataset.CONFIG]) for name, dataset in formats.items()]
     default_rules = [

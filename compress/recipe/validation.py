@@ -60,7 +60,9 @@ def _problems(
             yield Problem(document.value_place(prefix + path), prefix + path, text)
         elif error["type"] == "extra_forbidden":
             names = _field_names(model, path[:-1])
-            text = f"unknown field {path[-1]!r}.{suggest(str(path[-1]), names)}"
+            inner = _inner_place(model, path)
+            near = f" It stands in a block: write {inner}." if inner else suggest(str(path[-1]), names)
+            text = f"unknown field {path[-1]!r}.{near}"
             yield Problem(document.key_place(prefix + path), prefix + path, text)
         else:
             grouped.setdefault(path, []).append(_expected(error))
@@ -105,6 +107,15 @@ def _field_names(model: type[BaseModel], path: DataPath) -> list[str]:
     models = _models_at(model, path)
     names = [field.alias or name for found in models for name, field in found.model_fields.items()]
     return sorted(dict.fromkeys(names))
+
+
+def _inner_place(model: type[BaseModel], path: DataPath) -> str | None:
+    """Return 'block: {name: ...}' if a block of the mapping has the field that the mapping has not."""
+    for found in _models_at(model, path[:-1]):
+        for name, field in found.model_fields.items():
+            if any(path[-1] in inner.model_fields for inner in _models_in(field.annotation)):
+                return f"{field.alias or name}: {{{path[-1]}: ...}}"
+    return None
 
 
 def _described(model: type[BaseModel], path: DataPath) -> str:

@@ -10,7 +10,7 @@ import io
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -59,6 +59,38 @@ class Document:
     keys: dict[DataPath, Place] = field(default_factory=dict)
     values: dict[DataPath, Place] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    shown: dict[DataPath, DataPath] = field(default_factory=dict)  # moved path -> the one that the file has
+
+    def at(self, path: DataPath) -> Any:
+        """Return what lies at a path."""
+        return lookup(self.data, path)
+
+    def move(self, old: DataPath, new: DataPath) -> None:
+        """Note that what stood at a path is at another one now: its places go along, and messages name the old path."""
+        for places in (self.keys, self.values):
+            for path in [path for path in places if path[: len(old)] == old]:
+                places[(*new, *path[len(old) :])] = places.pop(path)
+        self.shown[new] = old
+
+    def adopt(self, path: DataPath, other: Document, source: DataPath) -> None:
+        """Take the places of what lies at a path of another document for what was put to `path` here."""
+        for places, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for known in [known for known in places if known[: len(path)] == path]:
+                del places[known]
+            places.update(
+                {(*path, *p[len(source) :]): q for p, q in list(theirs.items()) if p[: len(source)] == source}
+            )
+        self.shown = {p: q for p, q in self.shown.items() if p[: len(path)] != path}
+        moved = {p: q for p, q in other.shown.items() if p[: len(source)] == source}
+        self.shown.update({(*path, *p[len(source) :]): q for p, q in moved.items()})
+
+    def as_written(self, problem: Problem) -> Problem:
+        """Return a problem under the path that its file has."""
+        for length in range(len(problem.path), 0, -1):
+            old = self.shown.get(problem.path[:length])
+            if old is not None:
+                return replace(problem, path=(*old, *problem.path[length:]))
+        return problem
 
     def value_place(self, path: DataPath) -> Place:
         """Return the place of a value, or of the nearest enclosing one that is in the source."""

@@ -11,7 +11,7 @@ from compress.stage import Stage
 from compress.training.settings import DistillFields, TrainingFields
 
 
-class Finetune(Stage, TrainingFields):
+class Finetune(Stage):
     """Train an existing float model further. Weights that are zero in sparse layers stay zero."""
 
     NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL,)
@@ -24,6 +24,7 @@ class Finetune(Stage, TrainingFields):
     ACTION: ClassVar[str] = "compress.actions.finetune"
 
     stage: Literal["finetune"] = "finetune"
+    training: TrainingFields = Field(default_factory=TrainingFields, description="How it is trained.")
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well; default: labels only.")
 
     def references(self) -> tuple[str, ...]:
@@ -32,4 +33,4 @@ class Finetune(Stage, TrainingFields):
 
     def splits(self) -> tuple[str, ...]:
         """Return 'train', and 'val' if the training is scored."""
-        return ("train", "val") if self.evaluate_every else ("train",)
+        return ("train", "val") if self.training.evaluate_every else ("train",)

@@ -12,7 +12,13 @@ from compress.stage import Stage
 from compress.training.settings import DistillFields, TrainingFields
 
 
-class PruneStructured(Stage, TrainingFields):
+class RecoveryTraining(TrainingFields):
+    """Training after each step."""
+
+    epochs: int = Field(0, ge=0, description="Passes over the split 'train' after each step; 0 trains nothing.")
+
+
+class PruneStructured(Stage):
     """Remove whole channels, with batch norm re-estimation and a short recovery after each step."""
 
     NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL,)
@@ -41,14 +47,16 @@ class PruneStructured(Stage, TrainingFields):
         default_factory=dict,
         description="Layer -> final channels, whatever the ranking says; for layers that cost more time than MACs.",
     )
-    epochs: int = Field(0, ge=0, alias="recovery_epochs", description="Training epochs after each step; 0 = none.")
+    training: RecoveryTraining = Field(
+        default_factory=RecoveryTraining, description="Recovery after each step; its batch_size is used throughout."
+    )
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well during recovery.")
 
     def references(self) -> tuple[str, ...]:
         """Return the teacher's label, if recovery has one."""
-        return (self.distill.teacher,) if self.distill and self.epochs else ()
+        return (self.distill.teacher,) if self.distill and self.training.epochs else ()
 
     def splits(self) -> tuple[str, ...]:
         """Return the splits that importance, batch norm and recovery read."""
-        reads_train = self.importance == "group_taylor" or self.bn_batches or self.epochs
-        return (("train",) if reads_train else ()) + (("val",) if self.epochs and self.evaluate_every else ())
+        reads_train = self.importance == "group_taylor" or self.bn_batches
+        return tuple(dict.fromkeys([*(("train",) if reads_train else ()), *self.training.trained_splits()]))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from compress.kind import Kind
 from compress.stage import Stage
 from compress.training.settings import DistillFields, TrainingFields
 
 
-class PruneUnstructured(Stage, TrainingFields):
+class PruneUnstructured(Stage):
     """Zero the least important weights on a schedule; they stay zero in every later stage."""
 
     NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL,)
@@ -24,10 +24,9 @@ class PruneUnstructured(Stage, TrainingFields):
 
     stage: Literal["prune_unstructured"] = "prune_unstructured"
     sparsity: float = Field(..., ge=0, lt=1, description="Share of zeros among the weights of the layers not skipped.")
-    schedule: Literal["cubic", "one_shot"] = Field(  # type: ignore[assignment]
+    schedule: Literal["cubic", "one_shot"] = Field(
         "cubic", description="How sparsity grows: with every few steps, or at once before training."
     )
-    lr_schedule: Literal["step", "cosine", "constant"] = Field("step", description="Schedule of the learning rate.")
     scope: Literal["global", "per_layer"] = Field("global", description="Rank all weights together, or each layer's.")
     importance: Literal["magnitude", "scaled_magnitude"] = Field(
         "magnitude", description="scaled_magnitude divides by the layer's root mean square."
@@ -36,15 +35,10 @@ class PruneUnstructured(Stage, TrainingFields):
     update_every: int = Field(10, ge=1, description="Steps between two updates of the masks during the ramp.")
     max_sparsity_per_layer: float = Field(0.95, gt=0, le=1, description="Protects small layers in a global ranking.")
     skip: tuple[str, ...] = Field((), description="Layers left dense: module names or patterns ('head.*').")
+    training: TrainingFields = Field(
+        default_factory=TrainingFields, description="How it is trained while the zeros grow, and after."
+    )
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well.")
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> PruneUnstructured:
-        try:
-            self.training_settings()
-        except ValidationError as error:
-            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
-        return self
 
     @model_validator(mode="after")
     def _reachable(self) -> PruneUnstructured:
@@ -55,15 +49,10 @@ class PruneUnstructured(Stage, TrainingFields):
             )
         return self
 
-    def training_settings(self) -> TrainingFields:
-        """Return the training fields, with the learning rate's schedule under its usual name."""
-        fields = {name: getattr(self, name) for name in TrainingFields.model_fields}
-        return TrainingFields(**fields | {"schedule": self.lr_schedule})
-
     def references(self) -> tuple[str, ...]:
         """Return the teacher's label, if there is one."""
-        return (self.distill.teacher,) if self.distill and self.epochs else ()
+        return (self.distill.teacher,) if self.distill and self.training.epochs else ()
 
     def splits(self) -> tuple[str, ...]:
         """Return 'train' if anything is trained, and 'val' if the training is scored."""
-        return ("train", *(("val",) if self.evaluate_every else ())) if self.epochs else ()
+        return self.training.trained_splits()

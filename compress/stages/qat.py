@@ -12,8 +12,17 @@ from compress.stage import Stage
 from compress.training.settings import DistillFields, TrainingFields
 
 
-class Qat(Stage, TrainingFields, QuantisationSettings):
-    """Quantise, calibrate and train a model; `epochs: 0` is post-training quantisation.
+class QatTraining(TrainingFields):
+    """Training with the rounding in it: short, at a small rate."""
+
+    epochs: int = Field(3, ge=0, description="Passes over the split 'train'; 0: calibrate only.")
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    lr: float = Field(5e-5, gt=0, description="Learning rate after the warm-up.")
+    schedule: Literal["step", "cosine", "constant"] = "cosine"
+
+
+class Qat(Stage, QuantisationSettings):
+    """Quantise, calibrate and train a model; `training: {epochs: 0}` is post-training quantisation.
 
     Weights that are zero in sparse layers stay zero, also as integers; the stage checks it.
     """
@@ -29,20 +38,17 @@ class Qat(Stage, TrainingFields, QuantisationSettings):
     ACTION: ClassVar[str] = "compress.actions.qat"
 
     stage: Literal["qat"] = "qat"
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    lr: float = Field(5e-5, gt=0, description="Learning rate after the warm-up.")
-    schedule: Literal["step", "cosine", "constant"] = "cosine"
-    epochs: int = Field(3, ge=0, description="Passes over the split 'train'; 0: calibrate only.")
+    training: QatTraining = Field(default_factory=QatTraining, description="How it is trained after calibration.")
     calibration_images: int = Field(32, ge=1, description="Images of 'train', not augmented, that set the ranges.")
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well; default: labels only.")
 
     def references(self) -> tuple[str, ...]:
         """Return the teacher's label, if there is one and anything is trained."""
-        return (self.distill.teacher,) if self.distill and self.epochs else ()
+        return (self.distill.teacher,) if self.distill and self.training.epochs else ()
 
     def splits(self) -> tuple[str, ...]:
         """Return 'train', and 'val' if the training is scored."""
-        return ("train", "val") if self.evaluate_every and self.epochs else ("train",)
+        return ("train", "val") if self.training.evaluate_every and self.training.epochs else ("train",)
 
     def settings(self) -> QuantisationSettings:
         """Return the fields that shape the model."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from compress.kind import Kind
 from compress.stage import Stage
 from compress.training.settings import TrainingFields
 
 
-class Train(Stage, TrainingFields):
+class Train(Stage):
     """Train a fresh model (backbone weights as the plug-in's configuration says).
 
     Its result is the model that every other stage calls `float`.
@@ -26,7 +28,8 @@ class Train(Stage, TrainingFields):
     ACTION: ClassVar[str] = "compress.actions.train"
 
     stage: Literal["train"] = "train"
+    training: TrainingFields = Field(default_factory=TrainingFields, description="How it is trained.")
 
     def splits(self) -> tuple[str, ...]:
         """Return 'train', and 'val' if the training is scored."""
-        return ("train", "val") if self.evaluate_every else ("train",)
+        return ("train", "val") if self.training.evaluate_every else ("train",)

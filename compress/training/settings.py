@@ -32,7 +32,7 @@ class DistillFields(BaseModel):
 
 
 class TrainingFields(BaseModel):
-    """The fields that every training stage has."""
+    """The block `training:` of every stage that trains."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -72,6 +72,10 @@ class TrainingFields(BaseModel):
         if self.patience is not None and self.evaluate_every == 0:
             raise ValueError("patience needs scores, but evaluate_every is 0. Set evaluate_every.")
         return self
+
+    def trained_splits(self) -> tuple[str, ...]:
+        """Return the splits that a training reads: 'train', and 'val' if it is scored; none without epochs."""
+        return ("train", *(("val",) if self.evaluate_every else ())) if self.epochs else ()
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return how many optimiser steps the whole training takes without early stop."""

@@ -15,11 +15,11 @@ import numpy as np
 
 from compress.errors import DataError
 from compress.progress import track
-from detectors.data.dota import Truth, quads_to_boxes
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import read_manifest, write_file
 from detectors.data.patch_writer import read_objects
 from detectors.data.patches import Patch
+from detectors.data.samples import Truth, quads_to_boxes
 from detectors.geometry.corners import box_corners
 from detectors.geometry.detections import Detections
 from detectors.geometry.nms import rotated_nms
@@ -238,7 +238,7 @@ def patch_images(folder: Path) -> Iterator[Path]:
     Raises:
         DataError: the folder is not there or holds no image.
     """
-    from detectors.data.dota import IMAGE_FOLDER, IMAGE_SUFFIXES
+    from detectors.data.formats.dota import IMAGE_FOLDER, IMAGE_SUFFIXES
 
     where = folder / IMAGE_FOLDER
     files = sorted(path for path in where.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DataError
-from detectors.data.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import ONE_PROCESS, Limits, build_folder, link_or_copy, read_manifest, write_file
+from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.image_header import PNG_SIGNATURE, decode, image_size
 from detectors.data.labels import HEADERS, DegenerateBoxError, LabelledObject, parse_line
 from detectors.data.patches import CUT, PatchSettings, cut_patch, image_patches, objects_in_patches, patch_quads

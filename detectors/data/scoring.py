@@ -14,7 +14,6 @@ import numpy as np
 
 from compress.dataset import Scores
 from compress.errors import DataError
-from detectors.data.samples import Truth
 from detectors.data.records import (
     MatchRecords,
     area_map50,
@@ -25,6 +24,7 @@ from detectors.data.records import (
     of_size,
     precision_recall,
 )
+from detectors.data.samples import Truth
 from detectors.geometry.detections import Detections
 from detectors.geometry.iou import overlapping_pairs, pairwise_iou
 

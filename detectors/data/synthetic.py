@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 
 from compress.errors import DataError
-from detectors.data.dota import IMAGE_FOLDER, LABEL_FOLDER
+from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.synthetic_scenes import SceneSettings, make_scene
 
 RECORD = "synthetic.json"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.dataset import Batch, Scores
+from compress.dataset import Batch, Dataset, InputFormat, Scores
 from compress.detector import Forward
-from detectors.data.dota import DotaData, check_split, split_digest
 from detectors.dcfl import deploy
 from detectors.dcfl.config import DcflConfig, resolve_checkpoint
 from detectors.geometry.pictures import padded_size
@@ -41,11 +40,11 @@ DISTILL_POINTS = (
 
 
 class Dcfl:
-    """DCFL on DOTA-format data.
+    """DCFL on labelled boxes.
 
     Attributes:
         config: the recipe's `detector:` part.
-        data: the recipe's `data:` part.
+        data: the data set.
     """
 
     NAME: ClassVar[str] = "dcfl"
@@ -53,10 +52,10 @@ class Dcfl:
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring")
     CONFIG: ClassVar[type[DcflConfig]] = DcflConfig
-    DATA: ClassVar[type[DotaData]] = DotaData
+    DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.dcfl.deploy"
 
-    def __init__(self, config: DcflConfig, data: DotaData) -> None:
+    def __init__(self, config: DcflConfig, data: Dataset) -> None:
         self.config = config
         self.data = data
 
@@ -118,6 +117,10 @@ class Dcfl:
         """Return (height, width) of the network's input: the deployed size padded to multiples of 32."""
         return padded_size(self.data.image_size, SIZE_DIVISOR)
 
+    def input_format(self) -> InputFormat:
+        """Return mean, deviation and padding of the images."""
+        return InputFormat(self.config.mean, self.config.std, SIZE_DIVISOR)
+
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers and the predictor of the sampling field."""
         return dict(OUTPUT_LAYERS)
@@ -144,36 +147,10 @@ class Dcfl:
         frozen = stage_prefixes(stages, config.num_frozen_stages, below="backbone")
         set_training(model, frozen=frozen, still_norms=("",) if config.keeps_norm_statistics else ())
 
-    # ---- data -------------------------------------------------------------------------------------
-
-    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
-        """Return a loader of `DotaBatch`; the seed decides order and augmentation."""
-        from detectors.data.loader import build_loader
-
-        return build_loader(
-            self.data,
-            split,
-            classes=self.config.classes,
-            mean=self.config.mean,
-            std=self.config.std,
-            batch_size=batch_size,
-            augment=augment,
-            seed=seed,
-            size_divisor=SIZE_DIVISOR,
-        )
-
-    def check_data(self, split: str) -> None:
-        """Raise DataError that lists what is wrong with a split."""
-        check_split(self.data, split, self.config.classes)
-
-    def data_digest(self, split: str) -> str:
-        """Return a hex digest of images and labels of a split."""
-        return split_digest(self.data, split)
-
     # ---- training and scoring ---------------------------------------------------------------------
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """Return 'loss_cls' and 'loss_bbox' of a `DotaBatch`; the model itself is not asked."""
+        """Return 'loss_cls' and 'loss_bbox' of a `BoxBatch`; the model itself is not asked."""
         from detectors.dcfl.losses import dcfl_loss
 
         return dcfl_loss(raw, batch, self.config.rules)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.dataset import Batch, Scores
+from compress.dataset import Batch, Dataset, InputFormat, Scores
 from compress.detector import Forward
 from compress.errors import DetectorError
-from detectors.data.dota import DotaData, check_split, iterate_images, split_digest
 from detectors.geometry.deployed import BoxDeploy
 from detectors.geometry.pictures import padded_size
 from detectors.openmmlab import deploy
@@ -42,11 +41,11 @@ DISTILL_PATTERN = re.compile(r"neck\.(?:fpn_convs|out_convs)\.\d+")
 
 
 class OpenMmlab:
-    """A detector of MMRotate on DOTA-format data.
+    """A detector of MMRotate on labelled boxes.
 
     Attributes:
         config: the recipe's `detector:` part.
-        data: the recipe's `data:` part.
+        data: the data set.
     """
 
     NAME: ClassVar[str] = "openmmlab"
@@ -54,10 +53,10 @@ class OpenMmlab:
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmrotate")
     PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring", "mmrotate.models")
     CONFIG: ClassVar[type[OpenMmlabConfig]] = OpenMmlabConfig
-    DATA: ClassVar[type[DotaData]] = DotaData
+    DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.openmmlab.deploy"
 
-    def __init__(self, config: OpenMmlabConfig, data: DotaData) -> None:
+    def __init__(self, config: OpenMmlabConfig, data: Dataset) -> None:
         self.config = config
         self.data = data
         self._heads: nn.Module | None = None  # of the model that ran last, route 'features'
@@ -168,6 +167,10 @@ class OpenMmlab:
 
         return example_images(batch_size, padded_size(self.data.image_size, SIZE_DIVISOR))
 
+    def input_format(self) -> InputFormat:
+        """Return mean, deviation and padding of the images."""
+        return InputFormat(self._model_config.mean, self._model_config.std, SIZE_DIVISOR)
+
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers, what rotates as eight, and what runs across the two branches of a CSP layer."""
         found = dict.fromkeys(_layers(model, OUTPUT_PATTERN), "output layer: its channels are classes, boxes or angles")
@@ -202,42 +205,10 @@ class OpenMmlab:
         frozen = stage_prefixes(stages, self.config.num_frozen_stages, below="backbone")
         set_training(model, frozen=frozen, still_norms=("backbone.",) if self.config.keeps_norm_statistics else ())
 
-    # ---- data -------------------------------------------------------------------------------------
-
-    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
-        """Return a loader of `DotaBatch`; the seed decides order and augmentation."""
-        from detectors.data.loader import build_loader
-
-        return build_loader(
-            self.data,
-            split,
-            classes=self.config.classes,
-            mean=self._model_config.mean,
-            std=self._model_config.std,
-            batch_size=batch_size,
-            augment=augment,
-            seed=seed,
-            size_divisor=SIZE_DIVISOR,
-        )
-
-    def check_data(self, split: str) -> None:
-        """Raise DataError that lists what is wrong with a split."""
-        check_split(self.data, split, self.config.classes)
-
-    def data_digest(self, split: str) -> str:
-        """Return a hex digest of images and labels of a split."""
-        return split_digest(self.data, split)
-
-    def sample_images(self, split: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (name, picture) for the report; nothing where only the heads in torch can decode."""
-        if self.layout.route != "features":
-            images = iterate_images(self.data, split, self.config.classes)
-            yield from ((name, image) for _, (name, image, _) in zip(range(count), images, strict=False))
-
     # ---- training and scoring ---------------------------------------------------------------------
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """Return the losses of a `DotaBatch` by OpenMMLab's names; dense heads do not ask the model."""
+        """Return the losses of a `BoxBatch` by OpenMMLab's names; dense heads do not ask the model."""
         from detectors.openmmlab import losses
         from detectors.openmmlab.networks import split
 

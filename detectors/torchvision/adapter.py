@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.dataset import Batch, Scores
+from compress.dataset import Batch, Dataset, InputFormat, Scores
 from compress.detector import Forward
-from detectors.data.dota import DotaData, Truth, check_split, split_digest
+from detectors.data.samples import Truth
 from detectors.geometry.pictures import padded_size
 from detectors.torchvision import deploy
 from detectors.torchvision.anchors import fcos_anchors, level_boxes, retinanet_anchors, ssd_boxes
@@ -29,11 +29,11 @@ _SENSITIVE = "output layer; its error is the error of a detection"
 
 
 class TorchvisionDetector:
-    """RetinaNet, FCOS or SSDlite on DOTA-format data, boxes made axis-aligned.
+    """RetinaNet, FCOS or SSDlite on labelled boxes, boxes made axis-aligned.
 
     Attributes:
         config: the recipe's `detector:` part.
-        data: the recipe's `data:` part.
+        data: the data set.
     """
 
     NAME: ClassVar[str] = "torchvision"
@@ -41,10 +41,10 @@ class TorchvisionDetector:
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring")
     CONFIG: ClassVar[type[TorchvisionConfig]] = TorchvisionConfig
-    DATA: ClassVar[type[DotaData]] = DotaData
+    DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.torchvision.deploy"
 
-    def __init__(self, config: TorchvisionConfig, data: DotaData) -> None:
+    def __init__(self, config: TorchvisionConfig, data: Dataset) -> None:
         self.config = config
         self.data = data
 
@@ -111,6 +111,10 @@ class TorchvisionDetector:
     def _default_boxes(self) -> dict[str, Any]:
         return ssd_boxes(*self.config.box_shares, len(self.config.spec.levels))
 
+    def input_format(self) -> InputFormat:
+        """Return mean, deviation and padding of the images."""
+        return InputFormat(self.config.mean_rgb, self.config.std_rgb, SIZE_DIVISOR)
+
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers."""
         scores, boxes = _OUTPUT.format("classes of each box"), _OUTPUT.format("four values of each box")
@@ -153,36 +157,10 @@ class TorchvisionDetector:
         prefixes = stage_prefixes(stages, count, below="backbone.features.0")
         return (*prefixes, "backbone.features.1.") if count == 4 else prefixes
 
-    # ---- data -------------------------------------------------------------------------------------
-
-    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
-        """Return a loader of `DotaBatch` (rotated boxes; `loss` makes them axis-aligned)."""
-        from detectors.data.loader import build_loader
-
-        return build_loader(
-            self.data,
-            split,
-            classes=self.config.classes,
-            mean=self.config.value("mean"),
-            std=self.config.value("std"),
-            batch_size=batch_size,
-            augment=augment,
-            seed=seed,
-            size_divisor=SIZE_DIVISOR,
-        )
-
-    def check_data(self, split: str) -> None:
-        """Raise DataError that lists what is wrong with a split."""
-        check_split(self.data, split, self.config.classes)
-
-    def data_digest(self, split: str) -> str:
-        """Return a hex digest of images and labels of a split."""
-        return split_digest(self.data, split)
-
     # ---- training and scoring ---------------------------------------------------------------------
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """Return 'loss_cls', 'loss_bbox' and for FCOS 'loss_ctrness' of a `DotaBatch`; the model is not asked."""
+        """Return 'loss_cls', 'loss_bbox' and for FCOS 'loss_ctrness' of a `BoxBatch`; the model is not asked."""
         import torch
 
         from detectors.torchvision.losses import detection_loss, upright
@@ -240,8 +218,8 @@ class TorchvisionDetector:
             "image_size": list(self.data.image_size),
             "input_size": list(self.input_size()),
             "size_divisor": SIZE_DIVISOR,
-            "mean": list(config.value("mean")),
-            "std": list(config.value("std")),
+            "mean": list(config.mean_rgb),
+            "std": list(config.std_rgb),
             "classes": list(config.classes),
             "anchors": self.anchors(),
             "num_levels": len(config.spec.levels),

@@ -191,6 +191,16 @@ class TorchvisionConfig(BaseModel):
             return self.reduced_tail
         return self.weights is None or not self.weights.startswith("IMAGENET")
 
+    @property
+    def mean_rgb(self) -> Rgb:
+        """Return the mean of R, G, B, 0..255: the recipe's, else torchvision's."""
+        return DEFAULTS[self.spec.architecture].mean if self.mean is None else self.mean
+
+    @property
+    def std_rgb(self) -> Rgb:
+        """Return the deviation of R, G, B, 0..255: the recipe's, else torchvision's."""
+        return DEFAULTS[self.spec.architecture].std if self.std is None else self.std
+
     def value(self, name: str) -> float | int | Rgb:
         """Return a field of `Defaults`: the recipe's, else torchvision's."""
         given = getattr(self, name)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import DetectorError
-from compress.plugins import available_plugins, find_plugin, missing_frameworks
+from compress.plugins import available_plugins, find_dataset, find_plugin
 from compress.recipe.yaml_source import parse_yaml
 
 FOLDER = Path(__file__).parent / "cases"
 CLASSES = ("ship", "vehicle", "plane")  # of the synthetic scenes
 IGNORED = "dontcare"
+OPENMMLAB = {"mmcv", "mmengine", "mmdet", "mmrotate"}
 SIZE = 128  # px, side of the scenes
 
 
@@ -33,12 +34,22 @@ class Case:
     slow: bool = False
     fitted_map50: float = 0.95
 
+    @property
+    def needs_openmmlab(self) -> bool:
+        """Whether the plug-in imports a package of the OpenMMLab stack."""
+        return not OPENMMLAB.isdisjoint(find_plugin(self.plugin).REQUIRES)
+
     def make(self, root: Path) -> Any:
         """Return the detector on the data set at `root`."""
         kind = find_plugin(self.plugin)
         config = kind.CONFIG.model_validate({"classes": CLASSES} | self.detector)
-        data = {"format": "dota", "root": str(root), "image_size": (SIZE, SIZE), "ignore": (IGNORED,)} | self.data
-        return kind(config, kind.DATA.model_validate(data))
+        return kind(config, self.dataset(kind.DATA, config.classes, root))
+
+    def dataset(self, form: str, classes: tuple[str, ...], root: Path | None = None) -> Any:
+        """Return the data set at `root`, in a format."""
+        kind = find_dataset(form)
+        data = {"root": root and str(root), "image_size": (SIZE, SIZE), "ignore": (IGNORED,)} | self.data
+        return kind(kind.CONFIG.model_validate(data), classes)
 
 
 def cases_of(plugin: str) -> list[Case]:
@@ -58,8 +69,3 @@ def all_cases() -> list[Case]:
     return [
         case for plugin in available_plugins() if (FOLDER / f"{plugin}.yaml").is_file() for case in cases_of(plugin)
     ]
-
-
-def is_installed(plugin: str) -> bool:
-    """Return whether the frameworks of a plug-in are there."""
-    return not missing_frameworks(find_plugin(plugin))

@@ -9,15 +9,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from cases import CLASSES, SIZE, Case, all_cases, is_installed
+from cases import CLASSES, SIZE, Case, all_cases
 
 
 def pytest_generate_tests(metafunc):
     """Run every test that asks for a case on all of them, those of one case together."""
     if "case" in metafunc.fixturenames:
-        marks = {True: [pytest.mark.slow], False: []}
-        parameters = [pytest.param(c, id=f"{c.plugin}-{c.name}", marks=marks[c.slow]) for c in all_cases()]
+        parameters = [pytest.param(c, id=f"{c.plugin}-{c.name}", marks=marks_of(c)) for c in all_cases()]
         metafunc.parametrize("case", parameters, scope="module")
+
+
+def marks_of(case: Case):
+    """Return the marks of a configuration: how long it takes and which set-up it needs."""
+    return [pytest.mark.slow] * case.slow + [pytest.mark.openmmlab] * case.needs_openmmlab
 
 
 @pytest.fixture(scope="session")
@@ -34,8 +38,6 @@ def data_root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def detector(case: Case, data_root):
-    if not is_installed(case.plugin):
-        pytest.skip(f"the frameworks of {case.plugin} are not installed")
     import torch
 
     torch.set_num_threads(1)

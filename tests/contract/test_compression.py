@@ -28,7 +28,7 @@ FLOAT_PARITY = 1e-4  # and of a float network
 
 
 def images_of(detector, split):
-    loader = detector.loader(split, batch_size=1, augment=False, seed=0)
+    loader = detector.data.loader(split, detector.input_format(), batch_size=1, augment=False, seed=0)
     return [batch.images for _, batch in zip(range(IMAGES), loader, strict=False)]
 
 
@@ -39,7 +39,7 @@ def pruned(detector, model):
     example = detector.example_input(1)
     rules = PruningRules(protected=detector.not_prunable(model), custom_pruners=detector.custom_pruners(model))
     full = measure_cost(model, example, "macs")
-    batch = next(iter(detector.loader("train", batch_size=2, augment=False, seed=0)))
+    batch = next(iter(detector.data.loader("train", detector.input_format(), batch_size=2, augment=False, seed=0)))
 
     def loss():
         return sum(detector.loss(model, tuple(model(batch.images)), batch).values())
@@ -55,7 +55,7 @@ def exported(detector, pruned, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     quantised = quantise(pruned.model, QuantisationSettings(), detector)
     calibrate(quantised, images_of(detector, "train"))
-    batch = next(iter(detector.loader("train", batch_size=2, augment=True, seed=0)))
+    batch = next(iter(detector.data.loader("train", detector.input_format(), batch_size=2, augment=True, seed=0)))
     detector.set_train_mode(quantised)
     optimizer = torch.optim.SGD([p for p in quantised.parameters() if p.requires_grad], lr=1e-6)
     sum(detector.loss(quantised, tuple(quantised(batch.images)), batch).values()).backward()

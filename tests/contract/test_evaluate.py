@@ -46,7 +46,7 @@ def test_raw_outputs_fitted_to_the_loss_are_perfect_detections(detector, model, 
 
     What is then decoded must be the truth. That holds only if the loss and the deployed decoding mean the same.
     """
-    batch = next(iter(detector.loader("val", batch_size=4, augment=False, seed=0)))
+    batch = next(iter(detector.data.loader("val", detector.input_format(), batch_size=4, augment=False, seed=0)))
     raw = [torch.full_like(value, START).requires_grad_() for value in outputs_of(model, batch.images)]
     optimizer = torch.optim.Adam(raw, lr=LEARNING_RATE)
     for _ in range(ROUNDS):

@@ -14,10 +14,11 @@ from mmdet.structures.bbox import get_box_type
 from mmrotate.datasets import DOTADataset
 from mmrotate.datasets.transforms import ConvertBoxType
 
+from compress.dataset import InputFormat
 from detectors.data.augmentation import FLIPS, extents_of
-from detectors.data.dota import DotaData, load_split, longer_side_first, minimum_rectangles, quads_to_boxes
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.data.labels import IGNORED
-from detectors.data.loader import build_loader
+from detectors.data.samples import longer_side_first, minimum_rectangles, quads_to_boxes
 from detectors.data.synthetic import write_dataset
 from detectors.data.synthetic_scenes import CLASSES, SceneSettings
 
@@ -136,7 +137,7 @@ def mmrotate_items(data, *, augment, seed):
         steps += [Crop(data.crop, data.crop_object_probability)] if data.crop else []
         steps.append(MmdetFlip(prob=[data.flip_probability] * 3, direction=list(FLIPS)))
         steps += [Jitter(data.brightness_jitter, data.contrast_jitter)] if data.brightness_jitter else []
-    dataset = MmrotateDota(load_split(data, "train", CLASSES), steps, seed, data.train_difficulty)
+    dataset = MmrotateDota(DotaDataset(data, CLASSES).samples("train"), steps, seed, data.train_difficulty)
     count = len(dataset)
     for index in np.random.default_rng(seed).permutation(count) if augment else range(count):
         found = dataset[int(index)]
@@ -188,9 +189,8 @@ FIELDS = {
 def test_the_loader_gives_the_pixels_and_boxes_that_mmrotates_classes_give(roots, root, fields, augment, seed):
     data = DotaData(root=str(roots[root]), image_size=(64, 96), ignore=("dontcare",), **FIELDS[fields])
     expected = list(mmrotate_items(data, augment=augment, seed=seed))
-    loader = build_loader(
-        data, "train", classes=CLASSES, mean=MEAN, std=STD, batch_size=3, augment=augment, seed=seed
-    )  # fmt: skip
+    pixels = InputFormat(MEAN, STD, size_divisor=32)
+    loader = DotaDataset(data, CLASSES).loader("train", pixels, batch_size=3, augment=augment, seed=seed)
     found = [
         (batch.images[i], batch.boxes[i], batch.labels[i], batch.ignored[i], batch.names[i])
         for batch in loader

@@ -47,7 +47,9 @@ def run(tmp_path_factory):
         weight[weight.abs() < weight.abs().median()] = 0
     save_model(folder / "float", model, Build(sparse_layers=("head.first",)))
     source = artifact(folder / "float", Kind.MODEL, "float")
-    stage = Qat(epochs=1, batch_size=2, calibration_images=4, distill={"teacher": "float"}, weight_bit_width=6)
+    stage = Qat(
+        training={"epochs": 1, "batch_size": 2}, calibration_images=4, distill={"teacher": "float"}, weight_bit_width=6
+    )
     qat = stage.run(context(folder, "qat", source=source, float=source))
     exported = ExportOnnx().run(context(folder, "onnx", source=artifact(folder / "qat", Kind.QUANTISED, "qat")))
     return folder, qat, exported
@@ -80,9 +82,9 @@ def test_parity_beyond_the_limit_stops_the_stage(run):
 def test_post_training_quantisation_is_qat_without_epochs(run):
     folder = run[0]
     source = artifact(folder / "float", Kind.MODEL, "float")
-    facts = Qat(epochs=0, calibration_images=2).run(context(folder, "ptq", source=source))
+    facts = Qat(training={"epochs": 0}, calibration_images=2).run(context(folder, "ptq", source=source))
     assert facts["epochs_run"] == 0
-    assert Qat(epochs=0, distill={"teacher": "float"}).references() == ()
+    assert Qat(training={"epochs": 0}, distill={"teacher": "float"}).references() == ()
 
 
 def test_quantised_model_gives_the_same_bits_in_a_fresh_process(run):

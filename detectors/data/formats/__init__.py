@@ -1,1 +1,1 @@
-"""The formats of data sets, a module each: what a recipe says about it, and its files as labelled images. No torch."""
+"""Formats of data sets, one a module; `data.format` of a recipe names them."""

@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from compress.dataset import InputFormat
 from compress.model_folder import Build, load_model, save_model
 from compress.stage import StageContext
 from compress.stages.finetune import Finetune
@@ -32,7 +33,14 @@ class OneLayerDetector:
     def distill_points(self, model):
         return ("2",)
 
-    def loader(self, split, *, batch_size, augment, seed):
+    @property
+    def data(self):
+        return self  # its own data set
+
+    def input_format(self):
+        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def loader(self, split, input_format, *, batch_size, augment, seed):
         generator = torch.Generator().manual_seed(seed)
         batches = [SimpleNamespace(images=torch.randn(batch_size, 3, 8, 8, generator=generator)) for _ in range(3)]
         for batch in batches:
@@ -62,7 +70,7 @@ def context(tmp_path, name, **inputs):
 
 
 def test_train_leaves_a_loadable_model_and_its_facts(tmp_path):
-    facts = Train(epochs=2, batch_size=2).run(context(tmp_path, "train"))
+    facts = Train(training={"epochs": 2, "batch_size": 2}).run(context(tmp_path, "train"))
     model, build = load_model(tmp_path / "train", OneLayerDetector())
     assert facts["params"] == 3 * 4 * 9 + 4 + 8 + 5
     assert facts["macs"] == 6 * 6 * (3 * 9 * 4 + 4)
@@ -80,7 +88,7 @@ def test_finetune_keeps_the_zeros_of_sparse_layers_and_learns_from_the_teacher(t
     (tmp_path / "source").mkdir()
     save_model(tmp_path / "source", model, Build(sparse_layers=("0",)))
     source = SimpleNamespace(path=tmp_path / "source")
-    stage = Finetune(epochs=2, batch_size=2, distill={"teacher": "float"})
+    stage = Finetune(training={"epochs": 2, "batch_size": 2}, distill={"teacher": "float"})
 
     facts = stage.run(context(tmp_path, "finetune", source=source, float=source))
 

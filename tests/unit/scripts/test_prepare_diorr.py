@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from detectors.data.diorr import CLASSES
-from detectors.data.dota import DotaData, check_split, iterate_images
+from detectors.data.formats.dota import DotaData, DotaDataset
 from scripts import prepare_diorr
 
 CORNERS = ("left_top", "right_top", "right_bottom", "left_bottom")
@@ -52,11 +52,9 @@ def test_splits_are_linked_and_labelled_in_dota_format(release, tmp_path, capsys
         "10 12 40 12 40 30 10 30 airplane 0\n50.5 20 70 30.25 60 50 40 40 expressway-service-area 1\n"
     )
     assert (release / "JPEGImages-test" / "11726.jpg").stat().st_nlink == 2
-    data = DotaData(root=str(out), image_size=(80, 96))
-    assert check_split(data, "test", CLASSES, check="full") | {"boxes": 1, "ignored_boxes": 1} == check_split(
-        data, "test", CLASSES
-    )
-    _, image, truth = next(iter(iterate_images(data, "test", CLASSES)))
+    data = DotaDataset(DotaData(root=str(out), image_size=(80, 96)), CLASSES)
+    assert data.counts("test", check="full") | {"boxes": 1, "ignored_boxes": 1} == data.counts("test")
+    _, image, truth = next(iter(data.images("test")))
     assert image.shape == (80, 96, 3)
     np.testing.assert_allclose(truth.boxes[0], [25, 21, 30, 18, 0], atol=1e-4)
     capsys.readouterr()

@@ -20,9 +20,9 @@ from dota_tree import OVERLAP, SIZE, write_tree  # noqa: E402
 
 from compress.errors import DataError  # noqa: E402
 from detectors.data import merging  # noqa: E402
-from detectors.data.dota import quads_to_boxes  # noqa: E402
 from detectors.data.dota_release import CLASSES  # noqa: E402
 from detectors.data.patches import Patch  # noqa: E402
+from detectors.data.samples import quads_to_boxes  # noqa: E402
 from detectors.geometry.detections import Detections  # noqa: E402
 from detectors.geometry.text import to_records  # noqa: E402
 from scripts import prepare_dota, submit_dota  # noqa: E402

@@ -10,7 +10,8 @@ from compress.stages.prune_structured import PruneStructured
 from compress.stages.prune_unstructured import PruneUnstructured
 
 torch.set_num_threads(1)
-FAST = {"batch_size": 2, "bn_batches": 2, "taylor_batches": 2, "warmup_steps": 0, "channels_last": False}
+QUICK = {"batch_size": 2, "warmup_steps": 0, "channels_last": False}
+FAST = {"bn_batches": 2, "taylor_batches": 2}
 
 
 def _context(tmp_path, model=None, build=None):
@@ -24,7 +25,9 @@ def _context(tmp_path, model=None, build=None):
 
 def test_structured_pruning_writes_a_smaller_loadable_model_and_tells_what_it_did(tmp_path):
     context = _context(tmp_path)
-    facts = PruneStructured(target={"macs": 0.6}, importance="group_taylor", steps=2, round_to=4, **FAST).run(context)
+    facts = PruneStructured(
+        target={"macs": 0.6}, importance="group_taylor", steps=2, round_to=4, training=QUICK, **FAST
+    ).run(context)
     model, build = load_model(tmp_path / "made", context.detector)
     assert facts["macs"] == pytest.approx(0.6 * facts["before"]["macs"], rel=0.02)
     assert facts["params"] == sum(p.numel() for p in model.parameters()) < facts["before"]["params"]
@@ -39,7 +42,9 @@ def test_structured_pruning_writes_a_smaller_loadable_model_and_tells_what_it_di
 
 def test_a_target_of_one_changes_nothing(tmp_path):
     context = _context(tmp_path)
-    facts = PruneStructured(target={"macs": 1.0}, importance="magnitude", recovery_epochs=1, **FAST).run(context)
+    facts = PruneStructured(target={"macs": 1.0}, importance="magnitude", training={"epochs": 1, **QUICK}, **FAST).run(
+        context
+    )
     source, _ = load_model(tmp_path / "source", context.detector)
     made, _ = load_model(tmp_path / "made", context.detector)
     assert facts["macs"] == facts["before"]["macs"]
@@ -49,7 +54,12 @@ def test_a_target_of_one_changes_nothing(tmp_path):
 def test_recovery_trains_after_each_step_with_a_teacher(tmp_path):
     context = _context(tmp_path)
     stage = PruneStructured(
-        target={"params": 0.7}, steps=2, recovery_epochs=1, lr=1e-3, distill={"teacher": "float"}, round_to=4, **FAST
+        target={"params": 0.7},
+        steps=2,
+        distill={"teacher": "float"},
+        round_to=4,
+        training={"epochs": 1, "lr": 1e-3, **QUICK},
+        **FAST,
     )
     facts = stage.run(context)
     assert stage.references() == ("float",)
@@ -60,9 +70,9 @@ def test_recovery_trains_after_each_step_with_a_teacher(tmp_path):
 
 def test_protected_layers_of_the_recipe_keep_their_width(tmp_path):
     context = _context(tmp_path)
-    facts = PruneStructured(target={"macs": 0.8}, importance="magnitude", protect={"stem": "first layer"}, **FAST).run(
-        context
-    )
+    facts = PruneStructured(
+        target={"macs": 0.8}, importance="magnitude", protect={"stem": "first layer"}, training=QUICK, **FAST
+    ).run(context)
     model, _ = load_model(tmp_path / "made", context.detector)
     assert model.stem.out_channels == 16
     assert facts["not_prunable"]["stem"].startswith("first layer")
@@ -74,15 +84,14 @@ def test_wrong_targets_are_refused(target):
         PruneStructured(target=target)
 
 
-def test_recovery_epochs_have_one_name_in_the_recipe_and_an_lr_schedule_of_their_own():
-    assert PruneStructured(target={"macs": 0.5}, recovery_epochs=3, schedule="cosine").epochs == 3
-
-
 @pytest.mark.parametrize("schedule", ["cubic", "one_shot"])
 def test_unstructured_pruning_reaches_its_sparsity_and_names_its_layers(tmp_path, schedule):
     context = _context(tmp_path)
     stage = PruneUnstructured(
-        sparsity=0.6, schedule=schedule, epochs=2, lr=1e-3, update_every=2, batch_size=2, warmup_steps=0
+        sparsity=0.6,
+        schedule=schedule,
+        update_every=2,
+        training={"epochs": 2, "lr": 1e-3, "batch_size": 2, "warmup_steps": 0},
     )
     facts = stage.run(context)
     model, build = load_model(tmp_path / "made", context.detector)
@@ -94,7 +103,7 @@ def test_unstructured_pruning_reaches_its_sparsity_and_names_its_layers(tmp_path
 
 
 def test_unstructured_pruning_without_training_needs_no_data(tmp_path):
-    stage = PruneUnstructured(sparsity=0.5, epochs=0, skip=["head.*"])
+    stage = PruneUnstructured(sparsity=0.5, training={"epochs": 0}, skip=["head.*"])
     facts = stage.run(_context(tmp_path))
     assert stage.splits() == ()
     assert facts["sparsity_of_layers"] == pytest.approx(0.5, abs=1e-3)
@@ -107,7 +116,7 @@ def test_less_sparsity_than_there_is_already_is_refused(tmp_path):
         model.block3.project.weight.zero_()
         model.out1.weight.zero_()
     with pytest.raises(StageError, match="below"):
-        PruneUnstructured(sparsity=0.1, epochs=0).run(_context(tmp_path, model))
+        PruneUnstructured(sparsity=0.1, training={"epochs": 0}).run(_context(tmp_path, model))
 
 
 def test_zeros_of_an_earlier_stage_stay_zero_even_in_skipped_layers(tmp_path):
@@ -115,7 +124,7 @@ def test_zeros_of_an_earlier_stage_stay_zero_even_in_skipped_layers(tmp_path):
     with torch.no_grad():
         model.out1.weight[:16] = 0
     context = _context(tmp_path, model, Build(sparse_layers=("out1",)))
-    PruneUnstructured(sparsity=0.3, epochs=1, lr=1e-2, batch_size=2, skip=["out1"]).run(context)
+    PruneUnstructured(sparsity=0.3, training={"epochs": 1, "lr": 1e-2, "batch_size": 2}, skip=["out1"]).run(context)
     made, build = load_model(tmp_path / "made", context.detector)
     assert bool((made.out1.weight[:16] == 0).all())
     assert "out1" in build.sparse_layers
@@ -127,7 +136,7 @@ def test_zeros_of_an_earlier_stage_stay_zero_even_in_skipped_layers(tmp_path):
         {"sparsity": 0.97},
         {"sparsity": 1.0},
         {"sparsity": 0.5, "schedule": "linear"},
-        {"sparsity": 0.5, "lr_schedule": "cosine", "milestones": [3]},
+        {"sparsity": 0.5, "training": {"schedule": "cosine", "milestones": [3]}},
     ],
 )
 def test_wrong_unstructured_fields_are_refused(fields):

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from compress.actions.evaluate import plain_scores
 from compress.codec import pack_file
-from compress.dataset import Scores
+from compress.dataset import InputFormat, Picture, Scores
 from compress.errors import StageError
 from compress.kind import Kind
 from compress.metrics.paired import load_resampled
@@ -41,10 +41,18 @@ class FakeDetector:
 
         return torch.zeros(batch_size, 3, 8, 8)
 
-    def loader(self, split, *, batch_size, augment, seed):
-        import torch
+    @property
+    def data(self):
+        return self  # its own data set
 
-        return [SimpleNamespace(images=torch.full((batch_size, 3, 8, 8), 0.5))]
+    def input_format(self):
+        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def loader(self, split, input_format, *, batch_size, augment, seed):
+        raise AssertionError("no stage here trains")
+
+    def images(self, split):
+        return [Picture("a", np.full((8, 8, 3), 128, np.uint8), None)]
 
     def evaluate(self, forward, split, *, limit=None, progress=None):
         total = limit or 5

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from detectors.data.dota import Truth
+from detectors.data.samples import Truth
 from detectors.geometry.detections import Detections
 
 

@@ -112,11 +112,11 @@ def test_test_split_has_images_only_and_trainval_is_both_without_a_second_copy(p
 
 
 def test_prepared_folders_are_what_recipes_read(prepared):
-    from detectors.data.dota import DotaData, check_split
     from detectors.data.dota_release import CLASSES
+    from detectors.data.formats.dota import DotaData, DotaDataset
 
     data = DotaData(root=str(prepared), image_size=(SIZE, SIZE), splits={"train": "trainval"})
-    counts = check_split(data, "train", CLASSES["1.0"], check="full")
+    counts = DotaDataset(data, CLASSES["1.0"]).counts("train", check="full")
     manifest = folder_builder.read_manifest(prepared / "trainval")
     assert counts["images"] == sum(source["patches"] for source in manifest["sources"])
     assert counts["boxes"] + counts["ignored_boxes"] == sum(source["objects"] for source in manifest["sources"])

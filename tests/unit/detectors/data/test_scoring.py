@@ -7,7 +7,6 @@ import pytest
 from random_scene import random_scene
 
 from compress.errors import DataError
-from detectors.data.dota import Truth
 from detectors.data.records import (
     MatchRecords,
     area_map50,
@@ -15,6 +14,7 @@ from detectors.data.records import (
     interval,
     of_size,
 )
+from detectors.data.samples import Truth
 from detectors.data.scoring import match_records, score_detections
 from detectors.geometry.detections import Detections
 

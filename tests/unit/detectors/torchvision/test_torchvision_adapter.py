@@ -13,7 +13,8 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from compress.errors import DetectorError
-from detectors.data.dota import DotaData, Truth
+from detectors.data.formats.dota import DotaData, DotaDataset
+from detectors.data.samples import Truth
 from detectors.torchvision import deploy
 from detectors.torchvision.adapter import STAGES, TorchvisionDetector, upright_truth
 from detectors.torchvision.checkpoint import coco_categories, pick_classes
@@ -28,7 +29,7 @@ def seeded():
 
 def make(model="retinanet_resnet18_fpn", classes=("car", "boat"), image_size=(128, 128), **fields):
     config = TorchvisionConfig(model=model, classes=classes, **fields)
-    return TorchvisionDetector(config, DotaData(image_size=image_size))
+    return TorchvisionDetector(config, DotaDataset(DotaData(image_size=image_size), classes))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
 from compress.quantization.graph import outputs_of
-from detectors.data.dota import DotaData
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.torchvision import deploy
 from detectors.torchvision.adapter import TorchvisionDetector
 from detectors.torchvision.anchors import fcos_anchors, level_boxes, retinanet_anchors, ssd_boxes
@@ -40,7 +40,7 @@ def seeded():
 
 def make(model, size=SIZE, **fields):
     config = TorchvisionConfig(model=model, classes=CLASSES, **fields)
-    return TorchvisionDetector(config, DotaData(image_size=(size, size)))
+    return TorchvisionDetector(config, DotaDataset(DotaData(image_size=(size, size)), config.classes))
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))

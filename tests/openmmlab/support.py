@@ -26,7 +26,7 @@ from detectors.openmmlab.config import OpenMmlabConfig, config_folder, shipped_c
 from detectors.openmmlab.families import layout_of
 from detectors.openmmlab.model_config import read_model_config
 
-README = Path(__file__).parents[4] / "detectors" / "openmmlab" / "README.md"
+README = Path(__file__).parents[2] / "detectors" / "openmmlab" / "README.md"
 BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 
 STEPS = ("builds", "learns", "prunes", "QAT", "exports", "parity")

@@ -1,0 +1,143 @@
+"""The commands `recipes` and `stages`: look at the shipped recipes, take one, bring an old one up to date."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress.artifact import write_whole
+from compress.errors import RecipeError, suggest
+from compress.recipe.shipped import shipped_recipes
+
+app = typer.Typer(
+    help="List the shipped recipes, copy one, upgrade one of your own.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
+
+
+@app.callback()
+def list_recipes(context: typer.Context) -> None:
+    """List the shipped recipes, with what each is for.
+
+    \b
+    krimp recipes                       # this list
+    krimp recipes copy demo             # writes demo.yaml here
+    krimp recipes upgrade old.yaml      # from format version 1 to 2, comments stay
+    """  # noqa: D301 click ends no line after \b
+    if context.invoked_subcommand is None:
+        names = {path.stem: _title(path) for path in sorted(shipped_recipes().glob("*.yaml"))}
+        width = max(map(len, names))
+        print("\n".join(f"{name:<{width}}  {title}" for name, title in names.items()))
+
+
+@app.command("copy")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(help="Name of a shipped recipe, see `krimp recipes`.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: NAME.yaml here.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Copy a shipped recipe, and the one it is based on beside it.
+
+    \b
+    krimp recipes copy dcfl_mbv2_hituav -o mine.yaml
+    """  # noqa: D301 click ends no line after \b
+    source = _shipped(name)
+    target = out or Path(source.name)
+    pairs = [(source, target), *((base, target.parent / base.name) for base in _bases(source))]
+    taken = [str(copy) for original, copy in pairs if copy.exists() and copy.read_bytes() != original.read_bytes()]
+    if taken and not force:
+        raise RecipeError(f"{', '.join(taken)}: there already, with another content. Choose another name, or --force.")
+    for original, copy in pairs:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(copy, original.read_bytes())
+        print(copy)
+
+
+@app.command("upgrade")
+def upgrade_recipe(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Recipe of format version 1.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="File to write; default: FILE itself, the old one as FILE.old.")
+    ] = None,
+    force: ForceOption = False,
+) -> None:
+    """Rewrite a recipe of format version 1 as one of version 2. Comments stay; the result means the same.
+
+    \b
+    krimp recipes upgrade mine.yaml
+    """  # noqa: D301 click ends no line after \b
+    from compress.recipe.upgrade import upgrade_text
+
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(f"{file}: there is no such file, expected a recipe. Correct the path.") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file}: cannot be read as UTF-8 text: {error}.") from error
+    new = upgrade_text(text, str(file))
+    if new == text:
+        print(f"{file}: is of the current version; nothing was changed")
+        return
+    kept = file.with_name(f"{file.name}.old")
+    for target in (out,) if out is not None else (kept,):
+        if target.exists() and not force:
+            raise RecipeError(f"{target}: there already. Choose another name, or --force.")
+    if out is None:
+        shutil.copy2(file, kept)
+    write_whole(out or file, new)
+    print(f"{out or file}: format version 2" + ("" if out else f"; the old one is {kept}"))
+
+
+def stages(
+    stage: Annotated[str | None, typer.Argument(metavar="[STAGE]", help="Print the fields of this stage.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="All stages with their fields, as a page.")] = False,
+) -> None:
+    """Print what each stage needs, makes and may not follow; or every field of one stage.
+
+    A stage takes the latest artifact of a kind that it needs, or the one that its `from:` names.
+
+    \b
+    krimp stages            # the table
+    krimp stages qat        # its fields: meaning, default, bounds
+    """  # noqa: D301 click ends no line after \b
+    from compress import stages as stage_table
+    from compress.recipe.plan import stage_table as table_text
+    from compress.recipe.reference import stage_text, stages_page
+
+    if markdown:
+        print(stages_page(), end="")
+    elif stage is None:
+        print(table_text())
+    elif stage in stage_table.STAGES:
+        print(stage_text(stage))
+    else:
+        raise RecipeError(f"there is no stage {stage!r}.{suggest(stage, list(stage_table.STAGES))}")
+
+
+def _shipped(name: str) -> Path:
+    path = shipped_recipes() / f"{name.removesuffix('.yaml')}.yaml"
+    if Path(name).name != name or not path.is_file():
+        names = sorted(file.stem for file in shipped_recipes().glob("*.yaml"))
+        raise RecipeError(f"there is no shipped recipe {name!r}.{suggest(name, names)}")
+    return path
+
+
+def _bases(path: Path) -> list[Path]:
+    """Return the recipes that one is based on, nearest first."""
+    from compress.recipe.yaml_source import parse_yaml
+
+    data = parse_yaml(path.read_text(encoding="utf-8"), str(path)).data
+    base = path.parent / data["base"] if isinstance(data, dict) and "base" in data else None
+    return [] if base is None else [base, *_bases(base)]
+
+
+def _title(path: Path) -> str:
+    """Return the first line of a recipe's opening comment."""
+    with path.open(encoding="utf-8") as lines:
+        return next(lines, "").removeprefix("#").strip()

@@ -1,0 +1,80 @@
+"""Rewrite a recipe of format version 1 as one of version 2; comments stay, the result means the same."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from compress.errors import RecipeError
+from compress.recipe.version import BLOCK, CURRENT, is_current, lift_training, training_name
+from compress.recipe.yaml_source import parse_yaml
+
+
+def upgrade_text(text: str, source: str) -> str:
+    """Return a recipe as one of the current version; the text as it came if it is one already.
+
+    Args:
+        text: the recipe, YAML.
+        source: its name, for messages.
+
+    Raises:
+        RecipeError: the text is not a recipe in YAML, or it could not be rewritten without changing its meaning.
+    """
+    before = parse_yaml(text, source)
+    if before.problems:
+        raise RecipeError([str(problem) for problem in before.problems])
+    if not isinstance(before.data, dict):
+        raise RecipeError(f"{source}:1:1: expected the fields of a recipe. Nothing was written.")
+    if is_current(before.data):
+        return text
+    yaml = YAML()
+    yaml.width = 120
+    yaml.preserve_quotes = True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    recipe = yaml.load(text)
+    if "format_version" in recipe:
+        recipe["format_version"] = CURRENT
+    else:
+        recipe.insert(0, "format_version", CURRENT)
+    stages = recipe.get("stages")
+    for entry in stages if isinstance(stages, list) else ():
+        if isinstance(entry, CommentedMap):
+            _move(entry)
+    out = io.StringIO()
+    yaml.dump(recipe, out)
+    _same_meaning(before.data, out.getvalue(), source)
+    return out.getvalue()
+
+
+def _move(entry: CommentedMap) -> None:
+    """Put the flat training fields of a stage into its `training`, where the first of them stood."""
+    names = {key: name for key in entry if (name := training_name(entry, key)) is not None}
+    if not names or not isinstance(entry.get(BLOCK, {}), dict):
+        return
+    first = list(entry).index(next(iter(names)))
+    block = entry.get(BLOCK)
+    if block is None:
+        block = CommentedMap()
+        if entry.fa.flow_style():
+            block.fa.set_flow_style()
+    for key, name in names.items():
+        block[name] = entry[key]
+        if key in entry.ca.items:
+            block.ca.items[name] = entry.ca.items.pop(key)
+        del entry[key]
+    if BLOCK not in entry:
+        entry.insert(first, BLOCK, block)
+
+
+def _same_meaning(before: dict[str, Any], text: str, source: str) -> None:
+    """Refuse a rewritten text that reads differently from the recipe it was made of."""
+    old, new = parse_yaml("{}", source), parse_yaml(text, source)
+    old.data = before
+    lift_training(old)
+    if {**old.data, "format_version": CURRENT} != new.data or new.problems:
+        raise RecipeError(
+            f"{source}: cannot be rewritten without changing its meaning. Please report it; nothing was written."
+        )
