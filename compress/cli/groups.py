@@ -5,12 +5,24 @@ A group is a `typer.Typer`. None is imported before its name, or the list of all
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from typer.core import TyperGroup
 from typer.main import get_command
 
 from compress.plugins import COMMANDS, available_plugins, find_commands
+
+
+class Engine:
+    """What the engine lends to the commands of a group: `obj` of their `typer.Context`."""
+
+    @staticmethod
+    def open_predictor(model: Path, *, score_threshold: float | None = None, threads: int = 0) -> Any:
+        """Open a model file; see `compress.runtime.detect.open_predictor`."""
+        from compress.runtime.detect import open_predictor
+
+        return open_predictor(model, score_threshold=score_threshold, threads=threads)
 
 
 class CommandGroups(TyperGroup):

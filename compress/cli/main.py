@@ -11,7 +11,7 @@ import typer
 
 from compress.cli.detecting import detect_command
 from compress.cli.ending import run_command
-from compress.cli.groups import CommandGroups
+from compress.cli.groups import CommandGroups, Engine
 from compress.cli.import_weights import import_command
 from compress.cli.packing import app as codec_app
 from compress.cli.recipes import app as recipes_app
@@ -157,7 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> int:
         try:
-            code: int = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="krimp") or 0
+            given = [argument for argument in arguments if argument != "--debug"]
+            code: int = app(given, standalone_mode=False, prog_name="krimp", obj=Engine()) or 0
         except _UsageError as error:
             error.show()
             return error.exit_code

@@ -18,6 +18,7 @@ app = typer.Typer(
     "krimp data convert /data/coco --to yolo-obb --out new  between dota, coco and yolo\n"
     "krimp data synthetic --out out/synthetic               a data set without a download",
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode=None,
 )
 

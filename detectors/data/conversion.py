@@ -69,8 +69,9 @@ def open_source(root: Path, *, format_name: str | None = None, splits: Mapping[s
     # The size at which a network would look at the images plays no part in reading them.
     config = kind.CONFIG(root=str(root), image_size=(1, 1))
     if splits:
-        places = {split: place or config.splits.get(split, split) for split, place in splits.items()}
-        config = kind.CONFIG(root=str(root), image_size=(1, 1), splits=places)
+        own = config.splits
+        wanted = {split: place or own.get(split, split) for split, place in splits.items()}
+        config = kind.CONFIG(root=str(root), image_size=(1, 1), splits=wanted)
     present = tuple(splits or kind.splits_present(config))
     if not present:
         places = ", ".join(f"{split} ({place})" for split, place in config.splits.items())

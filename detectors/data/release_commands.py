@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +54,7 @@ def prepare_dota(
     ] = False,
     min_object_share: Annotated[float, typer.Option(help="Of its area, for an object to belong to a patch.")] = 0.7,
     min_image_share: Annotated[float, typer.Option(help="Of a window that must be image.")] = 0.6,
-    padding: Annotated[tuple[int, int, int], typer.Option(help="Blue, green, red outside the image.")] = (
+    padding: Annotated[tuple[int, int, int], typer.Option(help="B, G, R outside the image.")] = (
         104,
         116,
         124,
@@ -193,6 +194,7 @@ def prepare_diorr(
 
 
 def submit(
+    ctx: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the results.", show_default=False)],
     model: Annotated[
         Path | None, typer.Option(help="ONNX or .krimp file; it looks at every patch of --patches.", show_default=False)
@@ -224,8 +226,8 @@ def submit(
 ) -> None:
     """Go from patches to whole images: detect, merge, submit, score.
 
-    Puts detections on the patches of `krimp data prepare-dota` together to whole images (shifted, scaled, rotated NMS at
-    IoU 0.1 class by class, as DOTA's own merging), writes OUT/submission.zip for DOTA's evaluation server (Task 1: a
+    Puts detections on the patches of `krimp data prepare-dota` together to whole images (shifted, scaled, rotated NMS
+    at IoU 0.1 class by class, as DOTA's own merging), writes OUT/submission.zip for DOTA's evaluation server (Task 1: a
     file Task1_CLASS.txt with lines `image score x1 y1 x2 y2 x3 y3 x4 y4`), and, with --labels, scores the whole images
     here. Detections come from one of --model, --detections and --submission; those of a model are kept in
     OUT/detections.jsonl: kill the run at any moment and start it again, it goes on.
@@ -256,9 +258,8 @@ def submit(
         else:
             found = detections
             if model is not None:
-                found = detect_patches(
-                    model, _needed(patches), out, _opener(model, score, threads), score_threshold=score
-                )
+                opener = partial(ctx.obj.open_predictor, model, score_threshold=score, threads=threads)
+                found = detect_patches(model, _needed(patches), out, opener, score_threshold=score)
             iou = merging.MERGE_IOU if merge_iou is None else merge_iou
             merged, names, images = merge_detections(_needed(found), out, patches=patches, merge_iou=iou)
         facts: dict[str, Any] = {"out": str(out), "images": len(merged), "objects": sum(map(len, merged.values()))}
@@ -273,15 +274,6 @@ def _needed(path: Path | None) -> Path:
     if path is None:
         raise DataError("--model: needs --patches, the folder of a split that krimp data prepare-dota made.")
     return path
-
-
-def _opener(model: Path, score: float | None, threads: int) -> Callable[[], Any]:
-    def open_model() -> Any:
-        from compress.runtime.detect import open_predictor
-
-        return open_predictor(model, score_threshold=score, threads=threads)
-
-    return open_model
 
 
 def _refuse_missing(splits: Sequence[str], trainval: bool, skip_empty: Sequence[str]) -> None:

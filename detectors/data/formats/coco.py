@@ -146,8 +146,8 @@ def _image_folder(config: CocoData, split: str, document: Mapping[str, Any]) -> 
             raise DataError(f"{folder}: no such folder, expected the images of split '{split}'.")
         return folder
     own = path.stem.removeprefix("instances_")  # COCO's own instances_val2017.json has its images in val2017
-    candidates = (root / "images" / split, root / split, root / "images" / own, root / own, root / "images")
-    candidates = tuple(dict.fromkeys((*candidates, path.parent, root)))
+    places = (root / "images" / split, root / split, root / "images" / own, root / own, root / "images")
+    candidates = tuple(dict.fromkeys((*places, path.parent, root)))
     first = next(iter(_file_names(document)), None)
     for folder in candidates:
         if first is None or (folder / first).is_file():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from compress.errors import DataError
-from detectors.data.formats.coco import CROWD, CocoData, CocoDataset
 from detectors.data.coco_boxes import annotation_quad, bbox_quad
+from detectors.data.formats.coco import CROWD, CocoData, CocoDataset
 from detectors.data.labels import IGNORED
 
 SIZE = (48, 64)  # height, width
