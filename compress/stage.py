@@ -67,7 +67,7 @@ class Stage(BaseModel):
     SPLITS: ClassVar[tuple[str, ...]] = ()  # data splits always read (a `split` field is added)
     LIBRARIES: ClassVar[tuple[str, ...]] = ()  # distributions whose version matters for the result
     PRELOAD: ClassVar[tuple[str, ...]] = ()  # slow modules, imported once for all children
-    COSMETIC: ClassVar[frozenset[str]] = frozenset()  # fields that do not enter the cache key
+    COSMETIC: ClassVar[frozenset[str]] = frozenset()  # fields that do not enter the cache key; 'block.field' of a block
     MACHINE_BOUND: ClassVar[bool] = False  # the machine enters the cache key (latency)
     TRAINS: ClassVar[bool] = False  # runs on every rank under `accelerate launch`
     CODE_VERSION: ClassVar[int] = 1  # raise when the result changes for the same fields

@@ -21,7 +21,7 @@ from compress.stage import Stage
 # Fields that hold paths: their content enters the key (checkpoint digest, data digest), not the text.
 _PATH_FIELDS = frozenset({"checkpoint", "root"})
 _WEIGHT_SUFFIXES = (".pth", ".pt", ".safetensors", ".npz", ".onnx", ".krimp")
-_NAMES = frozenset({"stage", "name", "from_"})
+_NAMES = frozenset({"stage", "name", "from"})
 _UNKNOWN = "?"
 
 
@@ -79,9 +79,12 @@ class KeyMaker:
 
 
 def _fields(stage: Stage) -> dict[str, Any]:
-    fields = flat_training(stage.model_dump(mode="json", by_alias=True))
-    names = {name for field in _NAMES | stage.COSMETIC for name in (field, field.rstrip("_"))}
-    return {name: value for name, value in fields.items() if name not in names}
+    """Return the fields that change the result, as version 1 of recipes wrote them: old keys stay right."""
+    fields = stage.model_dump(mode="json", by_alias=True)
+    for path in stage.COSMETIC:
+        block, dot, name = path.rpartition(".")
+        (fields[block] if dot else fields).pop(name)
+    return {name: value for name, value in flat_training(fields).items() if name not in _NAMES}
 
 
 def machine() -> dict[str, Any]:

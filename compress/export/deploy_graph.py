@@ -51,7 +51,7 @@ class DeployConvolution(nn.Module):
         self._layer = [layer]  # hidden: its float weight must not reach the file
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Dequantise the weight and convolve."""
+        """Dequantize the weight and convolve."""
         layer = self._layer[0]
         weight = torch.ops.krimp.dequantize_weight(self.weight, self.weight_scale)
         if isinstance(layer, QuantisedLayer):
@@ -74,7 +74,7 @@ class DeployIntegerConvolution(nn.Module):
         self._layer = [layer]  # hidden: its float weight must not reach the file
 
     def forward(self, x: Tensor, index: int) -> Tensor:
-        """Dequantise weight and bias and convolve; `index` says which of the input scales x has."""
+        """Dequantize weight and bias and convolve; `index` says which of the input scales x has."""
         layer = self._layer[0]
         weight = torch.ops.krimp.dequantize_weight(self.weight, self.weight_scale)
         bias = None
@@ -110,15 +110,15 @@ def deploy_graph(model: nn.Module, num_outputs: int, example: Tensor) -> fx.Grap
         example: (N, 3, H, W); nearest resizing is fixed to the factors of this size.
 
     Raises:
-        StageError: a quantiser has no range, or the model cannot be traced.
+        StageError: a quantizer has no range, or the model cannot be traced.
     """
     graph_module = keep_outputs(fold_batch_norms(remove_taps(trace(model))), num_outputs)
     _fix_resizing(graph_module, example)
-    _repeat_quantisers(graph_module)
+    _repeat_quantizers(graph_module)
     _drop_redundant_relu(graph_module)
     _convert_additions(graph_module)
     _convert_convolutions(graph_module)
-    _convert_quantisers(graph_module)
+    _convert_quantizers(graph_module)
     graph_module.graph.eliminate_dead_code()
     graph_module.delete_all_unused_submodules()
     graph_module.graph.lint()
@@ -126,7 +126,7 @@ def deploy_graph(model: nn.Module, num_outputs: int, example: Tensor) -> fx.Grap
     return graph_module.eval()
 
 
-def _quantiser(graph_module: fx.GraphModule, node: object) -> ActivationQuantiser | None:
+def _quantizer(graph_module: fx.GraphModule, node: object) -> ActivationQuantiser | None:
     module = module_of(graph_module, node)
     return module if isinstance(module, ActivationQuantiser) else None
 
@@ -153,14 +153,14 @@ def _fix_resizing(graph_module: fx.GraphModule, example: Tensor) -> None:
     graph_module.graph.eliminate_dead_code()
 
 
-def _repeat_quantisers(graph_module: fx.GraphModule) -> None:
+def _repeat_quantizers(graph_module: fx.GraphModule) -> None:
     """Put the same Q/DQ behind max-pooling and resizing, so that they run on integers.
 
     The values are on the grid already: in torch this changes nothing.
     """
     for node in list(graph_module.graph.nodes):
         passes = is_passing(graph_module, node) or isinstance(module_of(graph_module, node), DeployResize)
-        if not passes or _quantiser(graph_module, node.all_input_nodes[0]) is None:
+        if not passes or _quantizer(graph_module, node.all_input_nodes[0]) is None:
             continue
         with graph_module.graph.inserting_after(node):
             new = graph_module.graph.call_module(str(node.all_input_nodes[0].target), (node,))
@@ -173,10 +173,10 @@ def _drop_redundant_relu(graph_module: fx.GraphModule) -> None:
         users = list(node.users)
         if not is_relu(graph_module, node) or len(users) != 1:
             continue
-        quantiser = _quantiser(graph_module, users[0])
-        if quantiser is None or not quantiser.is_calibrated:
+        quantizer = _quantizer(graph_module, users[0])
+        if quantizer is None or not quantizer.is_calibrated:
             continue
-        scale, zero_point = quantiser.grid()
+        scale, zero_point = quantizer.grid()
         limit = relu_limit(graph_module, node)
         clips_above = limit is None or round(limit / scale) >= LARGEST_CODE
         if zero_point == 0 and clips_above:
@@ -198,11 +198,11 @@ def _convert_convolutions(graph_module: fx.GraphModule) -> None:
             continue
         scales = input_scales.setdefault(str(node.target), [])
         if layer.integer:
-            quantiser = _quantiser(graph_module, node.args[0])
-            scale = quantiser.grid()[0] if quantiser is not None else 1.0
+            quantizer = _quantizer(graph_module, node.args[0])
+            scale = quantizer.grid()[0] if quantizer is not None else 1.0
             if scale not in scales:
                 scales.append(scale)
-            # Further arguments are the quantisers around it: in the file their scales are those of its neighbours.
+            # Further arguments are the quantizers around it: in the file their scales are those of its neighbours.
             node.args = (node.args[0], scales.index(scale))
     for name, scales in input_scales.items():
         layer = graph_module.get_submodule(name)
@@ -249,14 +249,14 @@ def integer_weights(layer: QuantisedConv2d, input_scale: float) -> tuple[Tensor,
     return torch.where(changed, again, codes), raised
 
 
-def _convert_quantisers(graph_module: fx.GraphModule) -> None:
-    names = {str(n.target) for n in graph_module.graph.nodes if _quantiser(graph_module, n) is not None}
+def _convert_quantizers(graph_module: fx.GraphModule) -> None:
+    names = {str(n.target) for n in graph_module.graph.nodes if _quantizer(graph_module, n) is not None}
     for name in sorted(names):
-        quantiser = graph_module.get_submodule(name)
-        assert isinstance(quantiser, ActivationQuantiser)
-        if not quantiser.is_calibrated:
-            raise StageError(f"quantiser {name} has no range. Calibrate the model, or load its state, before export.")
-        scale, zero_point = quantiser.grid()
+        quantizer = graph_module.get_submodule(name)
+        assert isinstance(quantizer, ActivationQuantiser)
+        if not quantizer.is_calibrated:
+            raise StageError(f"quantizer {name} has no range. Calibrate the model, or load its state, before export.")
+        scale, zero_point = quantizer.grid()
         if not 0 <= zero_point <= LARGEST_CODE:
-            raise StageError(f"quantiser {name} has zero point {zero_point}. Expected 0 to {LARGEST_CODE}.")
+            raise StageError(f"quantizer {name} has zero point {zero_point}. Expected 0 to {LARGEST_CODE}.")
         graph_module.add_submodule(name, DeployActivation(scale, zero_point))

@@ -29,14 +29,14 @@ class Unfused:
     reason: str
 
 
-def optimised_graph(path: Path) -> ModelProto:
-    """Return the graph that ONNX Runtime runs on the CPU with all its optimisations.
+def optimized_graph(path: Path) -> ModelProto:
+    """Return the graph that ONNX Runtime runs on the CPU with all its optimizations.
 
     Layout transformations (level ALL) rename float convolutions on some CPUs; level EXTENDED holds
     every fusion and keeps names, so that one is read.
     """
     with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "optimised.onnx"
+        target = Path(folder) / "optimized.onnx"
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(target)
@@ -58,9 +58,9 @@ def unfused_convolutions(path: Path, reasons: Mapping[str, str] | None = None) -
     """
     reasons = reasons or {}
     original = onnx.load(str(path))
-    optimised = optimised_graph(path)
-    floating = {node.name for node in optimised.graph.node if node.op_type in (*CONVOLUTIONS, "FusedConv")}
-    floating |= {o for n in optimised.graph.node if n.op_type in (*CONVOLUTIONS, "FusedConv") for o in n.output}
+    optimized = optimized_graph(path)
+    floating = {node.name for node in optimized.graph.node if node.op_type in (*CONVOLUTIONS, "FusedConv")}
+    floating |= {o for n in optimized.graph.node if n.op_type in (*CONVOLUTIONS, "FusedConv") for o in n.output}
     producers = {output: node for node in original.graph.node for output in node.output}
     found = []
     for node in original.graph.node:

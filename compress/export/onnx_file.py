@@ -1,4 +1,4 @@
-"""Writes a model as one ONNX file: standard operators, int8 initialisers once each, deploy metadata."""
+"""Writes a model as one ONNX file: standard operators, int8 initializers once each, deploy metadata."""
 
 from __future__ import annotations
 
@@ -109,10 +109,11 @@ def _translate(
                 optimize=False,
                 verbose=False,
             )
-        except CompressError:
+        except CompressError as error:
+            error.args = (_own_words(error),)
             raise
         except Exception as error:
-            raise StageError(f"export to ONNX opset {opset} failed: {first_cause(error)}") from error
+            raise StageError(f"export to ONNX opset {opset} failed: {_own_words(first_cause(error))}") from error
     assert exported is not None
     return exported.model
 
@@ -124,9 +125,14 @@ def first_cause(error: BaseException) -> BaseException:
     return error
 
 
+def _own_words(error: BaseException) -> str:
+    """Return the message without what torch.fx adds to it on the way."""
+    return str(error).partition("\n\nWhile executing ")[0]
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch from telling of its own parts: pytree classes it deprecates, operators of torchvision without types."""
+    """Keep torch from telling of its own parts: classes it deprecates, operators of torchvision without types."""
     logger = logging.getLogger("torch.onnx._internal.exporter._schemas")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -13,11 +13,11 @@ import numpy as np
 import onnx_ir
 import torch
 import torchvision  # noqa: F401 - registers torch.ops.torchvision.deform_conv2d
-from onnxscript import opset19 as op
-from onnxscript import opset20
+from onnxscript import opset19, opset20
 from onnxscript.onnx_types import TensorType
 from torch import Tensor
 
+op: Any = opset19  # as in opset 20, but for GridSample; typed for the tensors of ONNX Script, not for a graph's values
 DeformForm = Literal["DeformConv", "GridSample"]
 Translation: TypeAlias = Callable[..., Any]
 
@@ -68,7 +68,7 @@ for _name, _compute, _shape in (
     torch.library.register_fake(f"krimp::{_name}", _shape, lib=LIBRARY)
 
 
-def translations(form: DeformForm, opset: int) -> dict[Translation, Translation]:
+def translations(form: DeformForm, opset: int) -> dict[Translation, Any]:
     """Return torch operator -> function that writes it in ONNX, for `torch.onnx.export(custom_translation_table=...)`.
 
     The functions have the argument names of the torch operator: torch looks whether they fit.
@@ -79,7 +79,7 @@ def translations(form: DeformForm, opset: int) -> dict[Translation, Translation]
         opset: of the file, 19 or 20.
     """
     krimp = torch.ops.krimp
-    table: dict[Translation, Translation] = {
+    table: dict[Translation, Any] = {
         krimp.round_activation.default: write_round_activation,
         krimp.dequantize_weight.default: write_dequantize_weight,
         krimp.dequantize_bias.default: write_dequantize_bias,
@@ -158,6 +158,8 @@ def grid_sample_writer(opset: int) -> Translation:
     Source: same bilinear rule, zero outside, as torchvision's kernel; normalized positions
     p' = (2 p + 1) / size - 1 of GridSample with align_corners = 0.
     """
+    mode = "bilinear" if opset < 20 else "linear"
+    write_grid_sample: Any = op.GridSample if opset < 20 else opset20.GridSample
 
     def write_deform_conv2d(
         input: TensorType,
@@ -179,20 +181,17 @@ def grid_sample_writer(opset: int) -> Translation:
         if groups != 1 or offset_groups != 1:
             raise ValueError(f"GridSample form: {groups} groups, {offset_groups} offset groups. Expected one of each.")
         _, channels, height_in, width_in = _sizes(input)
-        out_channels, _, kernel_h, kernel_w = _sizes(weight)
+        out_channels, _, *kernel = _sizes(weight)
         height, width = _sizes(offset)[2:]
-        taps = kernel_h * kernel_w
-        factor = torch.tensor([2.0 / width_in, 2.0 / height_in])
-        tap_y = (torch.arange(kernel_h) * dilation_h - pad_h).repeat_interleave(kernel_w).view(taps, 1, 1)
-        tap_x = (torch.arange(kernel_w) * dilation_w - pad_w).repeat(kernel_h).view(taps, 1, 1)
-        rows = (tap_y + torch.arange(height).view(1, height, 1) * stride_h).expand(taps, height, width)
-        columns = (tap_x + torch.arange(width).view(1, 1, width) * stride_w).expand(taps, height, width)
-        start = torch.stack((columns, rows), dim=-1).float() * factor + factor / 2 - 1
+        taps = kernel[0] * kernel[1]
+        factor = np.array([2.0 / width_in, 2.0 / height_in], np.float32)
+        geometry = (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w)
+        start = tap_positions((height, width), kernel, *geometry) * factor + factor / 2 - 1
 
         shift = op.Transpose(_reshape(offset, [-1, taps, 2, height, width]), perm=[0, 1, 3, 4, 2])
         shift = op.Gather(shift, _constant(np.array([1, 0])), axis=4)  # y, x -> x, y
-        grid = op.Add(op.Mul(shift, _constant(factor.numpy())), _constant(start.numpy()))
-        sampled = _sample(input, _reshape(grid, [-1, taps * height, width, 2]), opset)
+        grid = _reshape(op.Add(op.Mul(shift, _constant(factor)), _constant(start)), [-1, taps * height, width, 2])
+        sampled = write_grid_sample(input, grid, mode=mode, padding_mode="zeros", align_corners=0)
         sampled = _reshape(sampled, [-1, channels, taps, height * width])
         if use_mask:
             sampled = op.Mul(sampled, _reshape(mask, [-1, 1, taps, height * width]))
@@ -204,14 +203,23 @@ def grid_sample_writer(opset: int) -> Translation:
     return write_deform_conv2d
 
 
-def _sample(x: Any, grid: Any, opset: int) -> Any:
-    """Write GridSample; opset 20 has another name for its mode."""
-    how = {"padding_mode": "zeros", "align_corners": 0}
-    return (
-        op.GridSample(x, grid, mode="bilinear", **how)
-        if opset < 20
-        else opset20.GridSample(x, grid, mode="linear", **how)
-    )
+def tap_positions(
+    size: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> np.ndarray:
+    """Return where the taps of a convolution without offsets lie on its input, as x and y of cells.
+
+    All arguments are (rows, columns); `size` is that of the output.
+
+    Returns:
+        (taps, height, width, 2) float32; taps row by row.
+    """
+    taps, cells = np.indices(kernel).reshape(2, -1, 1, 1), np.indices(size)[:, None]
+    rows, columns = (taps[axis] * dilation[axis] - padding[axis] + cells[axis] * stride[axis] for axis in range(2))
+    return np.stack([columns, rows], axis=-1).astype(np.float32)
 
 
 def _sizes(value: Any) -> list[int]:

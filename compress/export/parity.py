@@ -30,12 +30,12 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 def check_parity(
     model: nn.Module, path: Path, images: Iterable[Tensor], *, names: Sequence[str], limit: float, label: str = "parity"
 ) -> dict[str, float]:
-    """Compare an ONNX file in ONNX Runtime, all optimisations on, with the torch model it came from.
+    """Compare an ONNX file in ONNX Runtime, all optimizations on, with the torch model it came from.
 
     Args:
         model: float or fake-quantised; left in evaluation mode.
         path: ONNX file.
-        images: batches, (N, 3, H, W), normalised.
+        images: batches, (N, 3, H, W), normalized.
         names: of the exported outputs, in order.
         limit: largest relative L2 error of each output over all images.
         label: of the stage, for the message.
@@ -82,7 +82,7 @@ def sensitivity(model: nn.Module, images: Iterable[Tensor]) -> list[float]:
 
     Args:
         model: in evaluation mode.
-        images: batches, (N, 3, H, W), normalised.
+        images: batches, (N, 3, H, W), normalized.
     """
     generator = torch.Generator().manual_seed(0)
     pairs: list[list[tuple[np.ndarray, np.ndarray]]] = []

@@ -143,14 +143,14 @@ def _phases(kernel: int, before: int, after: int, length: int) -> _Phases:
     )
 
 
-def _insert_space_to_depth(graph: GraphProto, dequantise: NodeProto, layer: str) -> None:
-    """Rearrange the image between its quantiser and a DequantizeLinear: as bytes, a quarter of the traffic."""
-    source = dequantise.input[0]
+def _insert_space_to_depth(graph: GraphProto, dequantize: NodeProto, layer: str) -> None:
+    """Rearrange the image between its quantizer and a DequantizeLinear: as bytes, a quarter of the traffic."""
+    source = dequantize.input[0]
     node = onnx.helper.make_node(
         "SpaceToDepth", [source], [f"{source}_phases"], name=f"{layer}/SpaceToDepth", blocksize=_BLOCK
     )
-    dequantise.input[0] = node.output[0]
-    position = next(i for i, one in enumerate(graph.node) if one.output[0] == dequantise.output[0])
+    dequantize.input[0] = node.output[0]
+    position = next(i for i, one in enumerate(graph.node) if one.output[0] == dequantize.output[0])
     graph.node.insert(position, node)
 
 
@@ -245,7 +245,7 @@ def _downwards(name: str, view: _View) -> NodeProto | None:
 
 
 def _one_scale(node: NodeProto, view: _View) -> bool:
-    """Return whether a (de)quantiser has one scale for all channels; other operators have none."""
+    """Return whether a (de)quantizer has one scale for all channels; other operators have none."""
     linear = node.op_type in ("QuantizeLinear", "DequantizeLinear")
     return not linear or (node.input[1] in view.tensors and view.array(node.input[1]).size == 1)
 

@@ -123,13 +123,12 @@ def _name_values(model: Model) -> None:
     graph = model.graph
     kept = {value.name for value in [*graph.inputs, *graph.outputs]}
     kept |= {name for name in graph.initializers if "." in name}
-    count = len(kept)
-    for initializer in list(graph.initializers.values()):
-        if initializer.name not in kept:
-            initializer.name, count = f"c{count}", count + 1
-    for value in (output for node in graph for output in node.outputs):
-        if value.name not in kept:
-            value.name, count = f"v{count}", count + 1
+    stored = [value for value in graph.initializers.values() if value.name not in kept]
+    between = [value for node in graph for value in node.outputs if value.name not in kept]
+    for number, value in enumerate(stored):
+        value.name = f"free {number}"  # no two may have one name at any time
+    for number, value in enumerate([*stored, *between], start=len(kept)):
+        value.name = f"{'c' if value.is_initializer() else 'v'}{number}"
 
 
 def _drop_zero_deform_bias(model: Model) -> None:
@@ -146,7 +145,7 @@ def _drop_defaults(model: Model) -> None:
         schema = onnx.defs.get_schema(node.op_type, model.opset_imports[node.domain], node.domain)
         for name, attribute in list(node.attributes.items()):
             default = schema.attributes[name].default_value
-            if default.name and onnx_ir.from_proto(default).value == attribute.value:
+            if default.name and onnx_ir.serde.deserialize_attribute(default).value == attribute.value:
                 del node.attributes[name]
         while node.inputs and node.inputs[-1] is None:
             node.resize_inputs(len(node.inputs) - 1)

@@ -58,8 +58,8 @@ def stages_page() -> str:
     lines = [
         "# Stages and their fields",
         "",
-        "Made by `make docs` from the models that check recipes; `krimp stages STAGE` prints the same. Fields that every",
-        "stage has are said once:",
+        "Made by `make docs` from the models that check recipes; `krimp stages STAGE` prints the same. Fields that",
+        "every stage has are said once:",
         "",
         *_table(_common()),
     ]

@@ -11,6 +11,12 @@ from compress import stages as stage_table
 from compress.plugins import DATASETS, available_plugins, find_dataset, find_plugin
 from compress.recipe.model import Recipe
 
+# Fields that are gone once a recipe is read: see `compress.recipe.variants`.
+_OF_VARIANTS = {
+    "base": {"type": "string", "description": "Recipe that this one changes; a path relative to this file."},
+    "defaults": {"type": "object", "description": "Fields for every stage that has them and sets none of its own."},
+}
+
 
 def json_schema(plugins: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the JSON Schema of recipes, for editors.
@@ -28,12 +34,6 @@ def json_schema(plugins: Sequence[str] | None = None) -> dict[str, Any]:
     reference = {model: references[model, "validation"] for model in models}
     schema = Recipe.model_json_schema()
     properties = schema["properties"]
-    properties["stages"]["items"] = {
-        "type": "object",
-        "required": ["stage"],
-        "properties": {"stage": {"enum": list(stage_table.STAGES)}},
-        "allOf": [_when("stage", name, reference[stage]) for name, stage in stage_table.STAGES.items()],
-    }
     definitions = shared.get("$defs", {})
     choices = [("plugin", name, plugin.CONFIG) for name, plugin in classes.items()]
     choices += [("format", name, dataset.CONFIG) for name, dataset in formats.items()]
@@ -56,7 +56,6 @@ def json_schema(plugins: Sequence[str] | None = None) -> dict[str, Any]:
     ]
     properties["detector"] = {
         "type": "object",
-        "required": ["plugin"],
         "properties": {"plugin": {"type": "string", "examples": names}},
         "allOf": detector_rules,
     }
@@ -65,12 +64,28 @@ def json_schema(plugins: Sequence[str] | None = None) -> dict[str, Any]:
         "properties": {"format": {"type": "string", "examples": list(formats)}},
         "allOf": format_rules,
     }
+    properties["stages"] = _stages(properties["stages"], reference)
+    properties |= _OF_VARIANTS
+    whole = {"required": schema.pop("required"), "properties": {"detector": {"required": ["plugin"]}}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **{key: value for key, value in schema.items() if key != "$defs"},
-        "allOf": default_rules,
+        "allOf": [*default_rules, {"if": {"not": {"required": ["base"]}}, "then": whole}],
         "$defs": definitions,
     }
+
+
+def _stages(listed: dict[str, Any], reference: dict[Any, Any]) -> dict[str, Any]:
+    """Return the schema of `stages`: a list of stages, or in a variant the changes by label."""
+    entry = {
+        "type": "object",
+        "required": ["stage"],
+        "properties": {"stage": {"enum": list(stage_table.STAGES)}},
+        "allOf": [_when("stage", name, reference[stage]) for name, stage in stage_table.STAGES.items()],
+    }
+    by_label = {"type": "object", "additionalProperties": {"type": ["object", "null"]}}
+    meaning = f"{listed.pop('description')} With `base`: a list in place of the base's, or label -> changes."
+    return {"description": meaning, "anyOf": [{**listed, "items": entry}, by_label]}
 
 
 def _when(field: str, name: str, then: dict[str, Any]) -> dict[str, Any]:

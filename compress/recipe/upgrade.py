@@ -12,6 +12,8 @@ from compress.errors import RecipeError
 from compress.recipe.version import BLOCK, CURRENT, is_current, lift_training, training_name
 from compress.recipe.yaml_source import parse_yaml
 
+_ON_ONE_LINE = 6  # fields of a block that stay readable on one line
+
 
 def upgrade_text(text: str, source: str) -> str:
     """Return a recipe as one of the current version; the text as it came if it is one already.
@@ -31,7 +33,8 @@ def upgrade_text(text: str, source: str) -> str:
     if is_current(before.data):
         return text
     yaml = YAML()
-    yaml.width = 120
+    yaml.width = 160
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)
     recipe = yaml.load(text)
@@ -58,8 +61,10 @@ def _move(entry: CommentedMap) -> None:
     block = entry.get(BLOCK)
     if block is None:
         block = CommentedMap()
-        if entry.fa.flow_style():
-            block.fa.set_flow_style()
+        if entry.fa.flow_style():  # a line a field: as a whole it would be too long to read
+            entry.fa.set_block_style()
+            if len(names) <= _ON_ONE_LINE:
+                block.fa.set_flow_style()
     for key, name in names.items():
         block[name] = entry[key]
         if key in entry.ca.items:

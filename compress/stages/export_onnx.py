@@ -15,15 +15,15 @@ class ExportOnnx(Stage):
 
     NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.QUANTISED, Kind.MODEL)
     MAKES: ClassVar[Kind] = Kind.ONNX
-    LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "brevitas", "onnx", "onnxruntime")
+    LIBRARIES: ClassVar[tuple[str, ...]] = (
+        "torch", "torchvision", "brevitas", "onnx", "onnx-ir", "onnxscript", "onnxruntime",
+    )  # fmt: skip
 
-    CODE_VERSION: ClassVar[int] = 3  # 2: int32 biases; 3: rewrites for the runtime's kernels
+    CODE_VERSION: ClassVar[int] = 4  # 2: int32 biases; 3: rewrites for the runtime's kernels; 4: torch.export
     ACTION: ClassVar[str] = "compress.actions.export_onnx"
 
     stage: Literal["export_onnx"] = "export_onnx"
-    opset: int = Field(
-        19, ge=19, le=20, description="ONNX opset; DeformConv came with 19, torch's exporter ends at 20."
-    )
+    opset: int = Field(19, ge=19, le=20, description="ONNX opset; DeformConv came with 19.")
     deform: Literal["DeformConv", "GridSample"] = Field(
         "DeformConv", description="Operator for deformable convolutions; GridSample for ONNX Runtime before 1.25."
     )

@@ -19,7 +19,7 @@ class Finetune(Stage):
     NOT_AFTER: ClassVar[tuple[str, ...]] = ("qat",)
     SPLITS: ClassVar[tuple[str, ...]] = ("train",)
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
-    COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
+    COSMETIC: ClassVar[frozenset[str]] = frozenset({"training.checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
     ACTION: ClassVar[str] = "compress.actions.finetune"
 

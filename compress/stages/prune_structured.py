@@ -25,13 +25,15 @@ class PruneStructured(Stage):
     MAKES: ClassVar[Kind] = Kind.MODEL
     NOT_AFTER: ClassVar[tuple[str, ...]] = ("prune_unstructured", "qat")
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "torch-pruning")
-    COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
+    COSMETIC: ClassVar[frozenset[str]] = frozenset({"training.checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
     ACTION: ClassVar[str] = "compress.actions.prune_structured"
 
     stage: Literal["prune_structured"] = "prune_structured"
     target: PruningTarget
-    importance: Literal["magnitude", "group_taylor", "bn_scale", "random"] = "group_taylor"
+    importance: Literal["magnitude", "group_taylor", "bn_scale", "random"] = Field(
+        "group_taylor", description="What ranks channels; group_taylor reads gradients of training batches."
+    )
     steps: int = Field(1, ge=1, le=50, description="Equal factors of cost; importance is measured anew in each.")
     round_to: int = Field(8, ge=1, description="Kept widths are multiples of it, rounded up.")
     max_pruning_ratio: float = Field(0.8, ge=0, lt=1, description="Largest share of a layer's channels that may go.")

@@ -18,7 +18,7 @@ class PruneUnstructured(Stage):
     MAKES: ClassVar[Kind] = Kind.MODEL
     NOT_AFTER: ClassVar[tuple[str, ...]] = ("qat",)
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
-    COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
+    COSMETIC: ClassVar[frozenset[str]] = frozenset({"training.checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
     ACTION: ClassVar[str] = "compress.actions.prune_unstructured"
 

@@ -16,9 +16,9 @@ class QatTraining(TrainingFields):
     """Training with the rounding in it: short, at a small rate."""
 
     epochs: int = Field(3, ge=0, description="Passes over the split 'train'; 0: calibrate only.")
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Literal["sgd", "adamw"] = Field("adamw", description="SGD with momentum, or AdamW.")
     lr: float = Field(5e-5, gt=0, description="Learning rate after the warm-up.")
-    schedule: Literal["step", "cosine", "constant"] = "cosine"
+    schedule: Literal["step", "cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
 
 
 class Qat(Stage, QuantisationSettings):
@@ -33,7 +33,7 @@ class Qat(Stage, QuantisationSettings):
     SPLITS: ClassVar[tuple[str, ...]] = ("train",)
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "brevitas")
     PRELOAD: ClassVar[tuple[str, ...]] = ("brevitas.nn", "brevitas.graph.calibrate")
-    COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
+    COSMETIC: ClassVar[frozenset[str]] = frozenset({"training.checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
     ACTION: ClassVar[str] = "compress.actions.qat"
 

@@ -23,7 +23,7 @@ class Train(Stage):
     )  # fmt: skip
     SPLITS: ClassVar[tuple[str, ...]] = ("train",)
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
-    COSMETIC: ClassVar[frozenset[str]] = frozenset({"checkpoint_minutes"})
+    COSMETIC: ClassVar[frozenset[str]] = frozenset({"training.checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
     ACTION: ClassVar[str] = "compress.actions.train"
 

@@ -39,12 +39,12 @@ class TrainingFields(BaseModel):
     epochs: int = Field(12, ge=0, description="Passes over the split 'train'; 0 trains nothing.")
     max_steps: int | None = Field(None, ge=1, description="Stop after so many optimiser steps in all.")
     batch_size: int = Field(8, ge=1, description="Images a step, over all processes together.")
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum, or AdamW.")
     lr: float = Field(0.01, gt=0, description="Learning rate after the warm-up.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Of SGD.")
     weight_decay: float = Field(1e-4, ge=0, description="On weights; never on biases and norm parameters.")
     warmup_steps: int = Field(100, ge=0, description="Steps of linear warm-up from a third of the rate.")
-    schedule: Literal["step", "cosine", "constant"] = "step"
+    schedule: Literal["step", "cosine", "constant"] = Field("step", description="Learning rate after the warm-up.")
     milestones: tuple[int, ...] | None = Field(
         None, description="Epochs after which 'step' divides the rate by 10; default: 2/3 and 11/12 of the epochs."
     )

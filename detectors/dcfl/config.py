@@ -22,7 +22,7 @@ class DcflConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     backbone: Literal["mobilenet_v2", "resnet18", "resnet50", "resnet101"] = Field(
-        "resnet50", description="Feature extractor of mmdet."
+        "resnet50", description="Feature extractor."
     )
     channels: int = Field(256, ge=8, multiple_of=8, description="Width of FPN and head.")
     base_channels: int = Field(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from detectors.weights.reading import State
 
-MOBILENET_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # inverted residuals of mmdet's layer1..layer7
+MOBILENET_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # inverted residuals of the network's layer1..layer7
 MOBILENET_STEPS = ("expand_conv", "depthwise_conv", "linear_conv")
 PUBLISHED_HEAD = "bbox_head."
 # The offset predictor belongs to layer 4 of the box tower there; files of mmcv before 1.0 write it with an underscore.
@@ -34,7 +34,7 @@ def from_published_names(state: Mapping[str, Tensor]) -> State:
 
 
 def mobilenet_names(state: Mapping[str, Tensor]) -> State:
-    """Rename torchvision's MobileNetV2 parameters to mmdet's.
+    """Rename torchvision's MobileNetV2 parameters to ours.
 
     `features.0` is the stem, `features.1` .. `features.17` are the inverted residuals in order. A
     block is a chain of (convolution, norm, activation) triples and a last bare convolution and norm.

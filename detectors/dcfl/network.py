@@ -1,86 +1,18 @@
-"""The network: backbone and FPN of mmdet, DCFL's head; plain tensors in, fifteen tensors out."""
+"""The network: backbone, FPN and DCFL's head; plain tensors in, fifteen tensors out."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import mmdet.models.backbones as mmdet_backbones
-from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
-from mmdet.models.necks import FPN
 from torch import Tensor, nn
 
+from detectors.dcfl.backbones import build_backbone, reset_backbone
 from detectors.dcfl.head import DcflHead
+from detectors.dcfl.neck import Fpn, reset_neck
 
 LEVELS = (3, 4, 5, 6, 7)
 STRIDES = (8, 16, 32, 64, 128)  # px between cells, P3..P7
 SIZE_DIVISOR = 32  # height and width of the input must be multiples of it
-RESNET_DEPTH = {"resnet18": 18, "resnet50": 50, "resnet101": 101}
-MOBILENET_STAGES = (2, 4, 6)  # layer3, layer5, layer7: strides 8, 16, 32
-MOBILENET_CHANNELS = (32, 96, 320)
-
-
-def build_backbone(name: str, base_channels: int = 64) -> tuple[nn.Module, list[int]]:
-    """Build a backbone whose last three outputs have strides 8, 16 and 32.
-
-    Args:
-        name: 'mobilenet_v2' or a key of RESNET_DEPTH.
-        base_channels: width of the first ResNet stage; 64 is the usual network.
-
-    Returns:
-        The module with fresh weights, and the widths of its three outputs.
-    """
-    if name == "mobilenet_v2":
-        backbone = mmdet_backbones.MobileNetV2(out_indices=MOBILENET_STAGES)
-        # mmdet always builds the classifier's 320 -> 1280 convolution; nothing here reads it.
-        backbone.layers.remove("conv2")
-        del backbone.conv2
-        return backbone, list(MOBILENET_CHANNELS)
-    depth = RESNET_DEPTH[name]
-    backbone = mmdet_backbones.ResNet(
-        depth=depth, base_channels=base_channels, out_indices=(1, 2, 3), norm_eval=False, style="pytorch"
-    )
-    expansion = 1 if depth == 18 else 4
-    return backbone, [base_channels * expansion * 2**stage for stage in (1, 2, 3)]
-
-
-def build_neck(in_channels: list[int], channels: int) -> nn.Module:
-    """Build the FPN: three inputs, P3..P7 out, no norm, no activation, extra levels from C5.
-
-    The top-down path doubles by a fixed factor, not by the shape of the other input: the
-    traced graph then holds no shape arithmetic. Inputs are multiples of 32, so both are equal.
-    """
-    return FPN(
-        in_channels=in_channels,
-        out_channels=channels,
-        num_outs=len(LEVELS),
-        start_level=0,
-        add_extra_convs="on_input",
-        upsample_cfg={"scale_factor": 2.0, "mode": "nearest"},
-    )
-
-
-def reset_backbone(backbone: nn.Module) -> None:
-    """Draw mmdet's initial values; its own `init_weights` logs a line for every parameter.
-
-    Kaiming normal (fan out), norms 1 and 0; the last norm of each ResNet block starts at 0.
-    """
-    for module in backbone.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-    for module in backbone.modules():
-        if isinstance(module, BasicBlock | Bottleneck):
-            nn.init.zeros_((module.norm2 if isinstance(module, BasicBlock) else module.norm3).weight)
-
-
-def reset_neck(neck: nn.Module) -> None:
-    """Draw the initial values of the FPN: Xavier uniform, biases 0."""
-    for module in neck.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
 class DcflNetwork(nn.Module):
@@ -98,8 +30,8 @@ class DcflNetwork(nn.Module):
         self, backbone: str, num_classes: int, channels: int = 256, dilation: int = 3, base_channels: int = 64
     ) -> None:
         super().__init__()
-        self.backbone, widths = build_backbone(backbone, base_channels)
-        self.neck = build_neck(widths, channels)
+        self.backbone = build_backbone(backbone, base_channels)
+        self.neck = Fpn(self.backbone.widths, channels, len(LEVELS))
         self.head = DcflHead(num_classes, channels, dilation)
         reset_backbone(self.backbone)
         reset_neck(self.neck)

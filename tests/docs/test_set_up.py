@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,3 +105,45 @@ def test_a_package_of_the_set_up_that_is_missing_fails_a_test_and_skips_none():
         if path != here and "importorskip" in path.read_text()
     ]
     assert skipping == []
+
+
+@pytest.fixture
+def ci(tmp_path):
+    """Return a function that runs .ci/run with a `make` that only answers as the tests would."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "run").write_text((ROOT / ".ci" / "run").read_text())
+    (tmp_path / "bin").mkdir()
+    make = tmp_path / "bin" / "make"
+
+    def run(failing=""):
+        make.write_text(
+            "#!/bin/bash\n"
+            "echo $2 >> calls\n"
+            'case "$2" in test) echo "7 passed in 1.50s (0:00:01)";; test-openmmlab) echo "3 passed in 2.00s";; esac\n'
+            f'[ "$2" != "{failing}" ] || {{ echo "make: *** [Makefile:1: $2] Error 1"; exit 2; }}\n'
+        )
+        make.chmod(0o755)
+        for name in ("apt-get", "sudo"):  # whatever this machine lacks: the test installs nothing
+            (make.parent / name).symlink_to("/bin/true")
+        environment = os.environ | {"PATH": f"{make.parent}:{os.environ['PATH']}", "PYTHON": sys.executable}
+        command = ["bash", ".ci/run"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return done, (tmp_path / "calls").read_text().split()
+
+    return run
+
+
+def test_ci_runs_every_part_and_its_last_lines_are_the_summaries_of_the_tests(ci):
+    done, calls = ci()
+    assert done.returncode == 0, done.stderr
+    assert calls == ["check", "test", "setup-openmmlab", "test-openmmlab"]
+    assert done.stdout.splitlines()[-2:] == ["7 passed in 1.50s (0:00:01)", "3 passed in 2.00s"]
+
+
+@pytest.mark.parametrize("failing", ["check", "test", "setup-openmmlab", "test-openmmlab"])
+def test_ci_fails_with_any_part_and_runs_the_others_all_the_same(ci, failing):
+    done, calls = ci(failing)
+    assert done.returncode == 1
+    assert calls == ["check", "test", "setup-openmmlab", "test-openmmlab"]
+    assert f"failed: {failing}" in done.stdout
+    assert done.stdout.splitlines()[-1] == "3 passed in 2.00s"

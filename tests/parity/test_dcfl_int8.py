@@ -13,10 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from compress.export import check_parity, export_onnx, unfused_convolutions
-from compress.export.fusion import optimised_graph
+from compress.export.fusion import optimized_graph
 from compress.quantization import QuantisationSettings, calibrate, quantise
-
-pytest.importorskip("mmdet")
 from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl
 
@@ -62,7 +60,7 @@ def test_only_the_declared_layers_run_in_float_once_a_level(exported):
 
 
 def test_additions_are_fused_and_one_quantise_node_is_left(exported):
-    count = Counter(node.op_type for node in optimised_graph(exported[2]).graph.node)
+    count = Counter(node.op_type for node in optimized_graph(exported[2]).graph.node)
     assert count["Add"] == count["Relu"] == count["Clip"] == 0
     assert count["QLinearAdd"] >= 2
     assert count["QuantizeLinear"] == 1

@@ -10,6 +10,7 @@ import pytest
 from compress.errors import RecipeError
 from compress.recipe.loading import load_recipe
 from compress.recipe.plan import make_plan
+from compress.recipe.reference import stage_fields, stages_page
 from compress.recipe.schema import json_schema
 from compress.stages import STAGES
 
@@ -43,6 +44,10 @@ def test_every_bad_recipe_is_refused_with_exactly_the_announced_mistakes(path):
         assert problem.startswith(start), "\n".join(found)
 
 
+def test_the_committed_page_of_stages_is_the_generated_one():
+    assert (ROOT / "recipes" / "README.md").read_text() == stages_page(), "run: make docs"
+
+
 def test_the_committed_schema_is_the_generated_one():
     committed = json.loads((ROOT / "recipes" / "recipe.schema.json").read_text())
     assert committed == json.loads(json.dumps(json_schema())), "run: krimp schema -o recipes/recipe.schema.json"
@@ -62,7 +67,7 @@ def test_every_stage_keeps_the_contract(name):
     assert stage.model_fields["stage"].annotation is not str
     assert stage.MAKES
     assert set(stage.NOT_AFTER) <= set(STAGES)
-    assert set(stage.COSMETIC) <= set(stage.model_fields)
+    assert set(stage.COSMETIC) <= {row.name for row in stage_fields(stage)}
     assert stage.__doc__
     undescribed = [name for name, field in stage.model_fields.items() if not _is_described(field)]
     assert undescribed == []

@@ -117,7 +117,7 @@ def test_initial_values_have_the_published_distribution(name):
     torch.manual_seed(0)
     with torch.device("meta"):
         model = DcflNetwork(form.backbone, form.num_classes, form.channels, base_channels=form.base_channels)
-    from detectors.dcfl.network import reset_neck
+    from detectors.dcfl.neck import reset_neck
 
     model.neck.to_empty(device="cpu")
     model.head.to_empty(device="cpu")

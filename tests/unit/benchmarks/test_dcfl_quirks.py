@@ -7,7 +7,6 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-pytest.importorskip("mmdet")
 cv2 = pytest.importorskip("cv2")
 
 from benchmarks import dcfl_quirks  # noqa: E402

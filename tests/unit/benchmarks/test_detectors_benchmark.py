@@ -7,7 +7,6 @@ import sys
 import numpy as np
 import pytest
 
-pytest.importorskip("mmdet")
 cv2 = pytest.importorskip("cv2")
 
 from benchmarks import detectors  # noqa: E402

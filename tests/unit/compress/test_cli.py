@@ -189,3 +189,41 @@ def test_a_wrong_command_line_exits_with_2_and_says_what_was_expected(arguments,
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert text in captured.err + captured.out
+
+
+def test_recipes_are_listed_with_what_they_are_for(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("demo ") and "synthetic" in line for line in lines)
+
+
+def test_a_recipe_is_copied_with_its_base_and_nothing_is_overwritten_unasked(tmp_path, capsys):
+    copy = tmp_path / "mine.yaml"
+    assert main(["recipes", "copy", "dcfl_r101_dota20", "-o", str(copy)]) == 0
+    assert (tmp_path / "dcfl_r50_dota20.yaml").exists()
+    assert (tmp_path / "dcfl_r50_dota10.yaml").exists()
+    copy.write_text("mine")
+    assert main(["recipes", "copy", "dcfl_r101_dota20", "-o", str(copy)]) == 2
+    assert copy.read_text() == "mine"
+    assert main(["recipes", "copy", "dcfl_r101_dota20", "-o", str(copy), "--force"]) == 0
+    assert "base:" in copy.read_text()
+    assert main(["recipes", "copy", "demmo"]) == 2
+    assert "Did you mean 'demo'?" in capsys.readouterr().err
+
+
+def test_an_old_recipe_is_rewritten_in_place_and_kept_beside(tmp_path, capsys):
+    old = tmp_path / "a.yaml"
+    text = "# mine\nformat_version: 1\nname: a\ndetector: {plugin: dcfl}\nstages: [{stage: train, epochs: 3}]\n"
+    old.write_text(text)
+    assert main(["recipes", "upgrade", str(old)]) == 0
+    assert "format_version: 2" in old.read_text()
+    assert "# mine" in old.read_text()
+    assert (tmp_path / "a.yaml.old").read_text() == text
+    assert main(["recipes", "upgrade", str(old)]) == 0
+    assert "nothing was changed" in capsys.readouterr().out
+    assert main(["recipes", "upgrade", str(tmp_path / "gone.yaml")]) == 2
+
+
+def test_the_fields_of_a_stage_are_printed_and_a_wrong_name_is_told(capsys):
+    assert main(["stages", "qatt"]) == 2
+    assert "Did you mean 'qat'?" in capsys.readouterr().err

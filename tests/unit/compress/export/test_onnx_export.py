@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import quantised_lookalike
 import torch
 from onnx import numpy_helper
 from quantised_lookalike import HEIGHT, WIDTH, Lookalike, images_of
+from torch import nn
 
-from compress.errors import StageError
+from compress.errors import DetectorError, StageError
 from compress.export import check_parity, export_onnx, parity, unfused_convolutions
 from compress.export.deploy_graph import deploy_graph, integer_weights
-from compress.export.fusion import layer_of, optimised_graph
+from compress.export.fusion import layer_of, optimized_graph
 from compress.export.parity import relative_error, sensitivity
 from compress.quantization import QuantisationSettings, calibrate, quantise
 from compress.quantization.checks import quantised_layers
@@ -23,6 +29,7 @@ from compress.quantization.graph import outputs_of
 
 torch.set_num_threads(1)
 DETECTOR = Lookalike()
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def quantised(detector=DETECTOR, **settings):
@@ -93,10 +100,10 @@ def test_a_layer_that_runs_on_three_levels_has_one_weight_and_a_bias_for_each_in
 def test_the_runtime_computes_with_the_biases_of_the_file(proto, path):
     stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     expected = {value.tobytes() for name, value in stored.items() if value.dtype == np.int32 and ".bias" in name}
-    fused = optimised_graph(path)
-    optimised = {t.name: numpy_helper.to_array(t) for t in fused.graph.initializer}
+    fused = optimized_graph(path)
+    optimized = {t.name: numpy_helper.to_array(t) for t in fused.graph.initializer}
     used = {
-        optimised[n.input[8]].tobytes() for n in fused.graph.node if n.op_type == "QLinearConv" and len(n.input) > 8
+        optimized[n.input[8]].tobytes() for n in fused.graph.node if n.op_type == "QLinearConv" and len(n.input) > 8
     }
     assert used
     assert used <= expected
@@ -129,6 +136,64 @@ def test_same_model_gives_the_same_bytes(model, path, tmp_path):
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
 
 
+WRITE_AGAIN = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from test_onnx_export import DETECTOR, export_onnx, quantised
+export_onnx(quantised(), Path(sys.argv[1]), detector=DETECTOR)
+"""
+
+
+def test_another_process_with_other_hashes_writes_the_same_bytes(path, tmp_path):
+    places = [str(Path(__file__).parent), str(Path(quantised_lookalike.__file__).parent)]
+    environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": str(ROOT)}
+    call = [sys.executable, "-c", WRITE_AGAIN, str(tmp_path / "again.onnx"), *places]
+    subprocess.run(call, check=True, env=environment, cwd=tmp_path)
+    assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
+
+
+def test_the_file_tells_nothing_of_the_machine_that_wrote_it(path, proto):
+    data = path.read_bytes()
+    assert not any(word in data for word in (b".py", b"site-packages", str(ROOT).encode(), b"pytorch", b"torch."))
+    assert [entry.key for entry in proto.metadata_props] == ["krimp.deploy"]
+    assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+    assert not proto.graph.value_info
+
+
+class Behind(nn.Module):
+    """A network whose first output goes through something else."""
+
+    def __init__(self, network, change) -> None:
+        super().__init__()
+        self.network, self.change = network, change
+
+    def forward(self, images):
+        first, *others = self.network(images)
+        return (self.change(first), *others)
+
+
+def test_what_torch_cannot_translate_is_named_in_the_message(tmp_path):
+    class Spectral(nn.Module):
+        def forward(self, x):
+            return torch.linalg.svdvals(x)
+
+    with pytest.raises(StageError, match=r"export to ONNX opset 19 failed: No ONNX function found for .*linalg_svd"):
+        export_onnx(Behind(DETECTOR.build(), Spectral()), tmp_path / "m.onnx", detector=DETECTOR)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_refusal_of_a_network_reaches_the_user_as_it_is(tmp_path):
+    def refuse(_module, _inputs):
+        if torch.compiler.is_exporting():
+            raise DetectorError("export to ONNX is not supported: because.")
+
+    refusing = nn.Identity()
+    refusing.register_forward_pre_hook(refuse)
+    with pytest.raises(DetectorError, match=r"^export to ONNX is not supported: because\.$"):
+        export_onnx(Behind(DETECTOR.build(), refusing), tmp_path / "m.onnx", detector=DETECTOR)
+
+
 def test_every_convolution_outside_the_declared_islands_is_fused(path):
     islands = DETECTOR.not_quantisable(None)
     unfused = unfused_convolutions(path, islands)
@@ -137,7 +202,7 @@ def test_every_convolution_outside_the_declared_islands_is_fused(path):
 
 
 def test_additions_pooling_and_resizing_run_on_integers(path):
-    count = Counter(node.op_type for node in optimised_graph(path).graph.node)
+    count = Counter(node.op_type for node in optimized_graph(path).graph.node)
     assert count["QLinearConv"] == 15
     assert count["QLinearAdd"] == 2
     assert count["Add"] == count["Relu"] == count["Clip"] == 0

@@ -74,6 +74,42 @@ def test_grid_sample_form_refuses_groups():
     assert str(first_cause(caught.value)) == "GridSample form: 2 groups, 1 offset groups. Expected one of each."
 
 
+def test_a_convolution_without_bias_gets_none():
+    proto, (found,) = exported(nn.Conv2d(2, 3, 3, stride=(2, 1), padding=(1, 2), bias=False), (torch.ones(2, 2, 6, 6),))
+    (node,) = proto.graph.node
+    assert (node.op_type, len(node.input)) == ("Conv", 2)
+    assert found.shape == (2, 3, 3, 8)
+
+
+@pytest.mark.parametrize(("wanted", "operator"), [(1, "GlobalAveragePool"), ((3, 2), "AveragePool")])
+def test_adaptive_pooling_to_even_windows_is_the_pooling_that_the_runtime_has_for_integers(wanted, operator):
+    pool, x = nn.AdaptiveAvgPool2d(wanted), torch.randn(2, 4, 6, 8)
+    proto, (found,) = exported(pool, (x,))
+    assert [node.op_type for node in proto.graph.node] == [operator]
+    np.testing.assert_allclose(found, pool(x).numpy(), atol=1e-6)
+
+
+def test_adaptive_pooling_to_uneven_windows_is_refused_with_both_sizes():
+    with pytest.raises(torch.onnx.OnnxExporterError) as caught:
+        exported(nn.AdaptiveAvgPool2d((4, 2)), (torch.randn(2, 4, 6, 8),))
+    assert str(first_cause(caught.value)) == "average pooling of [6, 8] to [4, 2]: ONNX has no uneven windows."
+
+
+def test_our_operators_tell_their_shape_and_type_without_being_run():
+    krimp = torch.ops.krimp
+    x, codes = torch.randn(2, 3, 4, 5), torch.ones(6, 3, 1, 1, dtype=torch.int8)
+    calls = (
+        (krimp.round_activation, (x, 0.1, 3)),
+        (krimp.dequantize_weight, (codes, torch.rand(6))),
+        (krimp.dequantize_bias, (torch.ones(6, dtype=torch.int32), 0.1, torch.rand(6))),
+        (krimp.resize_nearest, (x, 8, 15)),
+    )
+    for operator, values in calls:
+        real = operator(*values)
+        told = operator(*(value.to("meta") if isinstance(value, torch.Tensor) else value for value in values))
+        assert (told.shape, told.dtype, told.device.type) == (real.shape, real.dtype, "meta")
+
+
 @pytest.mark.parametrize("wanted", [(10, 14), (15, 7), (11, 13), (6, 10), (5, 7)])
 def test_nearest_resizing_equals_torch_at_any_ratio(wanted):
     class Resize(nn.Module):

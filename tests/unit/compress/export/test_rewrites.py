@@ -164,13 +164,13 @@ def test_an_image_that_two_layers_read_is_left():
 
 
 def test_both_together_and_the_runtime_still_computes_in_integers(tmp_path):
-    from compress.export.fusion import optimised_graph
+    from compress.export.fusion import optimized_graph
 
     before = Net().conv("a", 24, kernel=3, stride=2).depthwise("b").conv("c", 8).model()
     after = copied(before)
     assert [one.what for one in rewrite_for_runtime(after.graph)] == ["padded", "space_to_depth"]
     assert_same_numbers(before, after)
     onnx.save(after, tmp_path / "after.onnx")
-    kinds = [node.op_type for node in optimised_graph(tmp_path / "after.onnx").graph.node]
+    kinds = [node.op_type for node in optimized_graph(tmp_path / "after.onnx").graph.node]
     assert kinds.count("QLinearConv") == 3
     assert "Conv" not in kinds

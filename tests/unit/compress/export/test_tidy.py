@@ -7,7 +7,7 @@ import onnx
 import onnx_ir
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.export.tidy import tidy
+from compress.export.tidy import sweep, tidy
 
 
 def convolution(name: str, source: str, weight: str, bias: str, output: str):
@@ -96,3 +96,58 @@ def test_zero_bias_of_a_deformable_convolution_is_left_out():
     graph = tidied(model).graph
     assert list(graph.node[0].input)[3:] in ([], [""])
     assert len(graph.initializer) == 2
+
+
+def test_attributes_that_say_what_is_meant_without_them_are_left_out():
+    given = {"group": 1, "auto_pad": "NOTSET", "strides": [1, 1], "pads": [1, 1, 1, 1]}
+    node = helper.make_node("Conv", ["x", "w", ""], ["y"], **given)
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1, 2, 2]) for n in ("x", "y")]
+    stored = [numpy_helper.from_array(np.ones((1, 1, 3, 3), np.float32), "w")]
+    model = helper.make_model(helper.make_graph([node], "g", infos[:1], infos[1:], stored))
+    (node,) = tidied(model).graph.node
+    assert sorted(attribute.name for attribute in node.attribute) == ["pads", "strides"]
+    assert len(node.input) == 2
+
+
+def test_what_depends_on_constants_alone_is_computed_but_no_integers_and_no_scale_of_a_bias():
+    tensors = {
+        "head.bias": np.array([3, -4], np.int32),
+        "step": np.array(0.5, np.float32),
+        "scale": np.array([2, 4], np.float32),
+        "one": np.ones(2, np.float32),
+    }
+    nodes = [
+        helper.make_node("Mul", ["step", "scale"], ["product"]),
+        helper.make_node("DequantizeLinear", ["head.bias", "product"], ["bias"], axis=0),
+        helper.make_node("Add", ["one", "scale"], ["three_five"]),
+        helper.make_node("Add", ["bias", "three_five"], ["sum"]),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("x", "y")]
+    stored = [numpy_helper.from_array(t, n) for n, t in tensors.items()]
+    graph = helper.make_graph(nodes, "g", infos[:1], infos[1:], stored)
+    cleaned = tidied(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)])).graph
+    assert [node.op_type for node in cleaned.node] == ["Mul", "DequantizeLinear", "Add", "Add"]
+    assert sorted(t.tolist() for t in map(numpy_helper.to_array, cleaned.initializer) if t.ndim) == [
+        [2.0, 4.0], [3, -4], [3.0, 5.0],
+    ]  # fmt: skip
+
+
+def test_the_file_asks_for_no_newer_runtime_than_its_operators_do():
+    assert (messy().ir_version, tidied(messy()).ir_version) == (onnx.IR_VERSION, 9)
+
+
+def test_values_are_named_anew_where_a_stored_tensor_has_joined_them():
+    tensors = {"c2": np.ones(2, np.float32), "c3": np.zeros(2, np.float32), "head.scale": np.array([2, 3], np.float32)}
+    nodes = [helper.make_node("Sum", ["x", *tensors], ["v4"]), helper.make_node("Relu", ["v4"], ["y"])]
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [2]) for n in ("x", "y")]
+    stored = [numpy_helper.from_array(t, n) for n, t in tensors.items()]
+    model = onnx_ir.from_proto(helper.make_model(helper.make_graph(nodes, "g", infos[:1], infos[1:], stored)))
+    sweep(model)
+    graph = onnx_ir.to_proto(model).graph
+    assert {t.name: numpy_helper.to_array(t).tolist() for t in graph.initializer} == {
+        "c3": [1, 1],
+        "c4": [0, 0],
+        "head.scale": [2, 3],
+    }
+    assert [list(node.input) for node in graph.node] == [["x", "c3", "c4", "head.scale"], ["v5"]]

@@ -1,6 +1,4 @@
-"""The real network: mmdet backbone, FPN, and the head with deformable layers that five levels share."""
-
-import logging
+"""The real network: backbone, FPN, and the head with deformable layers that five levels share."""
 
 import pytest
 import torch
@@ -8,8 +6,8 @@ import torch
 from compress.metrics.complexity import measure_complexity
 from compress.pruning.coupling import remove_channels, trace_coupling
 from compress.pruning.structured import PruningRules, PruningSettings, measure_cost, prune_step, step_targets
+from detectors.dcfl.network import DcflNetwork
 
-pytest.importorskip("mmdet")
 torch.set_num_threads(1)
 
 IMAGES = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
@@ -21,12 +19,8 @@ PROTECTED = {
 
 
 def _network(backbone, **settings):
-    logging.disable(logging.INFO)
-    from detectors.dcfl.network import DcflNetwork
-
     torch.manual_seed(0)
     model = DcflNetwork(backbone, 3, channels=32, **settings).eval()
-    logging.disable(logging.NOTSET)
     torch.nn.init.normal_(model.head.conv_offset.weight, std=0.05)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

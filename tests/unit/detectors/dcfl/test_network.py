@@ -1,10 +1,11 @@
 import pytest
 import torch
-from torchvision.models import mobilenet_v2
+from torchvision.models import get_model, mobilenet_v2
 
 from compress.errors import DetectorError
 from detectors.dcfl.checkpoint import load_backbone, load_whole
 from detectors.dcfl.names import mobilenet_names
+from detectors.dcfl.neck import Fpn
 from detectors.dcfl.network import DcflNetwork
 
 
@@ -39,6 +40,59 @@ def test_mobilenet_with_renamed_weights_gives_torchvisions_features(classifier, 
                 expected.append(x)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet101"])
+def test_resnet_with_torchvisions_weights_gives_torchvisions_features(name, tmp_path):
+    classifier = get_model(name, weights=None).eval()
+    torch.save(classifier.state_dict(), tmp_path / "weights.pth")
+    model = DcflNetwork(name, 2, channels=16).eval()
+    load_backbone(model.backbone, name, str(tmp_path / "weights.pth"))
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found, x, expected = model.backbone(image), image, []
+        for layer in list(classifier.children())[:8]:
+            x = layer(x)
+            expected.append(x)
+    for mine, theirs in zip(found, expected[5:], strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "base_channels", "widths"),
+    [("mobilenet_v2", 64, [32, 96, 320]), ("resnet18", 8, [16, 32, 64]), ("resnet50", 8, [64, 128, 256])],
+)
+def test_maps_have_the_widths_that_the_backbone_names_and_strides_8_16_32(name, base_channels, widths):
+    backbone = DcflNetwork(name, 2, channels=16, base_channels=base_channels).backbone.eval()
+    assert backbone.widths == widths
+    with torch.no_grad():
+        maps = backbone(torch.randn(1, 3, 96, 160))
+    assert [tuple(level.shape) for level in maps] == [
+        (1, widths[0], 12, 20), (1, widths[1], 6, 10), (1, widths[2], 3, 5),
+    ]  # fmt: skip
+
+
+def test_residual_blocks_start_as_identities():
+    backbone = DcflNetwork("resnet50", 2, channels=16, base_channels=8).backbone
+    for stage in (backbone.layer1, backbone.layer2, backbone.layer3, backbone.layer4):
+        for block in stage:
+            assert (block.bn3.weight == 0).all()
+            assert (block.bn2.weight == 1).all()
+
+
+def test_the_pyramid_adds_doubled_coarse_levels_and_goes_on_from_the_last_input():
+    neck = Fpn([2, 4, 6], 3, 5).eval()
+    features = [torch.randn(1, width, size, size) for width, size in ((2, 8), (4, 4), (6, 2))]
+    with torch.no_grad():
+        tops = [neck.lateral_convs[k](features[k]) for k in range(3)]
+        for k in (1, 0):
+            tops[k] = tops[k] + tops[k + 1].repeat_interleave(2, 2).repeat_interleave(2, 3)
+        p6 = neck.fpn_convs[3](features[2])
+        expected = [neck.fpn_convs[k](tops[k]) for k in range(3)] + [p6, neck.fpn_convs[4](p6)]
+        found = neck(features)
+    assert [tuple(level.shape[2:]) for level in found] == [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_backbone_tensor_that_is_not_loaded_is_an_error(classifier, tmp_path):
