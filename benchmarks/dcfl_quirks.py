@@ -106,6 +106,7 @@ def run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     import torch
 
     from compress.runtime.forwards import torch_forward
+    from compress.scoring import evaluate
     from compress.training.loop import fit
 
     folder = options.out / f"{name.replace(' ', '_')}_seed{seed}"
@@ -129,7 +130,7 @@ def run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     )
     begin = time.monotonic()
     result = fit(model, detector=detector, settings=settings, scratch=folder, label=f"{name}, seed {seed}", seed=seed)
-    scores = detector.evaluate(torch_forward(model, len(detector.output_names()), "cpu"), "val")
+    scores = evaluate(detector, torch_forward(model, len(detector.output_names()), "cpu"), "val")
     row = {
         "name": name,
         "seed": seed,

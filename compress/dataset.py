@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
 
 class Batch(Protocol):
-    """What a loader yields: `images` plus what the `loss` of a detector reads.
-
-    It may have `names`, one text an image, for the captions of the report's pictures.
-    """
+    """What a loader yields: `images` plus what the `loss` of a detector reads."""
 
     images: Tensor  # (N, 3, H, W) float32, normalised
 
@@ -36,6 +33,13 @@ class SkipsBatches(Protocol):
 
     def skip_batches(self, count: int) -> Iterable[Batch]:
         """Return the loader without its first `count` batches; the others are what they were."""
+
+
+@runtime_checkable
+class Preloads(Protocol):
+    """Hook of data sets and detectors: modules that are slow to import. The engine does it once, before it forks."""
+
+    PRELOAD: ClassVar[tuple[str, ...]]  # module names
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from compress.dataset import Batch, Dataset, InputFormat, Scores
+from compress.dataset import Batch, Dataset, InputFormat, Preloads
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -81,25 +81,8 @@ class Detector(Protocol):
     def set_train_mode(self, model: nn.Module) -> None:
         """Put the model in training mode with the stem and BN frozen as configured."""
 
-    def evaluate(
-        self,
-        forward: Forward,
-        split: str,
-        *,
-        limit: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score raw outputs on a split, through the deployed post-processing."""
-
     def metadata(self) -> dict[str, Any]:
         """Return what deployment needs (JSON); goes into the ONNX file as `krimp.deploy`."""
-
-
-@runtime_checkable
-class Preloads(Protocol):
-    """Hook: modules that are slow to import. The engine imports them once, before it forks a process a stage."""
-
-    PRELOAD: ClassVar[tuple[str, ...]]  # module names
 
 
 @runtime_checkable
@@ -136,9 +119,25 @@ class RefusesExport(Protocol):
         """
 
 
+@runtime_checkable
+class AdaptsTruth(Protocol):
+    """Hook: detectors that find another form of what the data set holds. Without it truth is scored as it is."""
+
+    def adapt_truth(self, truth: Any) -> Any:
+        """Return the truth of an image (`Picture.truth`) as this detector can find it, e.g. axis-aligned."""
+
+
+@runtime_checkable
+class DecodesInTorch(Protocol):
+    """Hook: networks whose outputs nothing outside torch decodes. Without it `DEPLOY` does, in training as deployed."""
+
+    def torch_deploy(self) -> Deploy | None:
+        """Return a deployed part that asks the model which ran last, or None where `DEPLOY` can do it."""
+
+
 # What a plug-in may have beside the members of `Detector`. The engine asks `isinstance(detector, HOOK)` and does
 # without where it is absent; a member of the right name but with other arguments is refused at load.
-HOOKS = (Preloads, ImportsWeights, DistilsOutputs, RefusesExport)
+HOOKS = (Preloads, ImportsWeights, DistilsOutputs, RefusesExport, AdaptsTruth, DecodesInTorch)
 
 
 class Deploy(Protocol):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.dataset import Dataset
-from compress.detector import HOOKS, Deploy, Detector
+from compress.dataset import Dataset, Preloads
+from compress.detector import HOOKS, DecodesInTorch, Deploy, Detector
 from compress.errors import DetectorError, suggest
 
 
@@ -43,7 +43,13 @@ DETECTORS = Axis(
     "plug-in", Detector, HOOKS, "compress/detector.py", "krimp.detectors", "detectors.{name}.adapter", "DETECTOR"
 )
 DATASETS = Axis(
-    "data format", Dataset, (), "compress/dataset.py", "krimp.datasets", "detectors.data.formats.{name}", "DATASET"
+    "data format",
+    Dataset,
+    (Preloads,),
+    "compress/dataset.py",
+    "krimp.datasets",
+    "detectors.data.formats.{name}",
+    "DATASET",
 )
 COMMANDS = Axis("command group", object, (), "", "krimp.commands", "detectors.{name}.commands", "app")
 
@@ -165,9 +171,14 @@ def load_deploy(meta: Mapping[str, Any]) -> Deploy:
 def deploy_of(detector: Detector) -> Deploy:
     """Return the torch-free part of a detector, made from the metadata that its model files will carry.
 
+    Where only the network itself can decode its outputs (`DecodesInTorch`), that takes its place.
+
     Raises:
         DetectorError: its import fails, or it refuses the metadata.
     """
+    in_torch = detector.torch_deploy() if isinstance(detector, DecodesInTorch) else None
+    if in_torch is not None:
+        return in_torch
     return _make_deploy(detector.NAME, type(detector), detector.metadata())
 
 

@@ -20,6 +20,7 @@ from compress.detector import Detector, DistilsOutputs
 from compress.devices import device_name
 from compress.errors import StageError
 from compress.progress import say, warn
+from compress.scoring import evaluate
 from compress.seeds import epoch_seed, seed_everything
 from compress.training.checkpoint import (
     CHECKPOINT,
@@ -131,7 +132,7 @@ def validation_score(
 
     def score(model: nn.Module) -> Scores:
         forward = torch_forward(model, num_outputs, device_name(device))
-        return detector.evaluate(forward, "val", limit=settings.evaluate_limit)
+        return evaluate(detector, forward, "val", limit=settings.evaluate_limit)
 
     return score
 

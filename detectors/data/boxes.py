@@ -41,6 +41,7 @@ class BoxDataset(ABC, Generic[Config]):
 
     NAME: ClassVar[str]
     REQUIRES: ClassVar[tuple[str, ...]] = ()
+    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring")
     CONFIG: ClassVar[type[BoxData]]
 
     def __init__(self, config: Config, classes: Sequence[str]) -> None:

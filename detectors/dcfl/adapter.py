@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.dataset import Batch, Dataset, InputFormat, Scores
-from compress.detector import Forward
-from detectors.dcfl import deploy
+from compress.dataset import Batch, Dataset, InputFormat
 from detectors.dcfl.config import DcflConfig, resolve_checkpoint
 from detectors.geometry.pictures import padded_size
 from detectors.weights.freezing import MOBILENET_V2_STAGES, RESNET_STAGES, set_training, stage_prefixes
@@ -50,7 +47,6 @@ class Dcfl:
     NAME: ClassVar[str] = "dcfl"
     VERSION: ClassVar[str] = "2"  # 2: ties of the assigner go by value; the overlap's gradient is the area's own
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
-    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring")
     CONFIG: ClassVar[type[DcflConfig]] = DcflConfig
     DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.dcfl.deploy"
@@ -160,28 +156,6 @@ class Dcfl:
         from detectors.dcfl.distillation import distill_loss
 
         return distill_loss(student, teacher)
-
-    def evaluate(
-        self,
-        forward: Forward,
-        split: str,
-        *,
-        limit: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score raw outputs on a split at the deployed size, image by image.
-
-        Args:
-            forward: (1, 3, H, W) float32 -> raw outputs, `output_names` first.
-            split: name of the split.
-            limit: score the first so many images only.
-            progress: called with (images done, images in all).
-        """
-        from detectors.data.evaluation import evaluate_split
-
-        return evaluate_split(
-            forward, split, data=self.data, deploy=deploy.make_deploy(self.metadata()), limit=limit, progress=progress
-        )
 
     def metadata(self) -> dict[str, Any]:
         """Return what `deploy.py` must know, JSON-able."""

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.dataset import Batch, Dataset, InputFormat, Scores
-from compress.detector import Forward
+from compress.dataset import Batch, Dataset, InputFormat
 from compress.errors import DetectorError
 from detectors.geometry.deployed import BoxDeploy
 from detectors.geometry.pictures import padded_size
-from detectors.openmmlab import deploy
 from detectors.openmmlab.config import OpenMmlabConfig, config_digest, find_config
 from detectors.openmmlab.families import OUTPUT_LAYERS, Layout, class_name, layout_of
 from detectors.weights.finding import find_checkpoint
@@ -51,7 +49,7 @@ class OpenMmlab:
     NAME: ClassVar[str] = "openmmlab"
     VERSION: ClassVar[str] = "3"  # 3: nothing of FCOS or ATSS below the threshold; 2: KLD from the sides of the boxes
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmrotate")
-    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring", "mmrotate.models")
+    PRELOAD: ClassVar[tuple[str, ...]] = ("mmrotate.models",)
     CONFIG: ClassVar[type[OpenMmlabConfig]] = OpenMmlabConfig
     DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.openmmlab.deploy"
@@ -227,28 +225,9 @@ class OpenMmlab:
         weights = self._model_config.model.train_cfg.stage_loss_weights
         return losses.refine_loss(self._loss_heads, maps, batch, box_type, weights)
 
-    def evaluate(
-        self,
-        forward: Forward,
-        split: str,
-        *,
-        limit: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score raw outputs on a split at the deployed size, image by image, larger ones by tiles.
-
-        Args:
-            forward: (1, 3, H, W) float32 -> raw outputs, `output_names` first.
-            split: name of the split.
-            limit: score the first so many images only.
-            progress: called with (images done, images in all).
-        """
-        from detectors.data.evaluation import evaluate_split
-
-        meta = self.metadata()
-        in_torch = self.layout.route == "features"
-        deployed = BoxDeploy(meta, self._decode_in_torch) if in_torch else deploy.make_deploy(meta)
-        return evaluate_split(forward, split, data=self.data, deploy=deployed, limit=limit, progress=progress)
+    def torch_deploy(self) -> BoxDeploy | None:
+        """Return what asks the heads of the model that ran last, for the route 'features'; None for dense heads."""
+        return BoxDeploy(self.metadata(), self._decode_in_torch) if self.layout.route == "features" else None
 
     def _decode_in_torch(
         self,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.dataset import Batch, Dataset, InputFormat, Scores
-from compress.detector import Forward
+from compress.dataset import Batch, Dataset, InputFormat
 from detectors.data.samples import Truth
+from detectors.geometry.corners import box_extents
 from detectors.geometry.pictures import padded_size
 from detectors.torchvision import deploy
 from detectors.torchvision.anchors import fcos_anchors, level_boxes, retinanet_anchors, ssd_boxes
@@ -39,7 +38,6 @@ class TorchvisionDetector:
     NAME: ClassVar[str] = "torchvision"
     VERSION: ClassVar[str] = "1"
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
-    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring")
     CONFIG: ClassVar[type[TorchvisionConfig]] = TorchvisionConfig
     DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.torchvision.deploy"
@@ -180,32 +178,12 @@ class TorchvisionDetector:
             len(self.config.classes),
         )
 
-    def evaluate(
-        self,
-        forward: Forward,
-        split: str,
-        *,
-        limit: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score raw outputs on a split at the deployed size, by axis-aligned overlap, image by image.
-
-        Args:
-            forward: (1, 3, H, W) float32 -> raw outputs, `output_names` first.
-            split: name of the split.
-            limit: score the first so many images only.
-            progress: called with (images done, images in all).
-        """
-        from detectors.data.evaluation import evaluate_split
-
-        return evaluate_split(
-            forward,
-            split,
-            data=self.data,
-            deploy=deploy.make_deploy(self.metadata()),
-            truth_of=upright_truth,
-            limit=limit,
-            progress=progress,
+    def adapt_truth(self, truth: Truth) -> Truth:
+        """Return the truth with the axis-aligned rectangle around each box, angle 0."""
+        return Truth(
+            boxes=deploy.centre_boxes(box_extents(truth.boxes)).astype("float32"),
+            labels=truth.labels,
+            ignored_boxes=deploy.centre_boxes(box_extents(truth.ignored_boxes)).astype("float32"),
         )
 
     def metadata(self) -> dict[str, Any]:
@@ -229,17 +207,6 @@ class TorchvisionDetector:
             "max_detections": config.value("max_detections"),
             "output_names": list(self.output_names()),
         }
-
-
-def upright_truth(truth: Truth) -> Truth:
-    """Return the truth with the axis-aligned rectangle around each box, angle 0."""
-    from detectors.geometry.corners import box_extents
-
-    return Truth(
-        boxes=deploy.centre_boxes(box_extents(truth.boxes)).astype("float32"),
-        labels=truth.labels,
-        ignored_boxes=deploy.centre_boxes(box_extents(truth.ignored_boxes)).astype("float32"),
-    )
 
 
 DETECTOR = TorchvisionDetector

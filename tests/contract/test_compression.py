@@ -20,6 +20,7 @@ from compress.quantization.checks import quantised_layers
 from compress.quantization.graph import outputs_of
 from compress.runtime.detect import open_predictor
 from compress.runtime.forwards import onnx_forward, torch_forward
+from compress.scoring import evaluate
 
 SHARE = 0.7  # of the MACs that pruning leaves
 IMAGES = 3  # of a split that are looked at
@@ -140,7 +141,7 @@ def test_the_packed_file_gives_the_same_bytes_back(exported):
 def test_packed_and_quantised_model_score_the_same(detector, exported):
     names = len(detector.output_names())
     scores = [
-        detector.evaluate(forward, "val", limit=IMAGES)
+        evaluate(detector, forward, "val", limit=IMAGES)
         for forward in (torch_forward(exported.model, names), onnx_forward(exported.packed, threads=1))
     ]
     assert abs(scores[0].map50 - scores[1].map50) <= 0.005

@@ -14,12 +14,13 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("compress", "detectors", "benchmarks", "scripts", "tests")
 FRAMEWORKS = ("mmcv", "mmengine", "mmdet", "mmrotate")
 # What a plug-in may use of the engine.
-FOR_PLUGINS = ("detector", "errors", "metrics", "predictor", "progress")
+FOR_PLUGINS = ("dataset", "detector", "errors", "metrics", "progress")
 TORCH_FREE = (
     "compress.recipe.loading", "compress.cli.main", "compress.stage", "compress.artifact", "compress.engine.pipeline",
     "compress.stages", "compress.recipe.plan", "compress.engine.keys", "compress.engine.child", "compress.plugins",
     "compress.progress", "compress.engine.ranks", "compress.training.settings", "compress.codec",
-    "compress.runtime.detect", "detectors.dcfl.adapter", "detectors.dcfl.config", "detectors.dcfl.deploy",
+    "compress.runtime.detect", "detectors.data.formats.dota",
+    "detectors.dcfl.adapter", "detectors.dcfl.config", "detectors.dcfl.deploy",
 )  # fmt: skip
 # Modules below the ones that know recipes and stages: they must work without them.
 ALGORITHMS = ("pruning", "quantization", "codec", "export", "metrics")

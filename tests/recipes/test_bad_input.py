@@ -228,4 +228,6 @@ def test_a_plugin_that_needs_openmmlab_names_its_extra(monkeypatch):
     with pytest.raises(DetectorError) as error:
         check_frameworks(find_plugin("openmmlab"))
     assert "plug-in 'openmmlab' needs mmcv, mmdet, which is not installed" in str(error.value)
-    assert 'Run: make setup-openmmlab (in Krimp\'s folder), or pip install ".[compress,openmmlab]" there.' in str(error.value)
+    assert 'Run: make setup-openmmlab (in Krimp\'s folder), or pip install ".[compress,openmmlab]" there.' in str(
+        error.value
+    )

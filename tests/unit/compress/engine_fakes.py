@@ -107,9 +107,6 @@ class FakeDetector:
         return {}
 
     def set_train_mode(self, model) -> None: ...
-    def evaluate(self, forward, split: str, *, limit=None, progress=None) -> Scores:
-        return Scores(0.5, "area", 0.5, {}, 1.0, 1.0, 0.5, 1, 1)
-
     def metadata(self) -> dict[str, Any]:
         return {}
 

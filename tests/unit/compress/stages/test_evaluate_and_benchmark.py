@@ -25,8 +25,6 @@ META = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]}
 class FakeDetector:
     """Counts images; its network is a ReLU."""
 
-    DEPLOY = "krimp_test_deploy"
-
     def __init__(self):
         self.seen = []
 
@@ -52,14 +50,25 @@ class FakeDetector:
         raise AssertionError("no stage here trains")
 
     def images(self, split):
-        return [Picture("a", np.full((8, 8, 3), 128, np.uint8), None)]
+        self.split = split
+        return [Picture("a", np.full((8, 8, 3), 128, np.uint8), "truth")] * 5
 
-    def evaluate(self, forward, split, *, limit=None, progress=None):
-        total = limit or 5
-        for index in range(total):
-            self.seen.append((split, forward(np.full((1, 3, 8, 8), -1, np.float32))[0].max()))
-            progress(index + 1, total)
-        return Scores(0.5, "area", 0.5, {"car": 0.5, "ship": math.nan}, 0.7, 0.6, 0.3, 12, total, (0.4, 0.6))
+    def torch_deploy(self):
+        def postprocess(raw, *, image_size, score_threshold):
+            self.seen.append((self.split, raw[0].max()))
+            return [[]]
+
+        return SimpleNamespace(
+            image_size=(8, 8),
+            preprocess=lambda image, *, minimum_size: np.full((1, 3, 8, 8), -1, np.float32),
+            postprocess=postprocess,
+            tile_windows=lambda size, **_: [(0, 0, size[1], size[0])],
+            merge=lambda parts, windows, *, image_size: parts[0],
+        )
+
+    def score(self, detections, truths):
+        assert truths == ["truth"] * len(detections)
+        return Scores(0.5, "area", 0.5, {"car": 0.5, "ship": math.nan}, 0.7, 0.6, 0.3, 12, len(detections), (0.4, 0.6))
 
 
 @pytest.fixture

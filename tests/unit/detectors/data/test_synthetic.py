@@ -136,7 +136,7 @@ def test_the_script_teaches_and_writes(tmp_path):
 
 
 def test_data_modules_for_the_recipe_import_without_torch():
-    code = "import sys, detectors.data.dota, detectors.data.synthetic; sys.exit('torch' in sys.modules)"
+    code = "import sys, detectors.data.formats.dota, detectors.data.synthetic; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
 
 

@@ -15,12 +15,11 @@ sys.meta_path.insert(0, Refuse())
 import torch
 torch.set_num_threads(1)
 from types import SimpleNamespace
-from compress.plugins import find_plugin
+from compress.plugins import make_detector
 from detectors.dcfl import deploy
 from detectors.dcfl.config import resolve_checkpoint
-kind = find_plugin("dcfl")
 def detector(size=(64, 64), **fields):
-    return kind(kind.CONFIG(**({"classes": ("a", "b"), "channels": 16} | fields)), kind.DATA(image_size=size))
+    return make_detector({"plugin": "dcfl", "classes": ("a", "b"), "channels": 16} | fields, {"image_size": size})
 """
 TRAIN = """
 resnets = [{"backbone": name, "base_channels": 8} for name in ("resnet18", "resnet50")]
@@ -53,9 +52,8 @@ for name, value in model.state_dict().items():
 with torch.no_grad():
     raw = model.eval()(plugin.example_input())
 meta = plugin.metadata()
-deploy.check_meta(meta)
 arrays = [value.numpy() for value in raw[: len(plugin.output_names())]]
-(found,) = deploy.postprocess(arrays, meta, image_size=(200, 250), score_threshold=0.001)
+(found,) = deploy.make_deploy(meta).postprocess(arrays, image_size=(200, 250), score_threshold=0.001)
 assert len(found.scores) > 0
 """
 PUBLISHED = """
