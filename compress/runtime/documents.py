@@ -169,7 +169,7 @@ def geojson(
 def _corners(record: Record) -> np.ndarray:
     if "corners" not in record:
         raise DetectorError(
-            "the plug-in's detections have no corners, which COCO results and GeoJSON are made of. Use --format dota."
+            "the plug-in's detections have no corners, which COCO results and GeoJSON are made of. Leave --format out."
         )
     return np.array(record["corners"], np.float64).reshape(4, 2)
 

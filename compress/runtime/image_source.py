@@ -1,58 +1,22 @@
-"""Where a picture's pixels come from: an array, or a raster file that is read window by window.
-
-A source has a `size` (height, width) and `read(window)`, a window being (x, y, width, height), whole pixels. Who looks
-at a picture in windows needs no more, so a raster of 20,000 x 20,000 px is never held whole.
-"""
+"""Picture files as image sources: TIFFs are read window by window, so that one of 20,000 x 20,000 px is never whole."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from compress.errors import DataError
-
-if TYPE_CHECKING:
-    from compress.runtime.map_position import MapPosition
+from compress.predictor import ArraySource, Box, ImageSource
+from compress.runtime.map_position import MapPosition
 
 RASTER_SUFFIXES = (".tif", ".tiff")
 BLOCK_CACHE_BYTES = 128 << 20  # of GDAL; its own default is a share of the machine's memory
 MAX_BLOCK_BYTES = 256 << 20  # GDAL decodes whole blocks, so a larger one breaks the promise of little memory
 INSTALL = 'Install it: pip install "krimp[geo]" (in Krimp\'s folder: pip install ".[geo]").'
-
-
-Window = tuple[int, int, int, int]  # x, y, width, height, px
-
-
-class ImageSource(Protocol):
-    """Pixels of one picture, read a window at a time."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return (height, width), px."""
-
-    def read(self, window: Window) -> np.ndarray:
-        """Return the pixels of a window that lies inside the picture, (height, width, 3) uint8, BGR."""
-
-
-class ArraySource:
-    """A picture that is in memory."""
-
-    def __init__(self, image: np.ndarray) -> None:
-        self.image = image
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return (height, width), px."""
-        return self.image.shape[0], self.image.shape[1]
-
-    def read(self, window: Window) -> np.ndarray:
-        """Return a window as a view, (height, width, 3) uint8, BGR."""
-        x, y, width, height = window
-        return self.image[y : y + height, x : x + width]
 
 
 class RasterSource:
@@ -85,7 +49,7 @@ class RasterSource:
         """Return (height, width), px."""
         return self._dataset.height, self._dataset.width
 
-    def read(self, window: Window) -> np.ndarray:
+    def read(self, window: Box) -> np.ndarray:
         """Return a window, (height, width, 3) uint8, BGR.
 
         Raises:
@@ -118,8 +82,6 @@ def open_source(path: Path) -> Iterator[ImageSource]:
     Raises:
         DataError: the file cannot be read.
     """
-    from compress.runtime.detect import read_image
-
     if path.suffix.lower() in RASTER_SUFFIXES and has_rasterio():
         source = RasterSource(path)
         try:
@@ -128,6 +90,26 @@ def open_source(path: Path) -> Iterator[ImageSource]:
             source.close()
     else:
         yield ArraySource(read_image(path))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return a picture as (H, W, 3) uint8, BGR.
+
+    Raises:
+        DataError: the file cannot be read or decoded.
+    """
+    import cv2
+
+    try:
+        content = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+    except (OSError, cv2.error) as error:
+        raise DataError(f"{path}: cannot be read as a picture: {error}. Check or remove the file.") from error
+    if image is None:
+        raise DataError(
+            f"{path}: {content.size} bytes that are no picture OpenCV can decode. Check or remove the file."
+        )
+    return image
 
 
 def has_rasterio() -> bool:
@@ -197,8 +179,6 @@ def _eight_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def _position(dataset: Any) -> MapPosition | None:
-    from compress.runtime.map_position import MapPosition
-
     if dataset.crs is None or dataset.transform.is_identity:
         return None
     return MapPosition(tuple(dataset.transform)[:6], dataset.crs.to_wkt())

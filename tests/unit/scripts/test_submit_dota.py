@@ -246,7 +246,7 @@ def test_krimp_detects_own_output_gives_the_same_submission(lamps):
 
 
 def test_detection_goes_on_after_a_kill_and_refuses_another_model(lamps, capsys, monkeypatch):
-    from compress.runtime import detect
+    from detectors.data import submission
 
     assert with_model(lamps) == 0
     path = lamps / "out" / "detections.jsonl"
@@ -254,8 +254,8 @@ def test_detection_goes_on_after_a_kill_and_refuses_another_model(lamps, capsys,
     lines = whole.splitlines(keepends=True)
     path.write_text("".join(lines[:4]) + lines[4][:25])  # killed while it wrote the fourth record
     looked_at = []
-    read = detect.read_image
-    monkeypatch.setattr(detect, "read_image", lambda file: (looked_at.append(file.stem), read(file))[1])
+    read = submission.read_image
+    monkeypatch.setattr(submission, "read_image", lambda file: (looked_at.append(file.stem), read(file))[1])
     assert with_model(lamps) == 0
     assert len(looked_at) == len(lines) - 4
     assert path.read_text() == whole
