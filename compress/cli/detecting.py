@@ -14,7 +14,7 @@ import typer
 
 from compress.errors import DataError, StageError
 from compress.runtime.detect import Results, detect, find_images, open_predictor
-from compress.runtime.documents import CocoIds
+from compress.runtime.documents import CocoIds, Format
 
 
 def detect_command(
@@ -30,7 +30,7 @@ def detect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Also print detections.json.")] = False,
     pictures: Annotated[bool, typer.Option(help="Write pictures with the boxes drawn.")] = True,
     formats: Annotated[
-        list[Literal["coco", "geojson"]] | None,
+        list[Format] | None,
         typer.Option("--format", help="Also write COCO results or, of GeoTIFFs, GeoJSON; repeatable."),
     ] = None,
     coco_ids: Annotated[

@@ -22,7 +22,7 @@ from compress.errors import DataError, StageError
 from compress.plugins import load_deploy
 from compress.predictor import ImageSource, Predictor
 from compress.progress import track, warn
-from compress.runtime.documents import CocoIds, coco_results, geojson
+from compress.runtime.documents import CocoIds, Format, coco_results, geojson
 from compress.runtime.forwards import session_forward
 from compress.runtime.image_source import INSTALL, RasterSource, has_rasterio, open_source
 from compress.runtime.session import deploy_metadata_of, open_session
@@ -114,14 +114,14 @@ class Results:
     Attributes:
         folder: for all of it; made if missing.
         pictures: pictures with the boxes drawn.
-        formats: 'coco' (one `coco_results.json`) and 'geojson' (a file a picture).
+        formats: COCO is one `coco_results.json`, GEOJSON a file a picture.
         coco_ids: numbers of images and categories in the COCO results.
         own_map: GeoJSON in the coordinates of each raster's own map instead of WGS 84.
     """
 
     folder: Path
     pictures: bool = True
-    formats: frozenset[str] = frozenset()
+    formats: frozenset[Format] = frozenset()
     coco_ids: CocoIds = field(default_factory=CocoIds)
     own_map: bool = False
 
@@ -159,13 +159,13 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
     }
     for path in images:
         try:
-            if "coco" in results.formats:
+            if Format.COCO in results.formats:
                 results.coco_ids.image(str(path))
             with open_source(path) as source:
                 record["images"].append(_detect_one(predictor, path, source, taken, results))
         except DataError as error:
             record["failed"].append({"file": str(path), "error": str(error)})
-    if "coco" in results.formats:
+    if Format.COCO in results.formats:
         rows = coco_results([(image["file"], image["detections"]) for image in record["images"]], results.coco_ids)
         _write(results.folder / COCO_FILE, (json.dumps(rows) + "\n").encode())
     _write(results.folder / RESULT_FILE, (json.dumps(record) + "\n").encode())
@@ -178,7 +178,7 @@ def _detect_one(
     """Detect on one picture, write its files and return its record."""
     deploy, (height, width) = predictor.deploy, source.size
     position = source.position if isinstance(source, RasterSource) else None
-    if "geojson" in results.formats and position is None:
+    if Format.GEOJSON in results.formats and position is None:
         raise DataError(
             f"{path}: has no place on a map, which GeoJSON is made of. Give a GeoTIFF"
             f"{'' if has_rasterio() else f'; rasterio reads them. {INSTALL}'}"
@@ -189,7 +189,7 @@ def _detect_one(
     name = _free_name(path, taken)
     records = deploy.to_json(found)
     _write(results.folder / f"{name}.txt", deploy.to_text(found).encode())
-    if "geojson" in results.formats and position is not None:
+    if Format.GEOJSON in results.formats and position is not None:
         crs = position.name if results.own_map else None
         document = geojson(records, position.mapper(own_map=results.own_map), crs=crs)
         _write(results.folder / f"{name}.geojson", (json.dumps(document) + "\n").encode())

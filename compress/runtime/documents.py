@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import PurePath
 from typing import Any
 
@@ -16,6 +17,15 @@ import numpy as np
 from compress.errors import DataError, DetectorError
 
 Record = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """A document besides text and JSON."""
+
+    COCO = "coco"
+    GEOJSON = "geojson"
+
+
 _DEGREE_DIGITS, _MAP_DIGITS = 9, 4  # 0.1 mm each
 
 

@@ -143,7 +143,7 @@ def synthetic(
 ) -> None:
     """Draw aerial scenes with labels: a data set in DOTA format that needs no download.
 
-    Harbours, car parks, airfields and roads as OUT/{train,val,test}/{images,labelTxt}. Classes: ship, plane, vehicle;
+    Harbours, car parks, airfields and roads as OUT/{train,val,test}/{images,labelTxt}. Classes: ship, vehicle, plane;
     some regions are labelled 'dontcare', some objects are difficult, some images empty. The same options give the same
     files, and a complete folder with the same options is left as it is. A folder with files of yours in it is never
     touched, and nothing is visible at OUT before everything is written.
@@ -154,7 +154,7 @@ def synthetic(
 
     \b
     in a recipe:
-    detector: {plugin: dcfl, classes: [ship, plane, vehicle], ...}
+    detector: {plugin: dcfl, classes: [ship, vehicle, plane], ...}
     data: {format: dota, root: out/synthetic, image_size: [256, 256], ignore: [dontcare]}
     """  # noqa: D301 click ends no line after \b
     import time

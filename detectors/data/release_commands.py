@@ -19,7 +19,7 @@ CORES = os.cpu_count() or 1
 HALF_THE_MEMORY_GB = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2e9
 
 Splits = Annotated[list[str] | None, typer.Option("--splits", "--split", metavar="SPLIT...", show_default=False)]
-Processes = Annotated[int, typer.Option(min=1, help="That work at once; default: one a core.", show_default=False)]
+Processes = Annotated[int, typer.Option(help="That work at once; default: one a core.", show_default=False)]
 
 
 def prepare_dota(

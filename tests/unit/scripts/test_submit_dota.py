@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -234,12 +235,12 @@ def test_model_file_looks_at_every_patch_and_whole_images_are_scored(lamps):
 
 
 def test_krimp_detects_own_output_gives_the_same_submission(lamps):
-    from compress.runtime.detect import detect, find_images, open_predictor
+    from compress.runtime.detect import Results, detect, find_images, open_predictor
 
     assert with_model(lamps) == 0
     mine = (lamps / "out" / "submission.zip").read_bytes()
     predictor = open_predictor(lamps / "model.onnx", threads=1)
-    detect(predictor, find_images([lamps / "patches" / "val" / "images"]), lamps / "found", pictures=False)
+    detect(predictor, find_images([lamps / "patches" / "val" / "images"]), Results(lamps / "found", pictures=False))
     options = ["--detections", lamps / "found" / "detections.json", "--patches", lamps / "patches" / "val"]
     assert submit([*map(str, options), "--out", str(lamps / "other")]) == 0
     assert (lamps / "other" / "submission.zip").read_bytes() == mine
@@ -275,12 +276,13 @@ def test_options_that_need_each_other_are_told(tmp_path, capsys):
     assert "needs --labels and --classes" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", ["prepare_dota", "prepare_diorr", "submit_dota"])
-def test_help_teaches_with_examples(script, capsys):
-    module = __import__(f"scripts.{script}", fromlist=["main"])
-    with pytest.raises(SystemExit) as stopped:
-        module.main(["--help"])
-    assert stopped.value.code == 0
-    text = capsys.readouterr().out
-    assert f"python scripts/{script}.py" in text
-    assert "example" in text
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [("make_synthetic", "synthetic"), ("prepare_dota", "prepare-dota"), ("prepare_diorr", "prepare-diorr"),
+     ("submit_dota", "submit")],
+)  # fmt: skip
+def test_help_teaches_with_examples(script, name):
+    command = [sys.executable, str(UNIT.parents[1] / "scripts" / f"{script}.py"), "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"krimp data {name} " in text.partition("Options:")[0].partition("\n\n")[2]
+    assert "--out" in text
