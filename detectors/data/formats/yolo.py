@@ -180,7 +180,7 @@ def read_data_file(path: Path) -> DataFile:
     if not isinstance(entries, dict):
         raise DataError(f"{path}: a {type(entries).__name__}, expected keys path, train, val, test and names.")
     names = _names(path, entries)
-    return DataFile(path, _base(path, entries.get("path")), names, entries)
+    return DataFile(path, _base(path, entries), names, entries)
 
 
 def label_path(image: Path) -> Path:
@@ -213,8 +213,9 @@ def _names(path: Path, entries: Mapping[str, Any]) -> tuple[str, ...]:
     return result
 
 
-def _base(path: Path, stated: Any) -> Path:
-    folder = path.parent
+def _base(path: Path, entries: Mapping[str, Any]) -> Path:
+    """Return the folder that the entries start from; a `path` of another machine is passed over for the file's own."""
+    folder, stated = path.parent, entries.get("path")
     if stated is None:
         return folder
     if not isinstance(stated, str):
@@ -222,7 +223,8 @@ def _base(path: Path, stated: Any) -> Path:
     given = Path(stated).expanduser()
     if (folder / given).is_dir():
         return folder / given
-    if given.name == folder.resolve().name:  # the YAML lies in the data set that it names
+    places = [entries.get(key) for key in ("train", "val", "test")]
+    if any(isinstance(place, str) and (folder / place).exists() for place in places):
         return folder
     raise DataError(f"{path}: path is {stated}, and there is no folder {folder / given}. Correct or remove the entry.")
 

@@ -154,6 +154,12 @@ def test_a_wrong_yaml_file_is_an_error_that_says_what_was_expected(make, yaml, e
         make("", yaml).read("train", TABLE)
 
 
+@pytest.mark.parametrize("path", ["/home/somebody/datasets/dota8", "elsewhere", "."])
+def test_a_path_of_another_machine_is_passed_over_for_the_folder_of_the_file(make, path):
+    images, problems = make(yaml=YAML.replace("path: dota8", f"path: {path}")).read("train", TABLE)
+    assert (problems, [len(image.objects) for image in images]) == ([], [1, 0])
+
+
 def test_roboflows_layout_is_read(make):
     yaml = "train: ../train/images\nval: ../val/images\nnc: 1\nnames: [a]\n"
     images, problems = make("0 .5 .5 .1 .1\n", yaml, "{}/images", "{}/labels").read("train", TABLE)
