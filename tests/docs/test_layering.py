@@ -58,6 +58,12 @@ def test_the_engine_knows_no_detector_no_script_and_no_framework(path):
     assert named(imports(path), (*PACKAGES[1:], *FRAMEWORKS)) == []
 
 
+@pytest.mark.parametrize("path", sources("detectors", "scripts", "benchmarks"), ids=name_of)
+def test_openmmlab_is_imported_by_its_own_plugin_alone(path):
+    if not path.is_relative_to(ROOT / "detectors" / "openmmlab"):
+        assert named(imports(path), FRAMEWORKS) == []
+
+
 @pytest.mark.parametrize("path", sources("detectors"), ids=name_of)
 def test_a_plugin_uses_the_contract_and_no_other_plugin(path):
     shared = {"geometry", "data", "weights"}

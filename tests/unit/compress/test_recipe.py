@@ -339,7 +339,11 @@ def test_the_schema_accepts_a_right_recipe_and_refuses_a_wrong_one():
         "stages": [{"stage": "qat", "from": "float"}, {"stage": "prune_structured", "sparsity": 0.5}],
     }
     jsonschema.validate(recipe, schema)
+    dota = {"format": "dota", "image_size": [8, 8], "ignore": ["a"]}
+    jsonschema.validate(recipe | {"data": dota}, schema)
     for wrong in (
+        {"data": dota | {"flip": 1}},
+        {"data": {"format": "dota"}},
         {"seed": "x"},
         {"detector": {"plugin": engine_fakes.NAME, "chanels": 4}},
         {"data": {"rot": 1}},
