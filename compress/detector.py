@@ -189,4 +189,8 @@ class Deploy(Protocol):
         """Return one line per detection."""
 
     def to_json(self, detections: Any) -> list[dict[str, Any]]:
-        """Return one JSON-able record per detection, with at least `class` and `score`."""
+        """Return one JSON-able record per detection, with at least `class` and `score`.
+
+        COCO results and GeoJSON are made of `label` and `corners` (x1, y1, ..., x4, y4, px); without them these two
+        formats are refused.
+        """

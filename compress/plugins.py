@@ -51,6 +51,7 @@ DATASETS = Axis(
     "detectors.data.formats.{name}",
     "DATASET",
 )
+COMMANDS = Axis("command group", object, (), "", "krimp.commands", "detectors.{name}.commands", "app")
 
 # Import name -> extra of the distribution `krimp` that installs it.
 _EXTRAS = {
@@ -96,6 +97,18 @@ def find_dataset(name: str) -> type[Dataset]:
     """
     found: type[Dataset] = _find(name, DATASETS)
     return found
+
+
+def find_commands(name: str) -> Any:
+    """Return the command group (`typer.Typer`) of a name.
+
+    Args:
+        name: a folder under `detectors/` with a module `commands`, or an entry point of the group `krimp.commands`.
+
+    Raises:
+        DetectorError: nothing has that name, or its import fails.
+    """
+    return _import(name, COMMANDS)
 
 
 def _find(name: str, axis: Axis) -> Any:

@@ -96,7 +96,7 @@ def read_detections(path: Path) -> tuple[list[str], list[PatchDetections]]:
         return list(header["classes"]), [patch_detections(record) for record in records]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: {error!r}, expected detections.json of `krimp detect` or detections.jsonl of submit_dota.py."
+            f"{path}: {error!r}, expected detections.json of `krimp detect` or detections.jsonl of `krimp data submit`."
         ) from error
 
 
@@ -243,5 +243,5 @@ def patch_images(folder: Path) -> Iterator[Path]:
     where = folder / IMAGE_FOLDER
     files = sorted(path for path in where.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise DataError(f"{where}: no patch in it, expected the images that prepare_dota.py writes.")
+        raise DataError(f"{where}: no patch in it, expected the images that `krimp data prepare-dota` writes.")
     yield from files

@@ -19,7 +19,8 @@ TORCH_FREE = (
     "compress.recipe.loading", "compress.cli.main", "compress.stage", "compress.artifact", "compress.engine.pipeline",
     "compress.stages", "compress.recipe.plan", "compress.engine.keys", "compress.engine.child", "compress.plugins",
     "compress.progress", "compress.engine.ranks", "compress.training.settings", "compress.codec",
-    "compress.runtime.detect", "detectors.data.formats.dota",
+    "compress.runtime.detect", "detectors.data.formats.dota", "detectors.data.formats.coco",
+    "detectors.data.formats.yolo", "detectors.data.commands", "detectors.data.conversion", "detectors.data.submission",
     "detectors.dcfl.adapter", "detectors.dcfl.config", "detectors.dcfl.deploy",
 )  # fmt: skip
 # Modules below the ones that know recipes and stages: they must work without them.

@@ -76,16 +76,17 @@ class DotaDataset(BoxDataset[DotaData]):
     def class_names(cls, config: DotaData) -> tuple[str, ...]:
         """Return the classes that occur in the label files of the splits that are there, sorted."""
         names: set[str] = set()
-        there = [split for split, folder in config.splits.items() if config.root and _is_there(config.root, folder)]
-        for split in there or list(config.splits)[:1]:
+        for split in cls.splits_present(config) or list(config.splits)[:1]:
             for path in (split_folder(config, split) / LABEL_FOLDER).glob("*.txt"):
                 rows = [line.split() for line in path.read_text("utf-8-sig", errors="replace").splitlines()]
                 names.update(row[8] for row in rows if len(row) == 10 and not row[0].lower().startswith(HEADERS))
         return tuple(sorted(names))
 
-
-def _is_there(root: str, folder: str) -> bool:
-    return (Path(root).expanduser() / folder / LABEL_FOLDER).is_dir()
+    @classmethod
+    def splits_present(cls, config: DotaData) -> list[str]:
+        """Return the splits whose folder of labels is there."""
+        root = Path(config.root).expanduser() if config.root else None
+        return [split for split, name in config.splits.items() if root and (root / name / LABEL_FOLDER).is_dir()]
 
 
 def split_folder(data: DotaData, split: str) -> Path:

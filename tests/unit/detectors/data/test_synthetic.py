@@ -110,7 +110,7 @@ def test_the_script_teaches_and_writes(tmp_path):
     text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
     assert "ship, vehicle, plane" in text
     assert "--seed" in text
-    assert "examples:" in text
+    assert "krimp data synthetic --out" in text
     options = [
         "--out",
         str(tmp_path / "a"),
