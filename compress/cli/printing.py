@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.kind import Kind
+from compress.report.numbers import count_text, duration_text, size_text
 
 if TYPE_CHECKING:
     from compress.artifact import Artifact
@@ -25,8 +26,8 @@ def print_results(results: Sequence[Result]) -> None:
     table = Table("stage", "time", "peak memory", "facts")
     for result in results:
         artifact = result.artifact
-        time_text = "cached" if result.was_cached else seconds_text(artifact.seconds)
-        memory = bytes_text(artifact.peak_memory_bytes) if artifact.peak_memory_bytes else ""
+        time_text = "cached" if result.was_cached else duration_text(artifact.seconds)
+        memory = size_text(artifact.peak_memory_bytes) if artifact.peak_memory_bytes else ""
         table.add_row(artifact.label, time_text, memory, key_facts(artifact.facts))
     console.print(table)
     report = report_path([result.artifact for result in results])
@@ -61,7 +62,7 @@ def _limit_text(value: float | None) -> str:
 def key_facts(facts: Mapping[str, Any]) -> str:
     """Return the few numbers of a stage that people look for first."""
     scores = facts.get("scores")
-    shown = {"packed_bytes": bytes_text} if scores else _SHOWN  # a score says little new of the model itself
+    shown = {"packed_bytes": size_text} if scores else _SHOWN  # a score says little new of the model itself
     texts = [f"{name} {show(facts[name])}" for name, show in shown.items() if facts.get(name) is not None]
     if isinstance(scores, Mapping) and scores.get("map50") is not None:
         texts.insert(0, f"map50 {scores['map50']:.4f} ({scores.get('ap_method', '?')}, {facts.get('split', '?')})")
@@ -71,36 +72,12 @@ def key_facts(facts: Mapping[str, Any]) -> str:
     return ", ".join(texts)
 
 
-def seconds_text(seconds: float) -> str:
-    """Return a duration with a fitting unit."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def bytes_text(count: float) -> str:
-    """Return a number of bytes with a fitting decimal unit."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
-def _count_text(count: float) -> str:
-    for unit in ("", " k", " M"):
-        if count < 1000:
-            return f"{count:.0f}" if not unit else f"{count:.2f}{unit}"
-        count /= 1000
-    return f"{count:.2f} G"
-
-
 _SHOWN: dict[str, Callable[[Any], str]] = {
     "best_map50": lambda value: f"{value:.4f}",
     "epochs_run": str,
-    "params": _count_text,
-    "macs": _count_text,
+    "params": count_text,
+    "macs": count_text,
     "sparsity": lambda value: f"{value:.1%}",
-    "onnx_bytes": bytes_text,
-    "packed_bytes": bytes_text,
+    "onnx_bytes": size_text,
+    "packed_bytes": size_text,
 }
