@@ -10,8 +10,8 @@ from onnxruntime import InferenceSession
 
 from compress.artifact import Artifact, to_json
 from compress.errors import StageError
-from compress.plugins import deploy_of
 from compress.machine import cpu_name, latency_machine
+from compress.plugins import deploy_of
 from compress.predictor import Predictor
 from compress.progress import track
 from compress.runtime.end_to_end import picture_of

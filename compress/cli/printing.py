@@ -3,60 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from compress.kind import Kind
 from compress.report.numbers import count_text, duration_text, size_text
 
 if TYPE_CHECKING:
-    from compress.artifact import Artifact
-    from compress.engine.decisions import Result
+    from compress.engine.outcome import RunResult
 
 _PLAIN_WIDTH = 160
 
 
-def print_results(results: Sequence[Result]) -> None:
+def print_results(run: RunResult) -> None:
     """Print the table of stages and where the report lies."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH, no_color=True)
     table = Table("stage", "time", "peak memory", "facts")
-    for result in results:
+    for result in run.results:
         artifact = result.artifact
         time_text = "cached" if result.was_cached else duration_text(artifact.seconds)
         memory = size_text(artifact.peak_memory_bytes) if artifact.peak_memory_bytes else ""
         table.add_row(artifact.label, time_text, memory, key_facts(artifact.facts))
     console.print(table)
-    report = report_path([result.artifact for result in results])
-    if report is not None:
-        print(f"report: {report}")
-
-
-def report_path(artifacts: Sequence[Artifact]) -> Path | None:
-    """Return the readable file of the last report, or None."""
-    reports = [artifact for artifact in artifacts if artifact.kind is Kind.REPORT]
-    if not reports:
-        return None
-    markdown = reports[-1].file("report.md")
-    return markdown if markdown.exists() else reports[-1].path
-
-
-def missed_limits(artifacts: Sequence[Artifact]) -> list[str]:
-    """Return a line for each requirement of a report that was not met."""
-    return [
-        f"{artifact.label}: {entry['name']} is {_limit_text(entry['value'])}, limit {entry['limit']:g} ({entry['how']})"
-        for artifact in artifacts
-        if artifact.kind is Kind.REPORT
-        for entry in artifact.facts.get("requirements", ())
-        if not entry["ok"]
-    ]
-
-
-def _limit_text(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4g}"
+    if run.report is not None:
+        print(f"report: {run.report}")
 
 
 def key_facts(facts: Mapping[str, Any]) -> str:
