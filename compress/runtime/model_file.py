@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compress.runtime.detect import open_predictor, read_image
+from compress.predictor import ArraySource
+from compress.runtime.detect import open_predictor
 from compress.runtime.found import Found
+from compress.runtime.image_source import open_source
 
 
 class Predictor:
@@ -65,13 +68,14 @@ class Predictor:
         """Return the objects in a picture.
 
         Args:
-            image: (H, W, 3) uint8, BGR as OpenCV reads it, any size; or a picture file.
+            image: (H, W, 3) uint8, BGR as OpenCV reads it, any size; or a picture file; TIFFs are read window by
+                window where rasterio is installed.
 
         Raises:
             DataError: the file cannot be read as a picture.
             DetectorError: the array is not (H, W, 3) uint8.
         """
-        pixels = image if isinstance(image, np.ndarray) else read_image(Path(image))
-        detections = self._predictor.detect(pixels)
         deploy = self._predictor.deploy
-        return Found(deploy.to_json(detections), deploy.classes, (pixels.shape[0], pixels.shape[1]))
+        with nullcontext(ArraySource(image)) if isinstance(image, np.ndarray) else open_source(Path(image)) as source:
+            detections = self._predictor.detect(source)
+            return Found(deploy.to_json(detections), deploy.classes, source.size)

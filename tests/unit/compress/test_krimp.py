@@ -1,7 +1,6 @@
 """The public face: what `import krimp` offers, on a model file whose detections are known and on the fake stages."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -244,7 +243,7 @@ def test_the_examples_of_the_readme_run(number, recipe_file, street, tmp_path, m
     (tmp_path / "data").mkdir()
     (tmp_path / "model.krimp").write_bytes(ZOO.read_bytes())
     (tmp_path / "model.onnx").write_bytes(krimp.load(ZOO))
-    os.symlink(street, tmp_path / "photo.jpg")
+    (tmp_path / "photo.jpg").symlink_to(street)
     code = from_python()[number]
     assert code.count("\n") <= 6
     exec(compile(code, f"README.md, block {number}", "exec"), {})
