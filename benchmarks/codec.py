@@ -31,7 +31,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +60,8 @@ from benchmarks.codec_weights import (
 from benchmarks.record import RECORDS, without_folders
 from compress import codec
 from compress.artifact import write_whole
-from compress.progress import say, track
-from compress.report.environment import describe_environment
+from compress.machine import describe_machine, version_of
+from compress.progress import console, say, track
 
 RIVALS = ("zstandard", "zipnn", "nncodec", "constriction", "dahuffman")
 PARTS = ("speeds", "loading", "sizes", "files")
@@ -93,12 +92,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "threads": 1,
         "warmup": 1,
         "rounds": options.rounds,
-        "environment": describe_environment(),
+        "environment": describe_machine(),
         "coders": {coder.name: coder.missing or "measured" for coder in coders},
         "tables_not_counted": [coder.name for coder in coders if not coder.tables_counted],
         "weights": {path.name: path.stat().st_size for path in files},
     }
-    record["environment"]["versions"] |= {name: _version(name) for name in RIVALS}
+    record["environment"]["versions"] |= {name: version_of(name) or "not installed" for name in RIVALS}
     known = _known_sizes(options.sizes_from, record) if options.sizes_from else {}
     alone = [coder for coder in coders if coder.name in ("Krimp", "NNCodec optimised", "constriction ANS")]
     real, tensors, grid, timed = [], [], [], []
@@ -204,13 +203,6 @@ def _memory(quick: bool) -> Iterator[Row]:
         yield memory(f"one tensor, {name}", tensor)
 
 
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def table(record: dict[str, Any]) -> str:
     """Return the record as text for a terminal."""
     names = [name for name in record["coders"] if name != "Krimp, NumPy alone"]
@@ -274,6 +266,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+@console()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
     options = parser().parse_args(arguments)
