@@ -27,10 +27,10 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from compress.artifact import write_whole
-from compress.detector import Batch
+from compress.dataset import Batch
 from compress.report.environment import describe_environment
 from compress.training.settings import TrainingFields
-from detectors.data.dota import DotaData
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl
 from detectors.dcfl.config import DcflConfig
 from detectors.dcfl.rules import Rules, published_rules
@@ -96,7 +96,7 @@ def detector_of(options: argparse.Namespace, name: str) -> Trial:
         splits={"train": "train", "val": "val"},
         crop_size=CROP_PX,
     )
-    detector = Trial(config, data)
+    detector = Trial(config, DotaDataset(data, CLASSES))
     detector.rules = CONFIGURATIONS[name]
     return detector
 
@@ -106,6 +106,7 @@ def run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     import torch
 
     from compress.runtime.forwards import torch_forward
+    from compress.scoring import evaluate
     from compress.training.loop import fit
 
     folder = options.out / f"{name.replace(' ', '_')}_seed{seed}"
@@ -129,7 +130,7 @@ def run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     )
     begin = time.monotonic()
     result = fit(model, detector=detector, settings=settings, scratch=folder, label=f"{name}, seed {seed}", seed=seed)
-    scores = detector.evaluate(torch_forward(model, len(detector.output_names()), "cpu"), "val")
+    scores = evaluate(detector, torch_forward(model, len(detector.output_names()), "cpu"), "val")
     row = {
         "name": name,
         "seed": seed,

@@ -29,8 +29,8 @@ from compress.errors import CompressError, StageError
 from compress.plugins import load_deploy
 from compress.predictor import Predictor
 from compress.progress import track
-from compress.runtime.detect import read_image
 from compress.runtime.forwards import session_forward
+from compress.runtime.image_source import read_image
 from compress.runtime.latency import compare, environment, random_inputs
 from compress.runtime.session import deploy_metadata_of, open_session
 

@@ -1,4 +1,4 @@
-"""The contract of a detector plug-in. An extender reads this file and `stage.py`, nothing else.
+"""The contract of a detector plug-in. An extender reads this file, `dataset.py` and `stage.py`, nothing else.
 
 A plug-in is a module (a folder under `detectors/`, an entry point of the group
 `krimp.detectors`, or `package.module:NAME`) that offers one class with the members below.
@@ -7,12 +7,13 @@ Importing it must not import torch: heavy imports go inside the methods.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
+
+from compress.dataset import Batch, Dataset, InputFormat, Preloads
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -23,63 +24,23 @@ if TYPE_CHECKING:
 Forward = Callable[[np.ndarray], list[np.ndarray]]
 
 
-class Batch(Protocol):
-    """What a loader yields: `images` plus whatever the plug-in's own `loss` reads.
-
-    It may have `names`, one text an image, for the captions of the report's pictures.
-    """
-
-    images: Tensor  # (N, 3, H, W) float32, normalised
-
-    def to(self, device: Any) -> Batch:
-        """Return the batch on another device."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Accuracy of one model on one split.
-
-    Attributes:
-        map50: mean over the classes that have truth, 0..1.
-        ap_method: 'area' or 'voc07_11point'.
-        iou_threshold: overlap that makes a match.
-        ap_per_class: class name -> AP, 0..1 (NaN where a class has no truth).
-        recall: share of true boxes found at any score.
-        precision: at `precision_score_threshold`.
-        num_detections: above the deployed score threshold, whole split.
-        num_images: images scored.
-        map50_interval: 95 % bootstrap interval over images, or None.
-        map50_resampled: (samples,) float64, map50 on resampled images, or None. Entry i of two models scored on
-            the same split belongs to the same draw of images (draws depend on nothing but the images), so the
-            differences of two of these are a paired bootstrap. The engine reads nothing else into them.
-        extra: further numbers by name, e.g. 'map50_voc07' (reach the report as they are).
-    """
-
-    map50: float
-    ap_method: str
-    iou_threshold: float
-    ap_per_class: Mapping[str, float]
-    recall: float
-    precision: float
-    precision_score_threshold: float
-    num_detections: int
-    num_images: int
-    map50_interval: tuple[float, float] | None = None
-    map50_resampled: np.ndarray | None = field(default=None, compare=False)
-    extra: Mapping[str, float] = field(default_factory=dict)
-
-
 class Detector(Protocol):
-    """One detector with its data, made from the recipe's `detector:` and `data:` parts."""
+    """One detector with its data, made from the recipe's `detector:` and `data:` parts.
+
+    The data set is the one that `data.format` names, made with the classes of the detector.
+    """
+
+    data: Dataset
 
     NAME: ClassVar[str]
     VERSION: ClassVar[str]  # enters the key of every artifact; raise it when the same recipe gives another result
     REQUIRES: ClassVar[tuple[str, ...]]  # import names checked before anything runs
-    CONFIG: ClassVar[type[BaseModel]]  # the recipe's `detector:` part without `plugin`
-    DATA: ClassVar[type[BaseModel]]  # the recipe's `data:` part
+    # The recipe's `detector:` part without `plugin`. Its field `classes`, if it has one, is given to the data set.
+    CONFIG: ClassVar[type[BaseModel]]
+    DATA: ClassVar[str]  # format of a recipe whose `data:` part names none, e.g. 'dota'
     DEPLOY: ClassVar[str]  # module name of the torch-free part, see `Deploy`
 
-    def __init__(self, config: BaseModel, data: BaseModel) -> None: ...
+    def __init__(self, config: BaseModel, data: Dataset) -> None: ...
 
     def build(self) -> nn.Module:
         """Return a fresh float model: forward(images) -> tuple of raw tensors.
@@ -111,17 +72,8 @@ class Detector(Protocol):
     def distill_points(self, model: nn.Module) -> tuple[str, ...]:
         """Return names of modules whose outputs are worth matching to a teacher."""
 
-    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
-        """Return a sized iterable of batches; the seed alone decides order and augmentation.
-
-        Without augmentation the images have the size that `example_input` has.
-        """
-
-    def check_data(self, split: str) -> None:
-        """Raise DataError that lists what is wrong with a split (missing, empty, bad labels)."""
-
-    def data_digest(self, split: str) -> str:
-        """Return a hex digest of the content (not the path) of a split. Torch-free."""
+    def input_format(self) -> InputFormat:
+        """Return how pixels enter the network; `Dataset.loader` makes its batches so."""
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
         """Return named scalar losses from raw outputs; their sum is minimised."""
@@ -129,25 +81,8 @@ class Detector(Protocol):
     def set_train_mode(self, model: nn.Module) -> None:
         """Put the model in training mode with the stem and BN frozen as configured."""
 
-    def evaluate(
-        self,
-        forward: Forward,
-        split: str,
-        *,
-        limit: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score raw outputs on a split, through the deployed post-processing."""
-
     def metadata(self) -> dict[str, Any]:
         """Return what deployment needs (JSON); goes into the ONNX file as `krimp.deploy`."""
-
-
-@runtime_checkable
-class Preloads(Protocol):
-    """Hook: modules that are slow to import. The engine imports them once, before it forks a process a stage."""
-
-    PRELOAD: ClassVar[tuple[str, ...]]  # module names
 
 
 @runtime_checkable
@@ -185,24 +120,24 @@ class RefusesExport(Protocol):
 
 
 @runtime_checkable
-class SamplesImages(Protocol):
-    """Hook: images for the report's pictures. Without it: those of the loader, their normalisation undone."""
+class AdaptsTruth(Protocol):
+    """Hook: detectors that find another form of what the data set holds. Without it truth is scored as it is."""
 
-    def sample_images(self, split: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield at most `count` pairs of a name and a BGR uint8 (H, W, 3) image; none where pictures make no sense."""
+    def adapt_truth(self, truth: Any) -> Any:
+        """Return the truth of an image (`Picture.truth`) as this detector can find it, e.g. axis-aligned."""
 
 
 @runtime_checkable
-class SkipsBatches(Protocol):
-    """Hook of what `loader` returns: to resume an epoch in its middle. Without it the batches are read again."""
+class DecodesInTorch(Protocol):
+    """Hook: networks whose outputs nothing outside torch decodes. Without it `DEPLOY` does, in training as deployed."""
 
-    def skip_batches(self, count: int) -> Iterable[Batch]:
-        """Return the loader without its first `count` batches; the others are what they were."""
+    def torch_deploy(self) -> Deploy | None:
+        """Return a deployed part that asks the model which ran last, or None where `DEPLOY` can do it."""
 
 
 # What a plug-in may have beside the members of `Detector`. The engine asks `isinstance(detector, HOOK)` and does
 # without where it is absent; a member of the right name but with other arguments is refused at load.
-HOOKS = (Preloads, ImportsWeights, DistilsOutputs, RefusesExport, SamplesImages)
+HOOKS = (Preloads, ImportsWeights, DistilsOutputs, RefusesExport, AdaptsTruth, DecodesInTorch)
 
 
 class Deploy(Protocol):
@@ -254,4 +189,8 @@ class Deploy(Protocol):
         """Return one line per detection."""
 
     def to_json(self, detections: Any) -> list[dict[str, Any]]:
-        """Return one JSON-able record per detection, with at least `class` and `score`."""
+        """Return one JSON-able record per detection, with at least `class` and `score`.
+
+        COCO results and GeoJSON are made of `label` and `corners` (x1, y1, ..., x4, y4, px); without them these two
+        formats are refused.
+        """

@@ -1,4 +1,4 @@
-"""Find a detector plug-in by name, check that it keeps the contract and that its framework is there."""
+"""Find a detector or a data set by name, check that it keeps its contract and that its framework is there."""
 
 from __future__ import annotations
 
@@ -7,14 +7,51 @@ import importlib.metadata
 import importlib.util
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.detector import HOOKS, Deploy, Detector
+from compress.dataset import Dataset, Preloads
+from compress.detector import HOOKS, DecodesInTorch, Deploy, Detector
 from compress.errors import DetectorError, suggest
 
-FOLDER = "detectors"  # package whose sub-packages with an `adapter` module are plug-ins
-ENTRY_POINTS = "krimp.detectors"
+
+@dataclass(frozen=True)
+class Axis:
+    """One of the things that others may bring: where it is looked for, and what it must keep.
+
+    Attributes:
+        word: what a message calls it.
+        contract: the protocol that its classes keep.
+        hooks: protocols that they may keep besides.
+        source: the file that a message points to.
+        group: of the entry points.
+        module: module of a name that the project brings.
+        attribute: what holds the class there.
+    """
+
+    word: str
+    contract: type
+    hooks: tuple[type, ...]
+    source: str
+    group: str
+    module: str
+    attribute: str
+
+
+DETECTORS = Axis(
+    "plug-in", Detector, HOOKS, "compress/detector.py", "krimp.detectors", "detectors.{name}.adapter", "DETECTOR"
+)
+DATASETS = Axis(
+    "data format",
+    Dataset,
+    (Preloads,),
+    "compress/dataset.py",
+    "krimp.datasets",
+    "detectors.data.formats.{name}",
+    "DATASET",
+)
+COMMANDS = Axis("command group", object, (), "", "krimp.commands", "detectors.{name}.commands", "app")
 
 # Import name -> extra of the distribution `krimp` that installs it.
 _EXTRAS = {
@@ -23,17 +60,19 @@ _EXTRAS = {
 }
 
 
-def available_plugins() -> list[str]:
-    """Return the names of the plug-ins that can be named without a module path; imports none."""
-    names = {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
-    spec = importlib.util.find_spec(FOLDER)
+def available_plugins(axis: Axis = DETECTORS) -> list[str]:
+    """Return the names that can be given without a module path; imports none of them."""
+    names = {point.name for point in importlib.metadata.entry_points(group=axis.group)}
+    package, _, below = axis.module.partition(".{name}")
+    spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        names.update(path.parent.name for path in Path(folder).glob("*/adapter.py"))
-    return sorted(names)
+        files = Path(folder).glob(f"*{below.replace('.', '/')}.py")
+        names.update(file.relative_to(folder).parts[0].removesuffix(".py") for file in files)
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def find_plugin(name: str) -> type[Detector]:
-    """Return the plug-in class of a name and check its members and signatures.
+    """Return the detector class of a name and check its members and signatures.
 
     Args:
         name: a folder under `detectors/`, an entry point of the group `krimp.detectors`, or
@@ -42,21 +81,50 @@ def find_plugin(name: str) -> type[Detector]:
     Raises:
         DetectorError: nothing has that name, its import fails, or it does not keep the contract.
     """
-    plugin = _import(name)
-    faults = contract_faults(plugin)
+    found: type[Detector] = _find(name, DETECTORS)
+    return found
+
+
+def find_dataset(name: str) -> type[Dataset]:
+    """Return the data set class of a format and check its members and signatures.
+
+    Args:
+        name: a module of `detectors/data/formats/`, an entry point of the group `krimp.datasets`, or
+            'package.module:NAME'.
+
+    Raises:
+        DetectorError: nothing has that name, its import fails, or it does not keep the contract.
+    """
+    found: type[Dataset] = _find(name, DATASETS)
+    return found
+
+
+def find_commands(name: str) -> Any:
+    """Return the command group (`typer.Typer`) of a name.
+
+    Args:
+        name: a folder under `detectors/` with a module `commands`, or an entry point of the group `krimp.commands`.
+
+    Raises:
+        DetectorError: nothing has that name, or its import fails.
+    """
+    return _import(name, COMMANDS)
+
+
+def _find(name: str, axis: Axis) -> Any:
+    plugin = _import(name, axis)
+    faults = contract_faults(plugin, axis)
     if faults:
-        raise DetectorError(
-            f"plug-in {name!r} does not keep the contract of compress/detector.py: {'; '.join(faults)}."
-        )
+        raise DetectorError(f"{axis.word} {name!r} does not keep the contract of {axis.source}: {'; '.join(faults)}.")
     return plugin
 
 
-def missing_frameworks(plugin: type[Detector]) -> list[str]:
+def missing_frameworks(plugin: type[Detector] | type[Dataset]) -> list[str]:
     """Return the import names of `REQUIRES` that are not installed; imports nothing."""
     return [name for name in plugin.REQUIRES if importlib.util.find_spec(name.partition(".")[0]) is None]
 
 
-def check_frameworks(plugin: type[Detector]) -> None:
+def check_frameworks(plugin: type[Detector] | type[Dataset], axis: Axis = DETECTORS) -> None:
     """Raise DetectorError if a framework that the plug-in needs is not installed."""
     missing = missing_frameworks(plugin)
     if not missing:
@@ -68,15 +136,18 @@ def check_frameworks(plugin: type[Detector]) -> None:
     commands = [f'make {target} (in Krimp\'s folder), or pip install ".[{",".join(extras)}]" there'] if extras else []
     commands += [f"pip install {' '.join(others)}"] if others else []
     raise DetectorError(
-        f"plug-in {plugin.NAME!r} needs {', '.join(missing)}, which is not installed. Run: {' and '.join(commands)}."
+        f"{axis.word} {plugin.NAME!r} needs {', '.join(missing)}, which is not installed. "
+        f"Run: {' and '.join(commands)}."
     )
 
 
 def make_detector(detector: Mapping[str, Any], data: Mapping[str, Any]) -> Detector:
-    """Return the detector that a validated recipe describes."""
+    """Return the detector that a validated recipe describes, with its data set."""
     plugin = find_plugin(detector["plugin"])
-    config = {key: value for key, value in detector.items() if key != "plugin"}
-    return plugin(plugin.CONFIG.model_validate(config), plugin.DATA.model_validate(data))
+    config = plugin.CONFIG.model_validate({key: value for key, value in detector.items() if key != "plugin"})
+    dataset = find_dataset(data.get("format", plugin.DATA))
+    fields = dataset.CONFIG.model_validate({key: value for key, value in data.items() if key != "format"})
+    return plugin(config, dataset(fields, getattr(config, "classes", ())))
 
 
 def load_deploy(meta: Mapping[str, Any]) -> Deploy:
@@ -100,9 +171,14 @@ def load_deploy(meta: Mapping[str, Any]) -> Deploy:
 def deploy_of(detector: Detector) -> Deploy:
     """Return the torch-free part of a detector, made from the metadata that its model files will carry.
 
+    Where only the network itself can decode its outputs (`DecodesInTorch`), that takes its place.
+
     Raises:
         DetectorError: its import fails, or it refuses the metadata.
     """
+    in_torch = detector.torch_deploy() if isinstance(detector, DecodesInTorch) else None
+    if in_torch is not None:
+        return in_torch
     return _make_deploy(detector.NAME, type(detector), detector.metadata())
 
 
@@ -117,47 +193,48 @@ def _make_deploy(name: str, plugin: type[Detector], meta: Mapping[str, Any]) -> 
     return deploy
 
 
-def contract_faults(plugin: Any) -> list[str]:
-    """Return how a class breaks the Detector contract, one 'member: expected, found' each."""
+def contract_faults(plugin: Any, axis: Axis = DETECTORS) -> list[str]:
+    """Return how a class breaks a contract, one 'member: expected, found' each."""
     if not inspect.isclass(plugin):
         return [f"expected a class, found {plugin!r}"]
-    faults = [f"{name} is missing" for name in _class_variables() if not hasattr(plugin, name)]
-    for name, expected in _methods(Detector).items():
+    wanted = _methods(axis.contract)
+    faults = [f"{name} is missing" for name in _class_variables(axis.contract) if not hasattr(plugin, name)]
+    for name, expected in wanted.items():
         if not callable(getattr(plugin, name, None)):
             faults.append(f"{name}{_parameters_text(expected)} is missing")
-    optional = {name: expected for hook in HOOKS for name, expected in _methods(hook).items()}
-    for name, expected in {**_methods(Detector), **optional}.items():
+    optional = {name: expected for hook in axis.hooks for name, expected in _methods(hook).items()}
+    for name, expected in {**wanted, **optional}.items():
         found = getattr(plugin, name, None)
         if callable(found) and not _accepts(inspect.signature(found), expected):
             faults.append(f"{name}: expected {_parameters_text(expected)}, found {inspect.signature(found)}")
     return faults
 
 
-def _import(name: str) -> Any:
+def _import(name: str, axis: Axis) -> Any:
     module_name, colon, attribute = name.partition(":")
     if colon:
-        return _attribute(name, module_name, attribute)
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        return _attribute(name, axis, module_name, attribute)
+    for point in importlib.metadata.entry_points(group=axis.group):
         if point.name == name:
-            return _attribute(name, point.module, point.attr)
-    if name not in available_plugins():
-        raise DetectorError(f"there is no plug-in {name!r}.{suggest(name, available_plugins())}")
-    return _attribute(name, f"{FOLDER}.{name}.adapter", "DETECTOR")
+            return _attribute(name, axis, point.module, point.attr)
+    if name not in available_plugins(axis):
+        raise DetectorError(f"there is no {axis.word} {name!r}.{suggest(name, available_plugins(axis))}")
+    return _attribute(name, axis, axis.module.format(name=name), axis.attribute)
 
 
-def _attribute(name: str, module_name: str, attribute: str) -> Any:
+def _attribute(name: str, axis: Axis, module_name: str, attribute: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise DetectorError(f"plug-in {name!r}: module {module_name!r} cannot be imported: {error}.") from error
+        raise DetectorError(f"{axis.word} {name!r}: module {module_name!r} cannot be imported: {error}.") from error
     if not hasattr(module, attribute):
         names = [key for key in vars(module) if not key.startswith("_")]
-        raise DetectorError(f"plug-in {name!r}: {module_name} has no {attribute!r}.{suggest(attribute, names)}")
+        raise DetectorError(f"{axis.word} {name!r}: {module_name} has no {attribute!r}.{suggest(attribute, names)}")
     return getattr(module, attribute)
 
 
-def _class_variables() -> list[str]:
-    return [name for name in Detector.__annotations__ if name.isupper()]
+def _class_variables(contract: type) -> list[str]:
+    return [name for name in inspect.get_annotations(contract) if name.isupper()]
 
 
 def _methods(protocol: type) -> dict[str, inspect.Signature]:

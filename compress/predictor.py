@@ -6,14 +6,48 @@ is what is deployed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from compress.detector import Deploy, Forward
 
 DRAWN_SCORE = 0.3
+Box = tuple[int, int, int, int]  # x, y, width, height, px
+
+
+class ImageSource(Protocol):
+    """Pixels of one picture, read a window at a time, so that a large one is never held whole."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return (height, width), px."""
+
+    def read(self, window: Box) -> np.ndarray:
+        """Return the pixels of a window that lies inside the picture, (height, width, 3) uint8, BGR."""
+
+
+class ArraySource:
+    """A picture that is in memory.
+
+    Attributes:
+        image: (H, W, 3) uint8, BGR.
+    """
+
+    def __init__(self, image: np.ndarray) -> None:
+        self.image = image
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return (height, width), px."""
+        return self.image.shape[0], self.image.shape[1]
+
+    def read(self, window: Box) -> np.ndarray:
+        """Return a window as a view, (height, width, 3) uint8, BGR."""
+        x, y, width, height = window
+        return self.image[y : y + height, x : x + width]
 
 
 @dataclass(frozen=True)
@@ -54,21 +88,23 @@ class Predictor:
         """Return the windows in which a picture of (height, width) pixels is looked at."""
         return self.deploy.tile_windows(image_size, tile_size=self.window_size, overlap_px=self.overlap_px)
 
-    def detect(self, image: np.ndarray) -> Any:
+    def detect(self, image: np.ndarray | ImageSource, *, watch: Callable[[Sequence[Any]], Iterable[Any]] = iter) -> Any:
         """Return the detections of a picture.
 
         Args:
-            image: (H, W, 3) uint8, BGR, any size.
+            image: (H, W, 3) uint8, BGR, any size; or where its pixels can be read.
+            watch: is given the windows and yields them, to show how far it is.
 
         Returns:
             The plug-in's detections object, in pixels of the picture.
         """
-        size = (image.shape[0], image.shape[1])
-        windows = self.windows(size)
+        source = ArraySource(image) if isinstance(image, np.ndarray) else image
+        windows = self.windows(source.size)
         parts = []
-        for x, y, width, height in windows:
-            images = self.deploy.preprocess(image[y : y + height, x : x + width], minimum_size=self.window_size)
+        for window in watch(windows):
+            _, _, width, height = window
+            images = self.deploy.preprocess(source.read(window), minimum_size=self.window_size)
             parts += self.deploy.postprocess(
                 self.forward(images), image_size=(height, width), score_threshold=self.score_threshold
             )
-        return self.deploy.merge(parts, windows, image_size=size)
+        return self.deploy.merge(parts, windows, image_size=source.size)

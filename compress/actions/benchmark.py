@@ -13,7 +13,6 @@ from compress.errors import StageError
 from compress.plugins import deploy_of
 from compress.predictor import Predictor
 from compress.progress import track
-from compress.runtime.end_to_end import picture_of
 from compress.runtime.forwards import MODEL_FILES, session_forward
 from compress.runtime.latency import compare, cpu_name, environment
 from compress.runtime.session import open_session
@@ -51,10 +50,8 @@ def run(stage: Benchmark, context: StageContext) -> dict[str, Any]:
 
 def _end_to_end(stage: Benchmark, context: StageContext, sessions: dict[str, InferenceSession]) -> dict[str, Any]:
     """Return percentiles and ratios of picture-to-boxes."""
-    meta = context.detector.metadata()
     deploy = deploy_of(context.detector)
-    batch = next(iter(context.detector.loader(stage.split, batch_size=1, augment=False, seed=context.seed)))
-    image = picture_of(batch.images[0].numpy(), meta)
+    _, image, _ = next(iter(context.detector.data.images(stage.split)))
     predictors = {label: Predictor(session_forward(session), deploy) for label, session in sessions.items()}
     calls = {label: partial(predictor.detect, image) for label, predictor in predictors.items()}
     steps = iter(track(range(stage.warmup + stage.runs), f"{stage.label}: end to end"))

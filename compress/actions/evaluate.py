@@ -13,12 +13,14 @@ from compress.actions.forward_of import forward_of
 from compress.actions.model_facts import model_facts
 from compress.artifact import Artifact, to_json
 from compress.codec import PackedFile, pack_file
-from compress.detector import Detector, Scores
+from compress.dataset import Scores
+from compress.detector import Detector
 from compress.export import export_onnx
 from compress.kind import Kind
 from compress.metrics.paired import save_resampled
 from compress.model_folder import load_model
 from compress.progress import track
+from compress.scoring import evaluate
 from compress.stage import StageContext
 from compress.stages.evaluate import Evaluate
 
@@ -29,7 +31,8 @@ def run(stage: Evaluate, context: StageContext) -> dict[str, Any]:
     """Score, measure and write scores.json."""
     source, detector = context.source, context.detector
     forward = forward_of(source, detector, threads=stage.threads, device=context.device)
-    scores = detector.evaluate(forward, stage.split, limit=stage.limit, progress=_progress(f"score {source.label}"))
+    progress = _progress(f"score {source.label}")
+    scores = evaluate(detector, forward, stage.split, limit=stage.limit, progress=progress)
     del forward
     if scores.map50_resampled is not None:
         save_resampled(context.folder, scores.map50_resampled)

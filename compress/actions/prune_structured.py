@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compress.actions.model_facts import model_facts, training_facts
-from compress.detector import Batch
+from compress.dataset import Batch
 from compress.devices import on_device
 from compress.model_folder import load_model, save_model
 from compress.pruning.batch_norm import reestimate_batch_norm

@@ -87,8 +87,9 @@ def _first_epoch_at_full_sparsity(
     """Return the 0-based epoch at whose end the masks are final; earlier weights are never kept."""
     if stage.training.epochs == 0:
         return 0
-    loader: Any = context.detector.loader(
-        "train", batch_size=stage.training.batch_size, augment=True, seed=context.seed
+    detector = context.detector
+    loader: Any = detector.data.loader(
+        "train", detector.input_format(), batch_size=stage.training.batch_size, augment=True, seed=context.seed
     )
     steps_per_epoch = max(len(loader), 1)
     return max(math.ceil(ramp_steps(stage.training.total_steps(steps_per_epoch)) / steps_per_epoch) - 1, 0)

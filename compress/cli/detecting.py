@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from compress.errors import DataError, StageError
-from compress.runtime.detect import detect, find_images, open_predictor
+from compress.runtime.detect import Results, detect, find_images, open_predictor
+from compress.runtime.documents import CocoIds, Format
 
 
 def detect_command(
@@ -27,6 +29,17 @@ def detect_command(
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 is one per core.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Also print detections.json.")] = False,
     pictures: Annotated[bool, typer.Option(help="Write pictures with the boxes drawn.")] = True,
+    formats: Annotated[
+        list[Format] | None,
+        typer.Option("--format", help="Also write COCO results or, of GeoTIFFs, GeoJSON; repeatable."),
+    ] = None,
+    coco_ids: Annotated[
+        Path | None,
+        typer.Option(help="COCO annotations with whose ids of images and categories --format coco counts."),
+    ] = None,
+    crs: Annotated[
+        Literal["wgs84", "file"], typer.Option(help="Of GeoJSON: WGS 84, or the map of each raster.")
+    ] = "wgs84",
 ) -> None:
     """Detect objects in pictures with a model file.
 
@@ -34,21 +47,25 @@ def detect_command(
     Writes per picture `NAME.txt` (a line per object: class x1 y1 x2 y2 x3 y3 x4 y4 score, pixels)
     and `NAME.png`, and one `detections.json` for all. Without --score, text and JSON hold all objects
     above the model's own threshold, pictures those above 0.3. A picture that cannot be read is
-    named at the end (exit code 3); the others are done.
+    named at the end (exit code 3); the others are done. TIFFs are read window by window (with the extra `geo`), so
+    that a large one needs little memory. COCO results go to `coco_results.json`, boxes on the map to `NAME.geojson`.
 
     \b
     krimp detect model.krimp photo.jpg --out found
     krimp detect model.onnx 'flight/*.png' more/ --out found --score 0.4 --json
+    krimp detect model.krimp orthophoto.tif --out found --format geojson
+    krimp detect model.krimp val2017 --out found --format coco --coco-ids annotations/instances_val2017.json
     """  # noqa: D301 click ends no line after \b
     from compress.progress import track
 
     files = find_images(images)
     _refuse_overwriting(files, out)
+    results = Results(out, pictures, frozenset(formats or ()), _read_ids(coco_ids), own_map=crs == "file")
     predictor = open_predictor(
         model, score_threshold=score, tile_size=_parse_size(tile), overlap_px=overlap, threads=threads
     )
-    shown = files if as_json else track(files, "detect")
-    record = detect(predictor, shown, out, pictures=pictures, model_name=model.name)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        record = detect(predictor, track(files, "detect"), results, model_name=model.name)
     if as_json:
         typer.echo(json.dumps(record))
     count = sum(len(image["detections"]) for image in record["images"])
@@ -59,6 +76,17 @@ def detect_command(
         errors = "\n".join(failed["error"] for failed in record["failed"])
         others = ", the others are done" if record["images"] else ""
         raise DataError(f"{errors}\n{len(record['failed'])} of {len(files)} pictures failed{others}.")
+
+
+def _read_ids(path: Path | None) -> CocoIds:
+    """Return the ids of an annotation file, none without one."""
+    if path is None:
+        return CocoIds()
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"--coco-ids {path}: {error}, expected COCO annotations as JSON.") from error
+    return CocoIds.from_document(document, str(path))
 
 
 def _refuse_overwriting(images: Sequence[Path], out: Path) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from compress.cli.detecting import detect_command
 from compress.cli.ending import run_command
+from compress.cli.groups import CommandGroups, Engine
 from compress.cli.import_weights import import_command
 from compress.cli.packing import app as codec_app
 from compress.cli.recipes import app as recipes_app
@@ -26,13 +27,15 @@ app = typer.Typer(
     "\b\nkrimp plan recipes/demo.yaml                  what would run, and why\n"
     "krimp run recipes/demo.yaml                   run it\n"
     "krimp detect model.krimp photo.jpg --out found\n"
-    "krimp pack model.onnx                         any ONNX file\n\n"
+    "krimp pack model.onnx                         any ONNX file\n"
+    "krimp data check /data/hit-uav                everything that is wrong with a data set\n\n"
     "Exit codes: 2 recipe or command line, 3 detector or data, 4 stage, 5 packed or ONNX file, 1 a missed requirement "
     "or anything else. Add --debug to any command to see the traceback of an error.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=CommandGroups,
 )
 app.add_typer(codec_app)
 app.command("detect")(detect_command)
@@ -154,7 +157,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> int:
         try:
-            code: int = app([a for a in arguments if a != "--debug"], standalone_mode=False, prog_name="krimp") or 0
+            given = [argument for argument in arguments if argument != "--debug"]
+            code: int = app(given, standalone_mode=False, prog_name="krimp", obj=Engine()) or 0
         except _UsageError as error:
             error.show()
             return error.exit_code

@@ -71,9 +71,9 @@ class KeyMaker:
     def _data_digest(self, split: str) -> str:
         if split not in self._data:
             try:
-                self._data[split] = self._detector.data_digest(split)
+                self._data[split] = self._detector.data.digest(split)
             except DataError:
-                self._detector.check_data(split)  # it lists everything that is wrong
+                self._detector.data.check(split)  # it lists everything that is wrong
                 raise
         return self._data[split]
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from compress import artifact as artifacts
 from compress import progress
 from compress.artifact import Artifact, hash_json
-from compress.detector import Detector, Preloads, RefusesExport
+from compress.dataset import Preloads
+from compress.detector import Detector, RefusesExport
 from compress.engine.child import disk_errors_named, run_in_child
 from compress.engine.decisions import Decision, Result, plan_text, reasons_text
 from compress.engine.keys import KeyMaker, explain_change
@@ -107,7 +108,7 @@ class Run:
             if refusal is not None:
                 raise RecipeError([f"{self.recipe.place_of(one.origin)}: {refusal}" for one in exports])
         for split in dict.fromkeys(split for one in planned for split in one.stage.splits()):
-            self.detector.check_data(split)
+            self.detector.data.check(split)
 
     def context(self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, key: str) -> StageContext:
         """Return what the stage may touch; its scratch folder is made."""
@@ -230,8 +231,10 @@ def preload(detector: Detector, stages: Sequence[Stage]) -> None:
         warnings.filterwarnings("ignore", message=notice)  # of libraries; nothing that a user could act on
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "No CUDA runtime is found"
     of_stages = [name for stage in stages for name in stage.PRELOAD]
-    of_plugin = detector.PRELOAD if isinstance(detector, Preloads) else ()
-    for name in dict.fromkeys(("torch", *detector.REQUIRES, *of_plugin, *of_stages)):
+    plugins = (detector, detector.data)
+    of_plugins = [name for plugin in plugins if isinstance(plugin, Preloads) for name in plugin.PRELOAD]
+    required = [name for plugin in plugins for name in plugin.REQUIRES]
+    for name in dict.fromkeys(("torch", *required, *of_plugins, *of_stages)):
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
 

@@ -12,7 +12,8 @@ from compress.progress import track
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from compress.detector import Batch, Detector
+    from compress.dataset import Batch
+    from compress.detector import Detector
 
 
 def train_batches(detector: Detector, *, count: int, batch_size: int, seed: int, label: str) -> Iterator[Batch]:
@@ -25,7 +26,7 @@ def train_batches(detector: Detector, *, count: int, batch_size: int, seed: int,
         seed: decides their order.
         label: of the progress line.
     """
-    loader = detector.loader("train", batch_size=batch_size, augment=False, seed=seed)
+    loader = detector.data.loader("train", detector.input_format(), batch_size=batch_size, augment=False, seed=seed)
     yield from track(islice(loader, count), label, count)
 
 

@@ -97,6 +97,6 @@ def calibrate(model: nn.Module, images: Iterable[Tensor]) -> int:
 
 def first_images(detector: Detector, split: str, number: int, *, seed: int) -> Iterator[Tensor]:
     """Yield images of a split one by one, as deployed (no augmentation), in the loader's order."""
-    loader = detector.loader(split, batch_size=1, augment=False, seed=seed)
+    loader = detector.data.loader(split, detector.input_format(), batch_size=1, augment=False, seed=seed)
     for batch in islice(loader, number):
         yield batch.images

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from compress import stages as stage_table
+from compress.dataset import Dataset
 from compress.detector import Detector
 from compress.errors import DetectorError, RecipeError, suggest
-from compress.plugins import available_plugins, check_frameworks, find_plugin
+from compress.plugins import DATASETS, available_plugins, check_frameworks, find_dataset, find_plugin
 from compress.recipe.model import NAME_PATTERN, Recipe
 from compress.recipe.plan import make_plan
 from compress.recipe.shipped import find_recipe
@@ -48,21 +49,27 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
     problems = list(document.problems)
     header = {**document.data, "stages": []}
     problems += [p for p in validate(Recipe, header, (), document)[1] if p.path[:1] != ("stages",)]
-    plugin, plugin_problems = _plugin(document)
-    problems += plugin_problems
     detector, data = _section(document, "detector"), _section(document, "data")
+    plugin, found = _plugin(document)
+    problems += found
+    dataset, found = _dataset(document, plugin)
+    problems += found
     if plugin is not None:
-        detector, found = _plugin_part(plugin.CONFIG, detector, "detector", document)
-        data, more = _plugin_part(plugin.DATA, data, "data", document)
-        problems += [*found, *more]
+        detector, found = _plugin_part(plugin.CONFIG, ("detector", "plugin"), document)
+        problems += found
+    if dataset is not None:
+        data, found = _plugin_part(dataset.CONFIG, ("data", "format"), document, getattr(plugin, "DATA", ""))
+        problems += found
     stages, found = _stages(document)
     problems += found
     if problems:
         written = _unique([document.as_written(problem) for problem in problems])
         raise RecipeError([str(problem) for problem in sorted(written, key=_position)])
     assert plugin is not None
+    assert dataset is not None
     if check_requires:
         check_frameworks(plugin)
+        check_frameworks(dataset, DATASETS)
     recipe = Recipe.model_validate(
         {**document.data, "format_version": CURRENT, "detector": detector, "data": data, "stages": stages}
     )
@@ -93,16 +100,40 @@ def _plugin(document: Document) -> tuple[type[Detector] | None, list[Problem]]:
         return None, [Problem(document.value_place(path), path, str(error))]
 
 
+def _dataset(document: Document, plugin: type[Detector] | None) -> tuple[type[Dataset] | None, list[Problem]]:
+    """Return the class of the data set, or the problem with its format; without a format it is the detector's own."""
+    path: DataPath = ("data", "format")
+    section = _section(document, "data")
+    name = section["format"] if "format" in section else getattr(plugin, "DATA", None)
+    if name is None and "format" not in section:
+        return None, []
+    if not isinstance(name, str):
+        expected = f"Expected one of: {', '.join(available_plugins(DATASETS))}, or package.module:NAME."
+        return None, [Problem(document.value_place(path), path, f"{name!r} is not a name. {expected}")]
+    try:
+        return find_dataset(name), []
+    except DetectorError as error:
+        return None, [Problem(document.value_place(path), path, str(error))]
+
+
 def _plugin_part(
-    model: type[BaseModel], section: dict[str, Any], name: str, document: Document
+    model: type[BaseModel], choice: tuple[str, str], document: Document, default: str = ""
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """Validate the part of the recipe that a plug-in's model describes; defaults are filled in."""
-    own = {key: value for key, value in section.items() if (name, key) != ("detector", "plugin")}
-    instance, problems = validate(model, own, (name,), document)
+    """Validate the part of the recipe that a plug-in's model describes; defaults are filled in.
+
+    Args:
+        model: of the fields.
+        choice: section and field that names the plug-in; the model does not have that field.
+        document: the recipe.
+        default: what that field is where the recipe leaves it out.
+    """
+    name, chosen = choice
+    section = _section(document, name)
+    instance, problems = validate(model, {k: v for k, v in section.items() if k != chosen}, (name,), document)
     if instance is None:
         return section, problems
     filled = instance.model_dump(mode="json", by_alias=True, round_trip=True)
-    return ({"plugin": section["plugin"], **filled} if name == "detector" else filled), problems
+    return {chosen: section.get(chosen, default), **filled}, problems
 
 
 def _stages(document: Document) -> tuple[list[Stage], list[Problem]]:

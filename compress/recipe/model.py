@@ -22,7 +22,7 @@ class Recipe(BaseModel):
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of every stage.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where torch computes; not part of cache keys.")
     detector: dict[str, Any] = Field(description="`plugin` and the fields of the plug-in's CONFIG model.")
-    data: dict[str, Any] = Field(default_factory=dict, description="The fields of the plug-in's DATA model.")
+    data: dict[str, Any] = Field(default_factory=dict, description="`format` and the fields of its CONFIG model.")
     stages: tuple[SerializeAsAny[Stage], ...] = Field(min_length=1, description="What to do, in this order.")
 
     _path: Path | None = PrivateAttr(None)

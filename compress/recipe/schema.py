@@ -8,7 +8,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from compress import stages as stage_table
-from compress.plugins import available_plugins, find_plugin
+from compress.plugins import DATASETS, available_plugins, find_dataset, find_plugin
 from compress.recipe.model import Recipe
 
 # Fields that are gone once a recipe is read: see `compress.recipe.variants`.
@@ -27,23 +27,42 @@ def json_schema(plugins: Sequence[str] | None = None) -> dict[str, Any]:
     names = available_plugins() if plugins is None else list(plugins)
     classes = {name: find_plugin(name) for name in names}
     models: list[Any] = [*stage_table.STAGES.values()]
-    models += [model for plugin in classes.values() for model in (plugin.CONFIG, plugin.DATA)]
+    defaults = {name: plugin.DATA for name, plugin in classes.items()}
+    formats = {name: find_dataset(name) for name in dict.fromkeys([*available_plugins(DATASETS), *defaults.values()])}
+    models += [plugin.CONFIG for plugin in classes.values()] + [dataset.CONFIG for dataset in formats.values()]
     references, shared = models_json_schema([(model, "validation") for model in dict.fromkeys(models)], by_alias=True)
     reference = {model: references[model, "validation"] for model in models}
     schema = Recipe.model_json_schema()
     properties = schema["properties"]
     definitions = shared.get("$defs", {})
-    detector_rules, rules = [], []
-    for name, plugin in classes.items():
-        config = definitions[reference[plugin.CONFIG]["$ref"].rpartition("/")[2]]
-        config["properties"] = {"plugin": {"const": name}, **config.get("properties", {})}
-        detector_rules.append(_when("plugin", name, reference[plugin.CONFIG]))
-        matches = {"properties": {"detector": {"properties": {"plugin": {"const": name}}}}}
-        rules.append({"if": matches, "then": {"properties": {"data": reference[plugin.DATA]}}})
+    choices = [("plugin", name, plugin.CONFIG) for name, plugin in classes.items()]
+    choices += [("format", name, dataset.CONFIG) for name, dataset in formats.items()]
+    for field, name, model in choices:
+        config = definitions[reference[model]["$ref"].rpartition("/")[2]]
+        config["properties"] = {field: {"const": name}, **config.get("properties", {})}
+    detector_rules = [_when("plugin", name, reference[plugin.CONFIG]) for name, plugin in classes.items()]
+    format_rules = [_when("format", name, reference[dataset.CONFIG]) for name, dataset in formats.items()]
+    default_rules = [
+        {
+            "if": {
+                "properties": {
+                    "detector": {"properties": {"plugin": {"const": name}}},
+                    "data": {"not": {"required": ["format"]}},
+                }
+            },
+            "then": {"properties": {"data": reference[formats[default].CONFIG]}},
+        }
+        for name, default in defaults.items()
+    ]
     properties["detector"] = {
         "type": "object",
         "properties": {"plugin": {"type": "string", "examples": names}},
         "allOf": detector_rules,
+    }
+    properties["data"] = {
+        "type": "object",
+        "properties": {"format": {"type": "string", "examples": list(formats)}},
+        "allOf": format_rules,
     }
     properties["stages"] = _stages(properties["stages"], reference)
     properties |= _OF_VARIANTS
@@ -51,7 +70,7 @@ def json_schema(plugins: Sequence[str] | None = None) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **{key: value for key, value in schema.items() if key != "$defs"},
-        "allOf": [*rules, {"if": {"not": {"required": ["base"]}}, "then": whole}],
+        "allOf": [*default_rules, {"if": {"not": {"required": ["base"]}}, "then": whole}],
         "$defs": definitions,
     }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from compress.artifact import Artifact
-from compress.detector import Detector, Forward, SamplesImages
+from compress.detector import Detector, Forward
 from compress.errors import DetectorError, StageError
 from compress.plugins import deploy_of
 from compress.predictor import Predictor
@@ -33,8 +34,7 @@ def draw_pictures(
     Args:
         folder: to write into.
         artifacts: models, left to right.
-        detector: its hook `SamplesImages` gives the
-            images; without it the first ones of the loader are used, their normalisation undone.
+        detector: with its data set, whose first images are taken.
         forward_of: returns the forward of an artifact; called only where pictures can be drawn.
         split: where the images come from.
         count: how many.
@@ -47,17 +47,13 @@ def draw_pictures(
         deploy = deploy_of(detector)
     except DetectorError as error:
         return [], f"no pictures: {error}"
-    try:
-        images = list(_sample_images(detector, split, count))
-    except StageError as error:
-        return [], f"no pictures: {error}"
     predictors = {
         artifact.label: Predictor(forward_of(artifact), deploy, score_threshold=score_threshold)
         for artifact in artifacts
     }
     above = "" if score_threshold is None else f" above {score_threshold:g}"
     pictures = []
-    for number, (name, image) in enumerate(images):
+    for number, (name, image, _) in enumerate(islice(detector.data.images(split), count)):
         panels, counts = [], {}
         for label, predictor in predictors.items():
             found = predictor.detect(image)
@@ -80,18 +76,6 @@ def side_by_side(panels: Sequence[np.ndarray]) -> np.ndarray:
         padded[: panel.shape[0]] = panel
         columns += [padded, np.full((height, GAP_PX, 3), 255, np.uint8)]
     return np.concatenate(columns[:-1], axis=1)
-
-
-def _sample_images(detector: Detector, split: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
-    if isinstance(detector, SamplesImages):
-        yield from detector.sample_images(split, count)
-        return
-    from compress.runtime.end_to_end import picture_of
-
-    meta = detector.metadata()
-    for number, batch in zip(range(count), detector.loader(split, batch_size=1, augment=False, seed=0), strict=False):
-        names = getattr(batch, "names", None) or [f"image {number + 1}"]
-        yield str(names[0]), picture_of(batch.images[0].numpy(), meta)
 
 
 def _captioned(image: np.ndarray, text: str) -> np.ndarray:

@@ -10,6 +10,8 @@ import glob
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,18 @@ import numpy as np
 from compress.detector import Deploy
 from compress.errors import DataError, StageError
 from compress.plugins import load_deploy
-from compress.predictor import Predictor
+from compress.predictor import ImageSource, Predictor
+from compress.progress import track, warn
+from compress.runtime.documents import CocoIds, Format, coco_results, geojson
 from compress.runtime.forwards import session_forward
+from compress.runtime.image_source import INSTALL, RasterSource, has_rasterio, open_source
 from compress.runtime.session import deploy_metadata_of, open_session
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 RESULT_FILE = "detections.json"
+COCO_FILE = "coco_results.json"
+MANY_WINDOWS = 100  # from which a picture shows how far it is
+MAX_DRAWN_PIXELS = 50_000_000  # of a raster; a larger one is never held whole
 FORMAT_VERSION = 1
 
 
@@ -99,44 +107,43 @@ def find_images(patterns: Sequence[str | Path]) -> list[Path]:
     return list(found)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Return a picture as (H, W, 3) uint8, BGR.
+@dataclass(frozen=True)
+class Results:
+    """What `detect` writes besides text and JSON.
 
-    Raises:
-        DataError: the file cannot be read or decoded.
+    Attributes:
+        folder: for all of it; made if missing.
+        pictures: pictures with the boxes drawn.
+        formats: COCO is one `coco_results.json`, GEOJSON a file a picture.
+        coco_ids: numbers of images and categories in the COCO results.
+        own_map: GeoJSON in the coordinates of each raster's own map instead of WGS 84.
     """
-    import cv2
 
-    try:
-        content = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-    except (OSError, cv2.error) as error:
-        raise DataError(f"{path}: cannot be read as a picture: {error}. Check or remove the file.") from error
-    if image is None:
-        raise DataError(
-            f"{path}: {content.size} bytes that are no picture OpenCV can decode. Check or remove the file."
-        )
-    return image
+    folder: Path
+    pictures: bool = True
+    formats: frozenset[Format] = frozenset()
+    coco_ids: CocoIds = field(default_factory=CocoIds)
+    own_map: bool = False
 
 
-def detect(
-    predictor: Predictor, images: Iterable[Path], out: Path, *, pictures: bool = True, model_name: str = ""
-) -> dict[str, Any]:
+def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, model_name: str = "") -> dict[str, Any]:
     """Detect on pictures and write `<name>.txt`, `<name>.png` and `detections.json` into a folder.
 
-    A picture that cannot be decoded is noted under `failed`; the others go on.
+    A picture that cannot be read is noted under `failed`; the others go on.
 
     Args:
         predictor: the model.
         images: picture files.
-        out: folder for the results; made if missing.
-        pictures: also write the pictures with boxes.
+        results: where to, and what else.
         model_name: for the record.
 
     Returns:
         What `detections.json` holds.
+
+    Raises:
+        DataError: the annotation file of the COCO results does not name a picture or a class.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    results.folder.mkdir(parents=True, exist_ok=True)
     deploy, taken = predictor.deploy, set[str]()
     threshold = predictor.score_threshold
     record: dict[str, Any] = {
@@ -152,28 +159,55 @@ def detect(
     }
     for path in images:
         try:
-            image = read_image(path)
+            if Format.COCO in results.formats:
+                results.coco_ids.image(str(path))
+            with open_source(path) as source:
+                record["images"].append(_detect_one(predictor, path, source, taken, results))
         except DataError as error:
             record["failed"].append({"file": str(path), "error": str(error)})
-            continue
-        name = _free_name(path, taken)
-        found = predictor.detect(image)
-        _write(out / f"{name}.txt", deploy.to_text(found).encode())
-        if pictures:
-            drawn = deploy.draw(image, found, score_threshold=predictor.drawn_threshold)
-            _write(out / f"{name}.png", _encode(drawn))
-        record["images"].append(
-            {
-                "file": str(path),
-                "name": name,
-                "height": image.shape[0],
-                "width": image.shape[1],
-                "num_windows": len(predictor.windows((image.shape[0], image.shape[1]))),
-                "detections": deploy.to_json(found),
-            }
-        )
-    _write(out / RESULT_FILE, (json.dumps(record) + "\n").encode())
+    if Format.COCO in results.formats:
+        rows = coco_results([(image["file"], image["detections"]) for image in record["images"]], results.coco_ids)
+        _write(results.folder / COCO_FILE, (json.dumps(rows) + "\n").encode())
+    _write(results.folder / RESULT_FILE, (json.dumps(record) + "\n").encode())
     return record
+
+
+def _detect_one(
+    predictor: Predictor, path: Path, source: ImageSource, taken: set[str], results: Results
+) -> dict[str, Any]:
+    """Detect on one picture, write its files and return its record."""
+    deploy, (height, width) = predictor.deploy, source.size
+    position = source.position if isinstance(source, RasterSource) else None
+    if Format.GEOJSON in results.formats and position is None:
+        raise DataError(
+            f"{path}: has no place on a map, which GeoJSON is made of. Give a GeoTIFF"
+            f"{'' if has_rasterio() else f'; rasterio reads them. {INSTALL}'}"
+        )
+    windows = predictor.windows(source.size)
+    watch = partial(track, label=path.name) if len(windows) >= MANY_WINDOWS else iter
+    found = predictor.detect(source, watch=watch)
+    name = _free_name(path, taken)
+    records = deploy.to_json(found)
+    _write(results.folder / f"{name}.txt", deploy.to_text(found).encode())
+    if Format.GEOJSON in results.formats and position is not None:
+        crs = position.name if results.own_map else None
+        document = geojson(records, position.mapper(own_map=results.own_map), crs=crs)
+        _write(results.folder / f"{name}.geojson", (json.dumps(document) + "\n").encode())
+    if results.pictures:
+        if isinstance(source, RasterSource) and height * width > MAX_DRAWN_PIXELS:
+            warn(f"{path}: {width} x {height} px are too many to draw; its boxes are in {name}.txt.")
+        else:
+            whole = source.read((0, 0, width, height))
+            drawn = deploy.draw(whole, found, score_threshold=predictor.drawn_threshold)
+            _write(results.folder / f"{name}.png", _encode(drawn))
+    return {
+        "file": str(path),
+        "name": name,
+        "height": height,
+        "width": width,
+        "num_windows": len(windows),
+        "detections": records,
+    }
 
 
 def _is_picture(path: Path) -> bool:

@@ -1,18 +1,16 @@
-"""Training inside a stage: what every stage that trains passes to the one loop in `compress/training.py`."""
+"""Training inside a stage: what every stage that trains passes to the one loop in `loop.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from torch import nn
+
+from compress.model_folder import load_model
 from compress.stage import StageContext
+from compress.training.loop import FitResult, fit, validation_score
 from compress.training.settings import DistillFields, TrainingFields
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from compress.training.loop import FitResult
 
 
 def train_in_stage(
@@ -43,9 +41,6 @@ def train_in_stage(
     Raises:
         StageError: the teacher cannot be read, a loss is not finite, or nothing can be trained.
     """
-    from compress.model_folder import load_model
-    from compress.training.loop import fit, validation_score
-
     detector, device = context.detector, context.device
     teacher = None
     if distill is not None and settings.epochs:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress.detector import Batch
+from compress.dataset import Batch
 from compress.progress import say, track
 from compress.training.checkpoint import Position
 from compress.training.settings import TrainingFields

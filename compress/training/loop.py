@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.detector import Batch, Detector, DistilsOutputs, Scores, SkipsBatches
+from compress.dataset import Batch, Scores, SkipsBatches
+from compress.detector import Detector, DistilsOutputs
 from compress.devices import device_name
 from compress.errors import StageError
 from compress.progress import say, warn
+from compress.scoring import evaluate
 from compress.seeds import epoch_seed, seed_everything
 from compress.training.checkpoint import (
     CHECKPOINT,
@@ -130,7 +132,7 @@ def validation_score(
 
     def score(model: nn.Module) -> Scores:
         forward = torch_forward(model, num_outputs, device_name(device))
-        return detector.evaluate(forward, "val", limit=settings.evaluate_limit)
+        return evaluate(detector, forward, "val", limit=settings.evaluate_limit)
 
     return score
 
@@ -198,8 +200,12 @@ class _Training:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _loader(self, epoch: int) -> Any:
-        loader: Any = self.detector.loader(
-            "train", batch_size=self.settings.batch_size, augment=True, seed=epoch_seed(self.seed, epoch)
+        loader: Any = self.detector.data.loader(
+            "train",
+            self.detector.input_format(),
+            batch_size=self.settings.batch_size,
+            augment=True,
+            seed=epoch_seed(self.seed, epoch),
         )
         if not self.several:
             return loader

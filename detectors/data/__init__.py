@@ -1,4 +1,5 @@
-"""DOTA-format folders: reading, checking, loading, scoring, and synthetic scenes that need no download.
+"""Labelled boxes: formats of data sets, checking, loading, scoring, and synthetic scenes that need no download.
 
-`dota` and `synthetic` import without torch; `loader` and `scoring` go through MMRotate.
+`boxes.BoxDataset` keeps the contract of `compress/dataset.py`; a module in `formats` adds how its files are read.
+Only `augmentation` and `loader` import torch.
 """

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import DataError
-from detectors.data.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import ONE_PROCESS, Limits, build_folder, link_or_copy, write_file
+from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.image_header import image_size
 from detectors.data.labels import parse_line
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.errors import DataError
-from detectors.data.dota import IMAGE_FOLDER, IMAGE_SUFFIXES, LABEL_FOLDER
+from detectors.data.formats.dota import IMAGE_FOLDER, IMAGE_SUFFIXES, LABEL_FOLDER
 
 _DOTA10 = (
     "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship",

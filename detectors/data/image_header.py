@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ JPEG_END = b"\xff\xd9"
 # Start-of-frame markers C0..CF without C4 (Huffman tables), C8 (reserved) and CC (arithmetic coding).
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_START_OF_SCAN = 0xDA
+HEADER_BYTES = 1 << 16
 
 
 def image_size(content: bytes) -> tuple[int, int]:
@@ -44,6 +46,25 @@ def image_size(content: bytes) -> tuple[int, int]:
     return size
 
 
+def read_image_size(path: Path) -> tuple[int, int]:
+    """Return (height, width) in pixels of an image file, from its first bytes where they tell.
+
+    Unlike `image_size` it does not see whether a PNG or JPEG breaks off later.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: not an image; the text says what is wrong.
+    """
+    with path.open("rb") as file:
+        start = file.read(HEADER_BYTES)
+        if start.startswith(PNG_SIGNATURE) and start[12:16] == b"IHDR" and len(start) >= 33:
+            width, height = struct.unpack(">II", start[16:24])
+            return height, width
+        if start.startswith(JPEG_SIGNATURE) and (size := _jpeg_frame(start)[0]) is not None:
+            return size
+        return image_size(start + file.read())
+
+
 def decode(content: bytes) -> np.ndarray:
     """Return the image as (H, W, 3) uint8 BGR, as stored: an EXIF rotation is not applied.
 
@@ -69,6 +90,16 @@ def _png_size(content: bytes) -> tuple[int, int]:
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int]:
+    size, position = _jpeg_frame(content)
+    if size is None:
+        raise ValueError("truncated JPEG: no frame header")
+    if JPEG_END not in content[-2:] and content.find(JPEG_END, position) < 0:
+        raise ValueError("truncated JPEG: no end-of-image marker")
+    return size
+
+
+def _jpeg_frame(content: bytes) -> tuple[tuple[int, int] | None, int]:
+    """Return (height, width), None where the content ends before it, and where the walk through the markers ended."""
     position, size = 2, None
     while position + 4 <= len(content):
         if content[position] != 0xFF:
@@ -83,8 +114,4 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
         if marker == JPEG_START_OF_SCAN:
             break
         position += 2 + length
-    if size is None:
-        raise ValueError("truncated JPEG: no frame header")
-    if JPEG_END not in content[-2:] and content.find(JPEG_END, position) < 0:
-        raise ValueError("truncated JPEG: no end-of-image marker")
-    return size[0], size[1]
+    return size, position

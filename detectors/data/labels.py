@@ -19,8 +19,8 @@ MIN_AREA_PX = 1e-3  # a quadrilateral below is a line or a point
 
 
 @dataclass(frozen=True)
-class LabelLine:
-    """One labelled object.
+class LabelledObject:
+    """One labelled object, in whatever format it was written.
 
     Attributes:
         quad: x1, y1, ..., x4, y4, px.
@@ -55,7 +55,7 @@ def check_class_names(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 def parse_labels(
     text: str, table: Mapping[str, int], *, image_size: tuple[int, int] | None = None
-) -> tuple[list[LabelLine], list[tuple[int, str]]]:
+) -> tuple[list[LabelledObject], list[tuple[int, str]]]:
     """Parse the text of a label file.
 
     Args:
@@ -66,7 +66,7 @@ def parse_labels(
     Returns:
         The objects, and the problems as (line number from 1, what is wrong and what was expected).
     """
-    objects: list[LabelLine] = []
+    objects: list[LabelledObject] = []
     problems: list[tuple[int, str]] = []
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
@@ -79,7 +79,7 @@ def parse_labels(
     return objects, problems
 
 
-def parse_line(line: str, table: Mapping[str, int], *, image_size: tuple[int, int] | None = None) -> LabelLine:
+def parse_line(line: str, table: Mapping[str, int], *, image_size: tuple[int, int] | None = None) -> LabelledObject:
     """Parse one object line; arguments as in `parse_labels`.
 
     Raises:
@@ -93,12 +93,12 @@ def parse_line(line: str, table: Mapping[str, int], *, image_size: tuple[int, in
             f"{len(columns)} columns, expected 10 (x1 y1 x2 y2 x3 y3 x4 y4 class difficult, separated by blanks).{hint}"
         )
     quad = _quad(columns[:8])
-    label = _label(columns[8], table)
+    label = label_of(columns[8], table)
     if columns[9] not in ("0", "1", "2"):
         raise ValueError(f"difficult is '{columns[9]}', expected 0, 1 or 2.")
-    _check_geometry(quad, image_size)
+    check_geometry(quad, image_size)
     difficult = int(columns[9])
-    return LabelLine(quad=quad, label=label, ignored=label == IGNORED or difficult > 0, difficult=difficult)
+    return LabelledObject(quad=quad, label=label, ignored=label == IGNORED or difficult > 0, difficult=difficult)
 
 
 def _quad(columns: list[str]) -> tuple[float, ...]:
@@ -114,7 +114,12 @@ def _quad(columns: list[str]) -> tuple[float, ...]:
     return tuple(values)
 
 
-def _label(name: str, table: Mapping[str, int]) -> int:
+def label_of(name: str, table: Mapping[str, int]) -> int:
+    """Return the label index of a class name.
+
+    Raises:
+        ValueError: it is none of the table.
+    """
     if name in table:
         return table[name]
     close = difflib.get_close_matches(name, table, n=1)
@@ -125,7 +130,16 @@ def _label(name: str, table: Mapping[str, int]) -> int:
     )
 
 
-def _check_geometry(quad: tuple[float, ...], image_size: tuple[int, int] | None) -> None:
+def check_geometry(quad: tuple[float, ...], image_size: tuple[int, int] | None) -> None:
+    """Refuse a box that cannot be one.
+
+    Args:
+        quad: x1, y1, ..., x4, y4, px.
+        image_size: (height, width), px; None: where the box lies is not looked at.
+
+    Raises:
+        ValueError: it lies wholly outside the image (`DegenerateBoxError`: it has no area).
+    """
     points = np.array(quad, np.float64).reshape(4, 2)
     x, y = points[:, 0] - points[0, 0], points[:, 1] - points[0, 1]
     area = abs(float(x @ np.roll(y, -1) - np.roll(x, -1) @ y)) / 2

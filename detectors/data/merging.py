@@ -15,17 +15,17 @@ import numpy as np
 
 from compress.errors import DataError
 from compress.progress import track
-from detectors.data.dota import Truth, quads_to_boxes
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import read_manifest, write_file
 from detectors.data.patch_writer import read_objects
 from detectors.data.patches import Patch
+from detectors.data.samples import Truth, quads_to_boxes
 from detectors.geometry.corners import box_corners
 from detectors.geometry.detections import Detections
 from detectors.geometry.nms import rotated_nms
 
 if TYPE_CHECKING:
-    from compress.detector import Scores
+    from compress.dataset import Scores
 
 MERGE_IOU = 0.1  # overlap from which two boxes of a class are one object
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same detections give the same bytes
@@ -96,7 +96,7 @@ def read_detections(path: Path) -> tuple[list[str], list[PatchDetections]]:
         return list(header["classes"]), [patch_detections(record) for record in records]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: {error!r}, expected detections.json of `krimp detect` or detections.jsonl of submit_dota.py."
+            f"{path}: {error!r}, expected detections.json of `krimp detect` or detections.jsonl of `krimp data submit`."
         ) from error
 
 
@@ -238,10 +238,10 @@ def patch_images(folder: Path) -> Iterator[Path]:
     Raises:
         DataError: the folder is not there or holds no image.
     """
-    from detectors.data.dota import IMAGE_FOLDER, IMAGE_SUFFIXES
+    from detectors.data.formats.dota import IMAGE_FOLDER, IMAGE_SUFFIXES
 
     where = folder / IMAGE_FOLDER
     files = sorted(path for path in where.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
-        raise DataError(f"{where}: no patch in it, expected the images that prepare_dota.py writes.")
+        raise DataError(f"{where}: no patch in it, expected the images that `krimp data prepare-dota` writes.")
     yield from files

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DataError
-from detectors.data.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import ONE_PROCESS, Limits, build_folder, link_or_copy, read_manifest, write_file
+from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.image_header import PNG_SIGNATURE, decode, image_size
-from detectors.data.labels import HEADERS, DegenerateBoxError, LabelLine, parse_line
+from detectors.data.labels import HEADERS, DegenerateBoxError, LabelledObject, parse_line
 from detectors.data.patches import CUT, PatchSettings, cut_patch, image_patches, objects_in_patches, patch_quads
 
 MAX_PIXELS = 2**30  # OpenCV decodes no larger image
@@ -103,7 +103,7 @@ def _count_images(files: Iterable[str]) -> int:
     return sum(name.startswith(f"{IMAGE_FOLDER}/") for name in files)
 
 
-def read_objects(source: Source, classes: Sequence[str]) -> tuple[list[LabelLine], list[str], list[str]]:
+def read_objects(source: Source, classes: Sequence[str]) -> tuple[list[LabelledObject], list[str], list[str]]:
     """Return the objects of a source, what is wrong with its labels, and which boxes have no area.
 
     Boxes without area occur in DOTA; no window holds any share of them, so they are dropped and told.
@@ -115,7 +115,7 @@ def read_objects(source: Source, classes: Sequence[str]) -> tuple[list[LabelLine
     except (OSError, UnicodeDecodeError) as error:
         return [], [f"{source.labels}: {error}, expected a UTF-8 text file."], []
     table = {name: index for index, name in enumerate(classes)}
-    objects: list[LabelLine] = []
+    objects: list[LabelledObject] = []
     problems, degenerate = [], []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.strip().lower().startswith(HEADERS):
@@ -206,7 +206,7 @@ def cut_source(
     } | counts
 
 
-def _label_text(quads: np.ndarray, objects: Sequence[LabelLine], cut: np.ndarray, classes: tuple[str, ...]) -> str:
+def _label_text(quads: np.ndarray, objects: Sequence[LabelledObject], cut: np.ndarray, classes: tuple[str, ...]) -> str:
     lines = []
     for quad, item, is_cut in zip(quads, objects, cut, strict=True):
         numbers = " ".join(str(value) for value in quad)

@@ -88,7 +88,7 @@ class Patch:
         match = _NAME.fullmatch(name)
         if match is None:
             raise DataError(
-                f"{name}: no patch name, expected IMAGE__SIDE__X___Y as prepare_dota.py and MMRotate write."
+                f"{name}: no patch name, expected IMAGE__SIDE__X___Y as `krimp data prepare-dota` and MMRotate write."
             )
         return cls(match["image"], int(match["side"]), int(match["x"]), int(match["y"]))
 

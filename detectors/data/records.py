@@ -110,6 +110,34 @@ def precision_recall(records: MatchRecords, label: int) -> tuple[np.ndarray, np.
     return right / np.maximum(right + wrong, 1), right / np.maximum(truths, 1)
 
 
+def average_precision(precision: np.ndarray, recall: np.ndarray) -> float:
+    """Return the area under the precision that is reached at each recall or beyond, 0..1; 0 without a detection.
+
+    Args:
+        precision: (n,) after each detection, best score first.
+        recall: (n,) likewise.
+
+    Source:
+        PASCAL VOC 2010. Rounded to float32 as MMDetection's `average_precision` is, for equal digits.
+    """
+    reached = np.maximum.accumulate(np.append(precision, 0.0)[::-1])[::-1]
+    edges = np.concatenate([[0.0], recall, [1.0]])
+    moved = np.flatnonzero(edges[1:] != edges[:-1])
+    return float(np.float32(np.sum((edges[moved + 1] - edges[moved]) * reached[moved])))
+
+
+def eleven_point_precision(precision: np.ndarray, recall: np.ndarray) -> float:
+    """Return the mean of the precision that is reached at recall 0, 0.1, ..., 1 or beyond; arguments as above.
+
+    Source:
+        PASCAL VOC 2007, summed in float32 as MMDetection does.
+    """
+    total = np.float32(0)
+    for least in np.arange(0, 1 + 1e-3, 0.1):
+        total = np.float32(total + precision[recall >= least].max(initial=0.0))
+    return float(total / np.float32(11))
+
+
 def bootstrap_map50(records: MatchRecords, *, samples: int, seed: int) -> np.ndarray:
     """Return the mean area AP over the classes with truth, for images drawn with replacement.
 

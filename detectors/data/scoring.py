@@ -1,9 +1,8 @@
 """Accuracy of detections with MMRotate's rules: rotated IoU, average precision by area and by VOC 2007.
 
-AP is MMDetection's `average_precision`; matching follows MMRotate's `tpfp_default`, with an exact overlap: MMCV's
-`box_iou_rotated` gives 0.3 to 0.6 instead of 1 for some pairs of nearly identical boxes, so that a perfect detection
-counted as wrong. `eval_rbbox_map` is not called either: it starts new Python processes each time, and in an image
-without truth it forgets the ignored boxes. A test holds both equal wherever it is right.
+Matching follows MMRotate's `tpfp_default`, with an exact overlap: MMCV's `box_iou_rotated` gives 0.3 to 0.6 instead
+of 1 for some pairs of nearly identical boxes, so that a perfect detection counted as wrong. In an image without truth
+its `eval_rbbox_map` forgets the ignored boxes. A test holds both equal wherever it is right.
 """
 
 from __future__ import annotations
@@ -12,12 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from mmdet.evaluation.functional import average_precision
 
-from compress.detector import Scores
+from compress.dataset import Scores
 from compress.errors import DataError
-from detectors.data.dota import Truth
-from detectors.data.records import MatchRecords, area_map50, bootstrap_map50, interval, of_size, precision_recall
+from detectors.data.records import (
+    MatchRecords,
+    area_map50,
+    average_precision,
+    bootstrap_map50,
+    eleven_point_precision,
+    interval,
+    of_size,
+    precision_recall,
+)
+from detectors.data.samples import Truth
 from detectors.geometry.detections import Detections
 from detectors.geometry.iou import overlapping_pairs, pairwise_iou
 
@@ -77,7 +84,8 @@ def score_records(
     truths = records.num_truths.sum(axis=0)
     scored = [label for label in range(len(records.classes)) if truths[label]]
     area, voc07 = (
-        {label: _average_precision(records, label, mode) for label in scored} for mode in ("area", "11points")
+        {label: method(*precision_recall(records, label)) for label in scored}
+        for method in (average_precision, eleven_point_precision)
     )
     confident = records.score >= precision_score_threshold
     right, wrong = (int((flags & confident).sum()) for flags in (records.right, records.wrong))
@@ -199,10 +207,3 @@ def _best_overlaps(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, n
     rows, first = np.unique(box[order], return_index=True)
     best[rows], overlap[rows] = other[order][first], values[order][first]
     return best, overlap
-
-
-def _average_precision(records: MatchRecords, label: int, mode: str) -> float:
-    precision, recall = precision_recall(records, label)
-    if not len(recall):
-        return 0.0
-    return float(average_precision(recall, precision, mode))

@@ -6,14 +6,14 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 
 from compress.errors import DataError
-from detectors.data.dota import IMAGE_FOLDER, LABEL_FOLDER
+from compress.progress import track
+from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.synthetic_scenes import SceneSettings, make_scene
 
 RECORD = "synthetic.json"
@@ -21,15 +21,12 @@ GENERATOR_VERSION = 1  # raise when the same seed gives other files
 HEADER = "imagesource:synthetic\ngsd:0.4\n"
 
 
-def write_dataset(
-    folder: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None = None
-) -> tuple[str, bool]:
+def write_dataset(folder: Path, settings: SceneSettings) -> tuple[str, bool]:
     """Write a data set in DOTA format, whole or not at all.
 
     Args:
         folder: the root; its parent is created.
         settings: what to draw.
-        progress: called with (images done, images in all).
 
     Returns:
         sha256 (hex) over all files, and whether anything was written: a complete folder with the same settings stays.
@@ -44,7 +41,7 @@ def write_dataset(
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        _write_splits(scratch, settings, progress)
+        _write_splits(scratch, settings)
         digest = _digest(scratch)
         (scratch / RECORD).write_text(json.dumps({"settings": wanted, "digest": digest}, indent=1) + "\n")
         scratch.chmod(0o755)
@@ -56,21 +53,22 @@ def write_dataset(
     return digest, True
 
 
-def _write_splits(folder: Path, settings: SceneSettings, progress: Callable[[int, int], None] | None) -> None:
-    total, done = sum(settings.counts.values()), 0
-    for number, (split, count) in enumerate(settings.counts.items()):
+def _write_splits(folder: Path, settings: SceneSettings) -> None:
+    for split in settings.counts:
         for part in (IMAGE_FOLDER, LABEL_FOLDER):
             (folder / split / part).mkdir(parents=True)
-        for index in range(count):
-            image, objects = make_scene(settings, (number, index))
-            name = f"{split}_{index:05d}"
-            png = cv2.imencode(".png", image)[1].tobytes()
-            (folder / split / IMAGE_FOLDER / f"{name}.png").write_bytes(png)
-            labels = HEADER + "".join(item.line() for item in objects)
-            (folder / split / LABEL_FOLDER / f"{name}.txt").write_text(labels)
-            done += 1
-            if progress is not None:
-                progress(done, total)
+    places = [
+        (split, number, index)
+        for number, (split, count) in enumerate(settings.counts.items())
+        for index in range(count)
+    ]
+    for split, number, index in track(places, "draw"):
+        image, objects = make_scene(settings, (number, index))
+        name = f"{split}_{index:05d}"
+        png = cv2.imencode(".png", image)[1].tobytes()
+        (folder / split / IMAGE_FOLDER / f"{name}.png").write_bytes(png)
+        labels = HEADER + "".join(item.line() for item in objects)
+        (folder / split / LABEL_FOLDER / f"{name}.txt").write_text(labels)
 
 
 def _read_record(folder: Path) -> dict | None:

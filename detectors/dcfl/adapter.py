@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.detector import Batch, Forward, Scores
-from detectors.data.dota import DotaData, check_split, split_digest
-from detectors.dcfl import deploy
+from compress.dataset import Batch, Dataset, InputFormat
 from detectors.dcfl.config import DcflConfig, resolve_checkpoint
 from detectors.geometry.pictures import padded_size
 from detectors.weights.freezing import MOBILENET_V2_STAGES, RESNET_STAGES, set_training, stage_prefixes
@@ -40,22 +37,21 @@ DISTILL_POINTS = (
 
 
 class Dcfl:
-    """DCFL on DOTA-format data.
+    """DCFL on labelled boxes.
 
     Attributes:
         config: the recipe's `detector:` part.
-        data: the recipe's `data:` part.
+        data: the data set.
     """
 
     NAME: ClassVar[str] = "dcfl"
     VERSION: ClassVar[str] = "2"  # 2: ties of the assigner go by value; the overlap's gradient is the area's own
-    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmdet", "mmrotate")
-    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     CONFIG: ClassVar[type[DcflConfig]] = DcflConfig
-    DATA: ClassVar[type[DotaData]] = DotaData
+    DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.dcfl.deploy"
 
-    def __init__(self, config: DcflConfig, data: DotaData) -> None:
+    def __init__(self, config: DcflConfig, data: Dataset) -> None:
         self.config = config
         self.data = data
 
@@ -117,6 +113,10 @@ class Dcfl:
         """Return (height, width) of the network's input: the deployed size padded to multiples of 32."""
         return padded_size(self.data.image_size, SIZE_DIVISOR)
 
+    def input_format(self) -> InputFormat:
+        """Return mean, deviation and padding of the images."""
+        return InputFormat(self.config.mean, self.config.std, SIZE_DIVISOR)
+
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers and the predictor of the sampling field."""
         return dict(OUTPUT_LAYERS)
@@ -143,36 +143,10 @@ class Dcfl:
         frozen = stage_prefixes(stages, config.num_frozen_stages, below="backbone")
         set_training(model, frozen=frozen, still_norms=("",) if config.keeps_norm_statistics else ())
 
-    # ---- data -------------------------------------------------------------------------------------
-
-    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
-        """Return a loader of `DotaBatch`; the seed decides order and augmentation."""
-        from detectors.data.loader import build_loader
-
-        return build_loader(
-            self.data,
-            split,
-            classes=self.config.classes,
-            mean=self.config.mean,
-            std=self.config.std,
-            batch_size=batch_size,
-            augment=augment,
-            seed=seed,
-            size_divisor=SIZE_DIVISOR,
-        )
-
-    def check_data(self, split: str) -> None:
-        """Raise DataError that lists what is wrong with a split."""
-        check_split(self.data, split, self.config.classes)
-
-    def data_digest(self, split: str) -> str:
-        """Return a hex digest of images and labels of a split."""
-        return split_digest(self.data, split)
-
     # ---- training and scoring ---------------------------------------------------------------------
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """Return 'loss_cls' and 'loss_bbox' of a `DotaBatch`; the model itself is not asked."""
+        """Return 'loss_cls' and 'loss_bbox' of a `BoxBatch`; the model itself is not asked."""
         from detectors.dcfl.losses import dcfl_loss
 
         return dcfl_loss(raw, batch, self.config.rules)
@@ -182,28 +156,6 @@ class Dcfl:
         from detectors.dcfl.distillation import distill_loss
 
         return distill_loss(student, teacher)
-
-    def evaluate(
-        self,
-        forward: Forward,
-        split: str,
-        *,
-        limit: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score raw outputs on a split at the deployed size, image by image.
-
-        Args:
-            forward: (1, 3, H, W) float32 -> raw outputs, `output_names` first.
-            split: name of the split.
-            limit: score the first so many images only.
-            progress: called with (images done, images in all).
-        """
-        from detectors.data.evaluation import evaluate_split
-
-        return evaluate_split(
-            forward, split, data=self.data, deploy=deploy.make_deploy(self.metadata()), limit=limit, progress=progress
-        )
 
     def metadata(self) -> dict[str, Any]:
         """Return what `deploy.py` must know, JSON-able."""

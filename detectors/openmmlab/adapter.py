@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.detector import Batch, Forward, Scores
+from compress.dataset import Batch, Dataset, InputFormat
 from compress.errors import DetectorError
-from detectors.data.dota import DotaData, check_split, iterate_images, split_digest
 from detectors.geometry.deployed import BoxDeploy
 from detectors.geometry.pictures import padded_size
-from detectors.openmmlab import deploy
 from detectors.openmmlab.config import OpenMmlabConfig, config_digest, find_config
 from detectors.openmmlab.families import OUTPUT_LAYERS, Layout, class_name, layout_of
 from detectors.weights.finding import find_checkpoint
@@ -41,24 +39,22 @@ DISTILL_PATTERN = re.compile(r"neck\.(?:fpn_convs|out_convs)\.\d+")
 
 
 class OpenMmlab:
-    """A detector of MMRotate on DOTA-format data.
+    """A detector of MMRotate on labelled boxes.
 
     Attributes:
         config: the recipe's `detector:` part.
-        data: the recipe's `data:` part.
+        data: the data set.
     """
 
     NAME: ClassVar[str] = "openmmlab"
     VERSION: ClassVar[str] = "3"  # 3: nothing of FCOS or ATSS below the threshold; 2: KLD from the sides of the boxes
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmrotate")
-    PRELOAD: ClassVar[tuple[str, ...]] = (
-        "detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring", "mmrotate.models",
-    )  # fmt: skip
+    PRELOAD: ClassVar[tuple[str, ...]] = ("mmrotate.models",)
     CONFIG: ClassVar[type[OpenMmlabConfig]] = OpenMmlabConfig
-    DATA: ClassVar[type[DotaData]] = DotaData
+    DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.openmmlab.deploy"
 
-    def __init__(self, config: OpenMmlabConfig, data: DotaData) -> None:
+    def __init__(self, config: OpenMmlabConfig, data: Dataset) -> None:
         self.config = config
         self.data = data
         self._heads: nn.Module | None = None  # of the model that ran last, route 'features'
@@ -169,6 +165,10 @@ class OpenMmlab:
 
         return example_images(batch_size, padded_size(self.data.image_size, SIZE_DIVISOR))
 
+    def input_format(self) -> InputFormat:
+        """Return mean, deviation and padding of the images."""
+        return InputFormat(self._model_config.mean, self._model_config.std, SIZE_DIVISOR)
+
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers, what rotates as eight, and what runs across the two branches of a CSP layer."""
         found = dict.fromkeys(_layers(model, OUTPUT_PATTERN), "output layer: its channels are classes, boxes or angles")
@@ -203,42 +203,10 @@ class OpenMmlab:
         frozen = stage_prefixes(stages, self.config.num_frozen_stages, below="backbone")
         set_training(model, frozen=frozen, still_norms=("backbone.",) if self.config.keeps_norm_statistics else ())
 
-    # ---- data -------------------------------------------------------------------------------------
-
-    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
-        """Return a loader of `DotaBatch`; the seed decides order and augmentation."""
-        from detectors.data.loader import build_loader
-
-        return build_loader(
-            self.data,
-            split,
-            classes=self.config.classes,
-            mean=self._model_config.mean,
-            std=self._model_config.std,
-            batch_size=batch_size,
-            augment=augment,
-            seed=seed,
-            size_divisor=SIZE_DIVISOR,
-        )
-
-    def check_data(self, split: str) -> None:
-        """Raise DataError that lists what is wrong with a split."""
-        check_split(self.data, split, self.config.classes)
-
-    def data_digest(self, split: str) -> str:
-        """Return a hex digest of images and labels of a split."""
-        return split_digest(self.data, split)
-
-    def sample_images(self, split: str, count: int) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (name, picture) for the report; nothing where only the heads in torch can decode."""
-        if self.layout.route != "features":
-            images = iterate_images(self.data, split, self.config.classes)
-            yield from ((name, image) for _, (name, image, _) in zip(range(count), images, strict=False))
-
     # ---- training and scoring ---------------------------------------------------------------------
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """Return the losses of a `DotaBatch` by OpenMMLab's names; dense heads do not ask the model."""
+        """Return the losses of a `BoxBatch` by OpenMMLab's names; dense heads do not ask the model."""
         from detectors.openmmlab import losses
         from detectors.openmmlab.networks import split
 
@@ -257,28 +225,9 @@ class OpenMmlab:
         weights = self._model_config.model.train_cfg.stage_loss_weights
         return losses.refine_loss(self._loss_heads, maps, batch, box_type, weights)
 
-    def evaluate(
-        self,
-        forward: Forward,
-        split: str,
-        *,
-        limit: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score raw outputs on a split at the deployed size, image by image, larger ones by tiles.
-
-        Args:
-            forward: (1, 3, H, W) float32 -> raw outputs, `output_names` first.
-            split: name of the split.
-            limit: score the first so many images only.
-            progress: called with (images done, images in all).
-        """
-        from detectors.data.evaluation import evaluate_split
-
-        meta = self.metadata()
-        in_torch = self.layout.route == "features"
-        deployed = BoxDeploy(meta, self._decode_in_torch) if in_torch else deploy.make_deploy(meta)
-        return evaluate_split(forward, split, data=self.data, deploy=deployed, limit=limit, progress=progress)
+    def torch_deploy(self) -> BoxDeploy | None:
+        """Return what asks the heads of the model that ran last, for the route 'features'; None for dense heads."""
+        return BoxDeploy(self.metadata(), self._decode_in_torch) if self.layout.route == "features" else None
 
     def _decode_in_torch(
         self,

@@ -121,7 +121,7 @@ def dense_loss(head: nn.Module, maps: Maps, batch: Any, box_type: str) -> dict[s
     Args:
         head: any instance of the head; its parameters are not read.
         maps: raw maps by kind (class scores first) and level.
-        batch: `DotaBatch`.
+        batch: `BoxBatch`.
         box_type: form of the truth.
     """
     truth, ignored, metas = targets(batch, box_type)
@@ -136,7 +136,7 @@ def refine_loss(
     Args:
         heads: of the first stage and of each refining one.
         maps: scores and deltas of the last stage, deltas of the earlier ones, scores of the earlier ones.
-        batch: `DotaBatch`.
+        batch: `BoxBatch`.
         box_type: form of the truth.
         weights: of each refining stage.
     """

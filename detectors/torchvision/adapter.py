@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compress.detector import Batch, Forward, Scores
-from detectors.data.dota import DotaData, Truth, check_split, split_digest
+from compress.dataset import Batch, Dataset, InputFormat
+from detectors.data.samples import Truth
+from detectors.geometry.corners import box_extents
 from detectors.geometry.pictures import padded_size
 from detectors.torchvision import deploy
 from detectors.torchvision.anchors import fcos_anchors, level_boxes, retinanet_anchors, ssd_boxes
@@ -28,22 +28,21 @@ _SENSITIVE = "output layer; its error is the error of a detection"
 
 
 class TorchvisionDetector:
-    """RetinaNet, FCOS or SSDlite on DOTA-format data, boxes made axis-aligned.
+    """RetinaNet, FCOS or SSDlite on labelled boxes, boxes made axis-aligned.
 
     Attributes:
         config: the recipe's `detector:` part.
-        data: the recipe's `data:` part.
+        data: the data set.
     """
 
     NAME: ClassVar[str] = "torchvision"
     VERSION: ClassVar[str] = "1"
-    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmdet", "mmrotate")
-    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.openmmlab", "detectors.data.loader", "detectors.data.scoring")
+    REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
     CONFIG: ClassVar[type[TorchvisionConfig]] = TorchvisionConfig
-    DATA: ClassVar[type[DotaData]] = DotaData
+    DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.torchvision.deploy"
 
-    def __init__(self, config: TorchvisionConfig, data: DotaData) -> None:
+    def __init__(self, config: TorchvisionConfig, data: Dataset) -> None:
         self.config = config
         self.data = data
 
@@ -110,6 +109,10 @@ class TorchvisionDetector:
     def _default_boxes(self) -> dict[str, Any]:
         return ssd_boxes(*self.config.box_shares, len(self.config.spec.levels))
 
+    def input_format(self) -> InputFormat:
+        """Return mean, deviation and padding of the images."""
+        return InputFormat(self.config.values.mean, self.config.values.std, SIZE_DIVISOR)
+
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers."""
         scores, boxes = _OUTPUT.format("classes of each box"), _OUTPUT.format("four values of each box")
@@ -152,36 +155,10 @@ class TorchvisionDetector:
         prefixes = stage_prefixes(stages, count, below="backbone.features.0")
         return (*prefixes, "backbone.features.1.") if count == 4 else prefixes
 
-    # ---- data -------------------------------------------------------------------------------------
-
-    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Iterable[Batch]:
-        """Return a loader of `DotaBatch` (rotated boxes; `loss` makes them axis-aligned)."""
-        from detectors.data.loader import build_loader
-
-        return build_loader(
-            self.data,
-            split,
-            classes=self.config.classes,
-            mean=self.config.value("mean"),
-            std=self.config.value("std"),
-            batch_size=batch_size,
-            augment=augment,
-            seed=seed,
-            size_divisor=SIZE_DIVISOR,
-        )
-
-    def check_data(self, split: str) -> None:
-        """Raise DataError that lists what is wrong with a split."""
-        check_split(self.data, split, self.config.classes)
-
-    def data_digest(self, split: str) -> str:
-        """Return a hex digest of images and labels of a split."""
-        return split_digest(self.data, split)
-
     # ---- training and scoring ---------------------------------------------------------------------
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """Return 'loss_cls', 'loss_bbox' and for FCOS 'loss_ctrness' of a `DotaBatch`; the model is not asked."""
+        """Return 'loss_cls', 'loss_bbox' and for FCOS 'loss_ctrness' of a `BoxBatch`; the model is not asked."""
         import torch
 
         from detectors.torchvision.losses import detection_loss, upright
@@ -201,32 +178,12 @@ class TorchvisionDetector:
             len(self.config.classes),
         )
 
-    def evaluate(
-        self,
-        forward: Forward,
-        split: str,
-        *,
-        limit: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Scores:
-        """Score raw outputs on a split at the deployed size, by axis-aligned overlap, image by image.
-
-        Args:
-            forward: (1, 3, H, W) float32 -> raw outputs, `output_names` first.
-            split: name of the split.
-            limit: score the first so many images only.
-            progress: called with (images done, images in all).
-        """
-        from detectors.data.evaluation import evaluate_split
-
-        return evaluate_split(
-            forward,
-            split,
-            data=self.data,
-            deploy=deploy.make_deploy(self.metadata()),
-            truth_of=upright_truth,
-            limit=limit,
-            progress=progress,
+    def adapt_truth(self, truth: Truth) -> Truth:
+        """Return the truth with the axis-aligned rectangle around each box, angle 0."""
+        return Truth(
+            boxes=deploy.centre_boxes(box_extents(truth.boxes)).astype("float32"),
+            labels=truth.labels,
+            ignored_boxes=deploy.centre_boxes(box_extents(truth.ignored_boxes)).astype("float32"),
         )
 
     def metadata(self) -> dict[str, Any]:
@@ -239,28 +196,17 @@ class TorchvisionDetector:
             "image_size": list(self.data.image_size),
             "input_size": list(self.input_size()),
             "size_divisor": SIZE_DIVISOR,
-            "mean": list(config.value("mean")),
-            "std": list(config.value("std")),
+            "mean": list(config.values.mean),
+            "std": list(config.values.std),
             "classes": list(config.classes),
             "anchors": self.anchors(),
             "num_levels": len(config.spec.levels),
-            "score_threshold": config.value("score_threshold"),
-            "nms_iou": config.value("nms_iou"),
-            "nms_pre": config.value("nms_pre"),
-            "max_detections": config.value("max_detections"),
+            "score_threshold": config.values.score_threshold,
+            "nms_iou": config.values.nms_iou,
+            "nms_pre": config.values.nms_pre,
+            "max_detections": config.values.max_detections,
             "output_names": list(self.output_names()),
         }
-
-
-def upright_truth(truth: Truth) -> Truth:
-    """Return the truth with the axis-aligned rectangle around each box, angle 0."""
-    from detectors.geometry.corners import box_extents
-
-    return Truth(
-        boxes=deploy.centre_boxes(box_extents(truth.boxes)).astype("float32"),
-        labels=truth.labels,
-        ignored_boxes=deploy.centre_boxes(box_extents(truth.ignored_boxes)).astype("float32"),
-    )
 
 
 DETECTOR = TorchvisionDetector

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -191,7 +191,9 @@ class TorchvisionConfig(BaseModel):
             return self.reduced_tail
         return self.weights is None or not self.weights.startswith("IMAGENET")
 
-    def value(self, name: str) -> float | int | Rgb:
-        """Return a field of `Defaults`: the recipe's, else torchvision's."""
-        given = getattr(self, name)
-        return getattr(DEFAULTS[self.spec.architecture], name) if given is None else given
+    @property
+    def values(self) -> Defaults:
+        """Return the fields of `Defaults`: the recipe's where it gives them, else torchvision's."""
+        default = DEFAULTS[self.spec.architecture]
+        given = {field.name: getattr(self, field.name) for field in fields(default)}
+        return replace(default, **{name: value for name, value in given.items() if value is not None})

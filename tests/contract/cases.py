@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import DetectorError
-from compress.plugins import available_plugins, find_plugin
+from compress.plugins import available_plugins, find_dataset, find_plugin
 from compress.recipe.yaml_source import parse_yaml
 
 FOLDER = Path(__file__).parent / "cases"
@@ -43,8 +43,13 @@ class Case:
         """Return the detector on the data set at `root`."""
         kind = find_plugin(self.plugin)
         config = kind.CONFIG.model_validate({"classes": CLASSES} | self.detector)
-        data = {"format": "dota", "root": str(root), "image_size": (SIZE, SIZE), "ignore": (IGNORED,)} | self.data
-        return kind(config, kind.DATA.model_validate(data))
+        return kind(config, self.dataset(kind.DATA, config.classes, root))
+
+    def dataset(self, form: str, classes: tuple[str, ...], root: Path | None = None) -> Any:
+        """Return the data set at `root`, in a format."""
+        kind = find_dataset(form)
+        data = {"root": root and str(root), "image_size": (SIZE, SIZE), "ignore": (IGNORED,)} | self.data
+        return kind(kind.CONFIG.model_validate(data), classes)
 
 
 def cases_of(plugin: str) -> list[Case]:

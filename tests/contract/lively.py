@@ -32,7 +32,7 @@ def lively(detector: Any) -> nn.Module:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
-    batch = next(iter(detector.loader("train", batch_size=4, augment=False, seed=0)))
+    batch = next(iter(detector.data.loader("train", detector.input_format(), batch_size=4, augment=False, seed=0)))
     with torch.no_grad():
         model.train()(torch.cat([batch.images, detector.example_input(len(batch.images))]))
     for norm, momentum in zip(norms, momenta, strict=True):

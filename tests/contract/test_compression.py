@@ -20,6 +20,7 @@ from compress.quantization.checks import quantised_layers
 from compress.quantization.graph import outputs_of
 from compress.runtime.detect import open_predictor
 from compress.runtime.forwards import onnx_forward, torch_forward
+from compress.scoring import evaluate
 
 SHARE = 0.7  # of the MACs that pruning leaves
 IMAGES = 3  # of a split that are looked at
@@ -28,7 +29,7 @@ FLOAT_PARITY = 1e-4  # and of a float network
 
 
 def images_of(detector, split):
-    loader = detector.loader(split, batch_size=1, augment=False, seed=0)
+    loader = detector.data.loader(split, detector.input_format(), batch_size=1, augment=False, seed=0)
     return [batch.images for _, batch in zip(range(IMAGES), loader, strict=False)]
 
 
@@ -39,7 +40,7 @@ def pruned(detector, model):
     example = detector.example_input(1)
     rules = PruningRules(protected=detector.not_prunable(model), custom_pruners=detector.custom_pruners(model))
     full = measure_cost(model, example, "macs")
-    batch = next(iter(detector.loader("train", batch_size=2, augment=False, seed=0)))
+    batch = next(iter(detector.data.loader("train", detector.input_format(), batch_size=2, augment=False, seed=0)))
 
     def loss():
         return sum(detector.loss(model, tuple(model(batch.images)), batch).values())
@@ -55,7 +56,7 @@ def exported(detector, pruned, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     quantised = quantise(pruned.model, QuantisationSettings(), detector)
     calibrate(quantised, images_of(detector, "train"))
-    batch = next(iter(detector.loader("train", batch_size=2, augment=True, seed=0)))
+    batch = next(iter(detector.data.loader("train", detector.input_format(), batch_size=2, augment=True, seed=0)))
     detector.set_train_mode(quantised)
     optimizer = torch.optim.SGD([p for p in quantised.parameters() if p.requires_grad], lr=1e-6)
     sum(detector.loss(quantised, tuple(quantised(batch.images)), batch).values()).backward()
@@ -140,7 +141,7 @@ def test_the_packed_file_gives_the_same_bytes_back(exported):
 def test_packed_and_quantised_model_score_the_same(detector, exported):
     names = len(detector.output_names())
     scores = [
-        detector.evaluate(forward, "val", limit=IMAGES)
+        evaluate(detector, forward, "val", limit=IMAGES)
         for forward in (torch_forward(exported.model, names), onnx_forward(exported.packed, threads=1))
     ]
     assert abs(scores[0].map50 - scores[1].map50) <= 0.005

@@ -9,6 +9,7 @@ import torch
 from compress.errors import DetectorError
 from compress.quantization.graph import outputs_of
 from compress.runtime.forwards import torch_forward
+from compress.scoring import evaluate
 
 STEPS = 60  # of a round; each moves an output by 6 at most
 ROUNDS = 6  # as far as RTMDet's outputs must go: they are distances in pixels, up to 16 here
@@ -29,7 +30,8 @@ class Outputs:
 
 def test_a_network_that_finds_nothing_scores_nothing(detector, raw):
     progress = []
-    scores = detector.evaluate(
+    scores = evaluate(
+        detector,
         lambda images: [np.full_like(array[:1], np.nan) for array in raw],
         "val",
         limit=3,
@@ -46,7 +48,7 @@ def test_raw_outputs_fitted_to_the_loss_are_perfect_detections(detector, model, 
 
     What is then decoded must be the truth. That holds only if the loss and the deployed decoding mean the same.
     """
-    batch = next(iter(detector.loader("val", batch_size=4, augment=False, seed=0)))
+    batch = next(iter(detector.data.loader("val", detector.input_format(), batch_size=4, augment=False, seed=0)))
     raw = [torch.full_like(value, START).requires_grad_() for value in outputs_of(model, batch.images)]
     optimizer = torch.optim.Adam(raw, lr=LEARNING_RATE)
     for _ in range(ROUNDS):
@@ -56,7 +58,7 @@ def test_raw_outputs_fitted_to_the_loss_are_perfect_detections(detector, model, 
             optimizer.zero_grad()
             sum(detector.loss(model, tuple(raw), batch).values()).backward()
             optimizer.step()
-        scores = detector.evaluate(Outputs(batch.images, raw[: len(detector.output_names())]), "val")
+        scores = evaluate(detector, Outputs(batch.images, raw[: len(detector.output_names())]), "val")
         assert scores.num_images == 4
         if min(scores.recall, scores.map50) >= case.fitted_map50:
             break
@@ -66,11 +68,11 @@ def test_raw_outputs_fitted_to_the_loss_are_perfect_detections(detector, model, 
 
 def test_the_same_network_scores_the_same_twice(detector, model):
     forward = torch_forward(model, len(detector.output_names()))
-    first, second = (detector.evaluate(forward, "val", limit=2) for _ in range(2))
+    first, second = (evaluate(detector, forward, "val", limit=2) for _ in range(2))
     assert repr(first) == repr(second)  # NaN of a class without truth is not equal to itself
     assert 0 <= first.map50 <= 1
 
 
 def test_a_split_that_does_not_exist_is_refused(detector):
     with pytest.raises(DetectorError, match="no_split"):
-        detector.evaluate(lambda images: [], "no_split")
+        evaluate(detector, lambda images: [], "no_split")

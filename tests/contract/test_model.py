@@ -14,7 +14,7 @@ from compress.quantization.graph import outputs_of
 
 @pytest.fixture(scope="module")
 def batch(detector):
-    return next(iter(detector.loader("train", batch_size=2, augment=True, seed=1)))
+    return next(iter(detector.data.loader("train", detector.input_format(), batch_size=2, augment=True, seed=1)))
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_distill_points_are_feature_maps(detector, model):
 
 
 def test_the_loss_of_every_training_image_is_finite(detector, model):
-    for batch in detector.loader("train", batch_size=1, augment=False, seed=0):
+    for batch in detector.data.loader("train", detector.input_format(), batch_size=1, augment=False, seed=0):
         with torch.no_grad():
             losses = detector.loss(model, tuple(model(batch.images)), batch)
         assert losses

@@ -12,11 +12,13 @@ import pytest
 from cases import CLASSES, FOLDER, IGNORED, SIZE, cases_of
 from pydantic import BaseModel, ValidationError
 
-from compress.detector import HOOKS, SkipsBatches
-from compress.plugins import available_plugins, contract_faults, find_plugin
+from compress.dataset import SkipsBatches
+from compress.detector import HOOKS
+from compress.plugins import DATASETS, available_plugins, contract_faults, find_dataset, find_plugin
 
 HEAVY = {"torch", "torchvision", "onnx", "mmcv", "mmengine", "mmdet", "mmrotate", "brevitas", "onnxruntime"}
 each_plugin = pytest.mark.parametrize("plugin", available_plugins())
+each_format = pytest.mark.parametrize("form", available_plugins(DATASETS))
 
 
 @each_plugin
@@ -35,14 +37,22 @@ def test_the_class_keeps_the_contract(plugin):
     assert all(isinstance(name, str) for name in kind.REQUIRES)
 
 
-@each_plugin
-@pytest.mark.parametrize("part", ["CONFIG", "DATA"])
-def test_parts_of_the_recipe_are_frozen_models_that_refuse_unknown_fields_and_explain_theirs(plugin, part):
-    model = getattr(find_plugin(plugin), part)
+@each_format
+def test_the_class_of_a_data_set_keeps_the_contract(form):
+    kind = find_dataset(form)
+    assert contract_faults(kind, DATASETS) == []
+    assert form == kind.NAME
+    assert isinstance(kind.REQUIRES, tuple)
+
+
+@pytest.mark.parametrize(
+    "kind", [*map(find_plugin, available_plugins()), *map(find_dataset, available_plugins(DATASETS))], ids=str
+)
+def test_parts_of_the_recipe_are_frozen_models_that_refuse_unknown_fields_and_explain_theirs(kind):
+    model = kind.CONFIG
     assert issubclass(model, BaseModel)
     assert model.model_config.get("frozen")
-    unexplained = [name for name, field in model.model_fields.items() if not field.description and name != "format"]
-    assert unexplained == []
+    assert [name for name, field in model.model_fields.items() if not field.description] == []
     with pytest.raises(ValidationError, match="no_such_field"):
         model.model_validate({"no_such_field": 1})
 
@@ -53,8 +63,8 @@ def test_settings_survive_their_own_dump(plugin):
     for case in cases_of(plugin):
         config = kind.CONFIG.model_validate({"classes": CLASSES} | case.detector)
         assert kind.CONFIG.model_validate(config.model_dump(mode="json")) == config
-        data = kind.DATA.model_validate({"image_size": (SIZE, SIZE)} | case.data)
-        assert kind.DATA.model_validate(data.model_dump(mode="json")) == data
+        data = case.dataset(kind.DATA, config.classes).config
+        assert type(data).model_validate(data.model_dump(mode="json")) == data
 
 
 @each_plugin
@@ -62,12 +72,10 @@ def test_adapter_settings_and_deployed_part_load_without_torch(plugin):
     case = next(case for case in cases_of(plugin) if not case.slow)
     code = f"""
 import importlib, sys
-from compress.plugins import find_plugin
-kind = find_plugin({plugin!r})
-config = kind.CONFIG.model_validate({{"classes": {CLASSES!r}}} | {case.detector!r})
-data = kind.DATA.model_validate({{"image_size": ({SIZE}, {SIZE}), "ignore": ({IGNORED!r},)}} | {case.data!r})
-kind(config, data)
-importlib.import_module(kind.DEPLOY)
+from compress.plugins import find_plugin, make_detector
+data = {{"image_size": ({SIZE}, {SIZE}), "ignore": ({IGNORED!r},)}} | {case.data!r}
+make_detector({{"plugin": {plugin!r}, "classes": {CLASSES!r}}} | {case.detector!r}, data)
+importlib.import_module(find_plugin({plugin!r}).DEPLOY)
 found = {HEAVY!r} & set(sys.modules)
 assert not found, found
 """

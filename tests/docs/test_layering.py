@@ -14,12 +14,14 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("compress", "detectors", "benchmarks", "scripts", "tests")
 FRAMEWORKS = ("mmcv", "mmengine", "mmdet", "mmrotate")
 # What a plug-in may use of the engine.
-FOR_PLUGINS = ("detector", "errors", "metrics", "predictor", "progress")
+FOR_PLUGINS = ("dataset", "detector", "errors", "metrics", "progress")
 TORCH_FREE = (
     "compress.recipe.loading", "compress.cli.main", "compress.stage", "compress.artifact", "compress.engine.pipeline",
     "compress.stages", "compress.recipe.plan", "compress.engine.keys", "compress.engine.child", "compress.plugins",
     "compress.progress", "compress.engine.ranks", "compress.training.settings", "compress.codec",
-    "compress.runtime.detect", "detectors.dcfl.adapter", "detectors.dcfl.config", "detectors.dcfl.deploy",
+    "compress.runtime.detect", "detectors.data.formats.dota", "detectors.data.formats.coco",
+    "detectors.data.formats.yolo", "detectors.data.commands", "detectors.data.conversion", "detectors.data.submission",
+    "detectors.dcfl.adapter", "detectors.dcfl.config", "detectors.dcfl.deploy",
 )  # fmt: skip
 # Modules below the ones that know recipes and stages: they must work without them.
 ALGORITHMS = ("pruning", "quantization", "codec", "export", "metrics")
@@ -54,6 +56,12 @@ def name_of(path):
 @pytest.mark.parametrize("path", sources("compress"), ids=name_of)
 def test_the_engine_knows_no_detector_no_script_and_no_framework(path):
     assert named(imports(path), (*PACKAGES[1:], *FRAMEWORKS)) == []
+
+
+@pytest.mark.parametrize("path", sources("detectors", "scripts", "benchmarks"), ids=name_of)
+def test_openmmlab_is_imported_by_its_own_plugin_alone(path):
+    if not path.is_relative_to(ROOT / "detectors" / "openmmlab"):
+        assert named(imports(path), FRAMEWORKS) == []
 
 
 @pytest.mark.parametrize("path", sources("detectors"), ids=name_of)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.openmmlab.adapter import OUTPUT_PATTERN, OpenMmlab
 
 SIZE = 128
@@ -41,7 +42,7 @@ def small(config, *, size=SIZE, **fields):
         pass  # their backbones need packages that are not part of the environment
     else:
         fields = {"backbone": "resnet18", "base_channels": 16, "channels": channels} | fields
-    data = OpenMmlab.DATA(image_size=(size, size))
+    data = DotaDataset(DotaData(image_size=(size, size)), ())
     return OpenMmlab(OpenMmlab.CONFIG(config=config, classes=CLASSES, **fields), data)
 
 

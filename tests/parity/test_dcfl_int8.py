@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from compress.export import check_parity, export_onnx, unfused_convolutions
 from compress.export.fusion import optimized_graph
 from compress.quantization import QuantisationSettings, calibrate, quantise
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl
 
 torch.set_num_threads(1)
@@ -31,7 +32,7 @@ def smooth_images(number: int, seed: int) -> list[torch.Tensor]:
 def exported(request, tmp_path_factory):
     """Return detector, fake-quantised model, path of the ONNX file."""
     config = Dcfl.CONFIG(backbone=request.param, channels=16, classes=["a", "b"])
-    detector = Dcfl(config, Dcfl.DATA(root=str(tmp_path_factory.mktemp("no_data")), image_size=[SIZE, SIZE]))
+    detector = Dcfl(config, DotaDataset(DotaData(image_size=(SIZE, SIZE)), config.classes))
     torch.manual_seed(0)
     model = detector.build().eval()
     for layer in [*model.neck.modules(), *model.head.modules()]:

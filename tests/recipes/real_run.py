@@ -28,7 +28,7 @@ def draw_data(folder: Path, counts: dict[str, int] | None = None) -> Path:
     from detectors.data.synthetic_scenes import SceneSettings
 
     counts = counts or {"train": 12, "val": 2, "test": 2}
-    write_dataset(folder, SceneSettings(seed=1, size=(96, 96), object_px=(12, 32), counts=counts), None)
+    write_dataset(folder, SceneSettings(seed=1, size=(96, 96), object_px=(12, 32), counts=counts))
     return folder
 
 

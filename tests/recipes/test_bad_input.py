@@ -206,10 +206,28 @@ def test_a_plugin_whose_framework_is_not_installed_is_refused_at_once(krimp, dat
 
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name in ("mmcv", "mmdet") else real(name, *rest)
+        importlib.util, "find_spec", lambda name, *rest: None if name == "torchvision" else real(name, *rest)
     )
     code, error = krimp(recipe_of(tmp_path, data))
     assert code == 3
-    assert "plug-in 'dcfl' needs mmcv, mmdet, which is not installed" in error
-    assert 'Run: make setup-openmmlab (in Krimp\'s folder), or pip install ".[compress,openmmlab]" there.' in error
+    assert "plug-in 'dcfl' needs torchvision, which is not installed" in error
+    assert 'Run: make setup (in Krimp\'s folder), or pip install ".[compress]" there.' in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plugin_that_needs_openmmlab_names_its_extra(monkeypatch):
+    import importlib.util
+
+    from compress.errors import DetectorError
+    from compress.plugins import check_frameworks, find_plugin
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name in ("mmcv", "mmdet") else real(name, *rest)
+    )
+    with pytest.raises(DetectorError) as error:
+        check_frameworks(find_plugin("openmmlab"))
+    assert "plug-in 'openmmlab' needs mmcv, mmdet, which is not installed" in str(error.value)
+    assert 'Run: make setup-openmmlab (in Krimp\'s folder), or pip install ".[compress,openmmlab]" there.' in str(
+        error.value
+    )

@@ -8,8 +8,8 @@ import torch
 from golden_cases import angle_gap, assert_boxes_near, cases, facts, keys_of, matching, read
 from golden_reference import best_ordered, box_of_quad, corners, flipped, wrapped
 
-from detectors.data.dota import Truth, longer_side_first, quads_to_boxes
 from detectors.data.records import precision_recall
+from detectors.data.samples import Truth, longer_side_first, quads_to_boxes
 from detectors.data.scoring import match_records, score_records
 from detectors.dcfl.coder import wrap_angle
 from detectors.geometry.corners import box_corners

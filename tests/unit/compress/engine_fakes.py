@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compress import progress
 from compress import stages as stage_table
-from compress.detector import Scores
+from compress.dataset import InputFormat, Scores
 from compress.errors import DataError, StageError
 from compress.kind import Kind
 from compress.stage import Stage, StageContext
@@ -37,18 +37,47 @@ class FakeData(BaseModel):
     ignore: list[str] = []
 
 
+class FakeDataset:
+    NAME: ClassVar[str] = "fake"
+    REQUIRES: ClassVar[tuple[str, ...]] = ()
+    CONFIG: ClassVar[type[BaseModel]] = FakeData
+
+    def __init__(self, config: FakeData, classes) -> None:
+        self.config = config
+        self.image_size = config.image_size
+
+    def check(self, split: str) -> None:
+        if self.config.root is not None and not (Path(self.config.root) / split).exists():
+            raise DataError(f"{self.config.root}: split {split!r} is missing. Expected a file of that name.")
+
+    def digest(self, split: str) -> str:
+        if self.config.root is None:
+            return "none"
+        file = Path(self.config.root) / split
+        if not file.exists():
+            raise DataError(f"{file}: gone")
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+    def images(self, split: str) -> Any:
+        return []
+
+    def loader(self, split: str, input_format, *, batch_size: int, augment: bool, seed: int) -> Any: ...
+
+    def score(self, detections, truths) -> Scores:
+        return Scores(0.5, "area", 0.5, {}, 1.0, 1.0, 0.5, 1, 1)
+
+
 class FakeDetector:
     NAME: ClassVar[str] = "fake"
     VERSION: ClassVar[str] = "1"
     REQUIRES: ClassVar[tuple[str, ...]] = ()
     CONFIG: ClassVar[type[BaseModel]] = FakeConfig
-    DATA: ClassVar[type[BaseModel]] = FakeData
+    DATA: ClassVar[str] = "engine_fakes:FakeDataset"
     DEPLOY: ClassVar[str] = "engine_fakes"
 
-    def __init__(self, config: FakeConfig, data: FakeData) -> None:
+    def __init__(self, config: FakeConfig, data: FakeDataset) -> None:
         self.config = config
         self.data = data
-        self.checked: list[str] = []
 
     def build(self) -> Any: ...
     def load(self, model, checkpoint) -> None: ...
@@ -71,27 +100,13 @@ class FakeDetector:
     def distill_points(self, model) -> tuple[str, ...]:
         return ()
 
-    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> Any: ...
-
-    def check_data(self, split: str) -> None:
-        if self.data.root is not None and not (Path(self.data.root) / split).exists():
-            raise DataError(f"{self.data.root}: split {split!r} is missing. Expected a file of that name.")
-
-    def data_digest(self, split: str) -> str:
-        if self.data.root is None:
-            return "none"
-        file = Path(self.data.root) / split
-        if not file.exists():
-            raise DataError(f"{file}: gone")
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+    def input_format(self) -> InputFormat:
+        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def loss(self, model, raw, batch) -> dict[str, Any]:
         return {}
 
     def set_train_mode(self, model) -> None: ...
-    def evaluate(self, forward, split: str, *, limit=None, progress=None) -> Scores:
-        return Scores(0.5, "area", 0.5, {}, 1.0, 1.0, 0.5, 1, 1)
-
     def metadata(self) -> dict[str, Any]:
         return {}
 
@@ -101,8 +116,17 @@ class NeedsMissingFramework(FakeDetector):
 
 
 class BreaksContract(FakeDetector):
-    def data_digest(self) -> str:
+    def not_prunable(self) -> dict[str, str]:
+        return {}
+
+
+class BreaksDatasetContract(FakeDataset):
+    def digest(self) -> str:
         return ""
+
+
+class NeedsMissingReader(FakeDataset):
+    REQUIRES: ClassVar[tuple[str, ...]] = ("reader_that_is_not_there",)
 
 
 class BreaksHook(FakeDetector):

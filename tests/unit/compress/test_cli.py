@@ -63,10 +63,10 @@ def test_plan_refuses_what_a_run_would_refuse(recipe_file, tmp_path, capsys, mon
     assert captured.out.splitlines()[1] == "01_qat          run     not made yet"
     assert "cannot be exported" in captured.err
 
-    def check_data(self, split):
+    def check(self, split):
         raise DataError(f"split {split!r}: 1 label is wrong")
 
-    monkeypatch.setattr(engine_fakes.FakeDetector, "check_data", check_data)
+    monkeypatch.setattr(engine_fakes.FakeDataset, "check", check)
     assert main(["plan", str(recipe_file), "--out", out]) == 3
     assert "1 label is wrong" in capsys.readouterr().err
 

@@ -262,7 +262,7 @@ def test_a_branch_from_an_earlier_model_is_legal(write):
         ("no_module_here:X", "detector.plugin: plug-in 'no_module_here:X': module 'no_module_here' cannot be imported"),
         ("engine_fakes:FakeDetectr", "has no 'FakeDetectr'. Did you mean 'FakeDetector'?"),
         ("engine_fakes:NAME", "expected a class, found"),
-        ("engine_fakes:BreaksContract", "data_digest: expected (self, split), found (self)"),
+        ("engine_fakes:BreaksContract", "not_prunable: expected (self, model), found (self)"),
         (
             "engine_fakes:BreaksHook",
             "distill_loss: expected (self, student, teacher, batch), found (self, student, teacher)",
@@ -273,6 +273,49 @@ def test_a_wrong_plugin_is_refused_at_its_place(write, plugin, expected):
     found = problems_of(write(f"name: x\ndetector: {{plugin: '{plugin}'}}\nstages: [{{stage: qat}}]"))
     assert found[0].startswith("2:20: ")
     assert expected in found[0]
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        ("dta", "data.format: there is no data format 'dta'. Did you mean 'dota'?"),
+        ("no_module_here:X", "data format 'no_module_here:X': module 'no_module_here' cannot be imported"),
+        ("engine_fakes:FakeDatast", "has no 'FakeDatast'. Did you mean 'FakeDataset'?"),
+        (
+            "engine_fakes:BreaksDatasetContract",
+            "does not keep the contract of compress/dataset.py: digest: expected (self, split), found (self)",
+        ),
+        ("[dota]", "data.format: ['dota'] is not a name. Expected one of: "),
+    ],
+)
+def test_a_wrong_data_format_is_refused_at_its_place(write, form, expected):
+    value = form if form.startswith("[") else f"'{form}'"
+    found = problems_of(
+        write(
+            f"name: x\ndetector: {{plugin: '{engine_fakes.NAME}'}}\ndata: {{format: {value}}}\nstages: [{{stage: qat}}]"
+        )
+    )
+    assert found[0].startswith("3:16: ")
+    assert expected in found[0]
+
+
+def test_the_format_decides_which_fields_the_data_part_has(write):
+    head = f"name: x\ndetector: {{plugin: '{engine_fakes.NAME}'}}\n"
+    own = load_recipe(write(head + "data: {root: a}\nstages: [{stage: qat}]"))
+    assert own.data["format"] == "engine_fakes:FakeDataset"
+    other = head + "data: {format: dota, image_size: [8, 8], flip_probability: 0.1}\nstages: [{stage: qat}]"
+    assert load_recipe(write(other)).data["splits"]["val"] == "val"
+    found = problems_of(write(head + "data: {image_size: [8, 8], flip_probability: 0.1}\nstages: [{stage: qat}]"))
+    assert "unknown field 'flip_probability'" in found[0]
+
+
+def test_a_missing_framework_of_a_data_set_is_named(write):
+    path = write(
+        f"name: x\ndetector: {{plugin: '{engine_fakes.NAME}'}}\n"
+        "data: {format: 'engine_fakes:NeedsMissingReader'}\nstages: [{stage: qat}]"
+    )
+    with pytest.raises(DetectorError, match=r"data format 'fake' needs reader_that_is_not_there.*pip install reader_"):
+        load_recipe(path)
 
 
 def test_a_missing_framework_is_a_detector_error_that_names_the_extra(write, monkeypatch):
@@ -296,7 +339,11 @@ def test_the_schema_accepts_a_right_recipe_and_refuses_a_wrong_one():
         "stages": [{"stage": "qat", "from": "float"}, {"stage": "prune_structured", "sparsity": 0.5}],
     }
     jsonschema.validate(recipe, schema)
+    dota = {"format": "dota", "image_size": [8, 8], "ignore": ["a"]}
+    jsonschema.validate(recipe | {"data": dota}, schema)
     for wrong in (
+        {"data": dota | {"flip": 1}},
+        {"data": {"format": "dota"}},
         {"seed": "x"},
         {"detector": {"plugin": engine_fakes.NAME, "chanels": 4}},
         {"data": {"rot": 1}},

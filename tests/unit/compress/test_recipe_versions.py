@@ -11,7 +11,9 @@ from compress.recipe.reference import stage_fields, stage_text, stages_page
 from compress.recipe.upgrade import upgrade_text
 from compress.stages import STAGES
 
-HEAD = "name: a\ndetector: {plugin: dcfl, classes: [ship]}\ndata: {format: dota, root: /nowhere, image_size: [64, 64]}\n"
+HEAD = (
+    "name: a\ndetector: {plugin: dcfl, classes: [ship]}\ndata: {format: dota, root: /nowhere, image_size: [64, 64]}\n"
+)
 OLD = (
     HEAD
     + """format_version: 1
@@ -118,11 +120,12 @@ BASE = HEAD + (
     "format_version: 2\nseed: 3\nstages:\n  - {stage: train, training: {epochs: 7, lr: 0.5}}\n"
     "  - {stage: export_onnx, name: out}\n  - {stage: pack}\n"
 )
+VARIANT = "format_version: 2\nbase: base.yaml\nname: b\n"
 
 
 def test_a_variant_changes_fields_of_its_base_and_stages_by_their_label(tmp_path):
     (tmp_path / "base.yaml").write_text(BASE)
-    text = "format_version: 2\nbase: base.yaml\nname: b\ndetector: {classes: [a, b]}\nstages:\n  train: {training: {epochs: 9}}\n"
+    text = VARIANT + "detector: {classes: [a, b]}\nstages:\n  train: {training: {epochs: 9}}\n"
     recipe = load(tmp_path, text)
     assert (recipe.name, recipe.seed) == ("b", 3)
     assert (recipe.detector["plugin"], recipe.detector["classes"]) == ("dcfl", ["a", "b"])
@@ -149,7 +152,7 @@ def test_a_base_of_version_1_and_a_base_of_a_base_are_read(tmp_path):
 
 def test_mistakes_are_told_in_the_file_that_makes_them(tmp_path):
     (tmp_path / "base.yaml").write_text(BASE.replace("epochs: 7", "epochs: -7"))
-    text = "format_version: 2\nbase: base.yaml\nname: b\nstages:\n  train: {training: {lr: fast}}\n  trian: {}\n  pack: 3\n"
+    text = VARIANT + "stages:\n  train: {training: {lr: fast}}\n  trian: {}\n  pack: 3\n"
     found = problems(tmp_path, text)
     assert any(p.startswith("base.yaml:7:39: stages[0].training.epochs: -7") for p in found)
     assert any(p.startswith("a.yaml:5:26: stages[0].training.lr: 'fast'") for p in found)

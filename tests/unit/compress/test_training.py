@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from compress.detector import Scores
+from compress.dataset import InputFormat, Scores
 from compress.errors import StageError
 from compress.seeds import epoch_seed
 from compress.training.checkpoint import CHECKPOINT, load_checkpoint, tensors_of
@@ -77,7 +77,14 @@ class TinyDetector:
     def distill_points(self, model):
         return ("norm",)
 
-    def loader(self, split, *, batch_size, augment, seed):
+    @property
+    def data(self):
+        return self  # its own data set
+
+    def input_format(self):
+        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def loader(self, split, input_format, *, batch_size, augment, seed):
         assert split == "train"
         assert augment
         return TinyLoader(batch_size, seed)

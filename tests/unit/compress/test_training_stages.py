@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from compress.dataset import InputFormat
 from compress.model_folder import Build, load_model, save_model
 from compress.stage import StageContext
 from compress.stages.finetune import Finetune
@@ -32,7 +33,14 @@ class OneLayerDetector:
     def distill_points(self, model):
         return ("2",)
 
-    def loader(self, split, *, batch_size, augment, seed):
+    @property
+    def data(self):
+        return self  # its own data set
+
+    def input_format(self):
+        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def loader(self, split, input_format, *, batch_size, augment, seed):
         generator = torch.Generator().manual_seed(seed)
         batches = [SimpleNamespace(images=torch.randn(batch_size, 3, 8, 8, generator=generator)) for _ in range(3)]
         for batch in batches:

@@ -4,11 +4,15 @@ import cv2
 import numpy as np
 import pytest
 
+from compress.cli.main import main
 from detectors.data.diorr import CLASSES
-from detectors.data.dota import DotaData, check_split, iterate_images
-from scripts import prepare_diorr
+from detectors.data.formats.dota import DotaData, DotaDataset
 
 CORNERS = ("left_top", "right_top", "right_bottom", "left_bottom")
+
+
+def prepare_diorr(arguments):
+    return main(["data", "prepare-diorr", *arguments])
 
 
 def annotation(*objects):
@@ -46,21 +50,19 @@ def release(tmp_path):
 
 def test_splits_are_linked_and_labelled_in_dota_format(release, tmp_path, capsys):
     out = tmp_path / "out"
-    assert prepare_diorr.main([str(release), "--out", str(out), "--processes", "2"]) == 0
+    assert prepare_diorr([str(release), "--out", str(out), "--processes", "2"]) == 0
     assert sorted(p.name for p in (out / "trainval" / "images").iterdir()) == ["00001.jpg", "00002.jpg", "00003.jpg"]
     assert (out / "train" / "labelTxt" / "00001.txt").read_text() == (
         "10 12 40 12 40 30 10 30 airplane 0\n50.5 20 70 30.25 60 50 40 40 expressway-service-area 1\n"
     )
     assert (release / "JPEGImages-test" / "11726.jpg").stat().st_nlink == 2
-    data = DotaData(root=str(out), image_size=(80, 96))
-    assert check_split(data, "test", CLASSES, check="full") | {"boxes": 1, "ignored_boxes": 1} == check_split(
-        data, "test", CLASSES
-    )
-    _, image, truth = next(iter(iterate_images(data, "test", CLASSES)))
+    data = DotaDataset(DotaData(root=str(out), image_size=(80, 96)), CLASSES)
+    assert data.counts("test", check="full") | {"boxes": 1, "ignored_boxes": 1} == data.counts("test")
+    _, image, truth = next(iter(data.images("test")))
     assert image.shape == (80, 96, 3)
     np.testing.assert_allclose(truth.boxes[0], [25, 21, 30, 18, 0], atol=1e-4)
     capsys.readouterr()
-    assert prepare_diorr.main([str(release), "--out", str(out)]) == 0
+    assert prepare_diorr([str(release), "--out", str(out)]) == 0
     assert capsys.readouterr().out.count("(already there)") == 4
 
 
@@ -71,14 +73,14 @@ def test_every_wrong_annotation_is_told_and_the_right_ones_stay(release, tmp_pat
     (labels / "00003.xml").write_text("<annotation><object>")
     (labels / "00002.xml").write_text(good.replace("<y_right_top>12</y_right_top>", ""))
     options = [str(release), "--out", str(tmp_path / "out"), "--splits", "trainval", "--processes", "1"]
-    assert prepare_diorr.main(options) == 3
+    assert prepare_diorr([*options]) == 3
     text = capsys.readouterr().err
     assert "3 problems" in text
     assert "00001.xml: object 1: class 'aeroplane', expected one of airplane" in text
     assert "00002.xml: object 1: robndbox/y_right_top is None, expected a number of pixels" in text
     assert "00003.xml: no element found" in text or "00003.xml: mismatched tag" in text or "00003.xml:" in text
     (labels / "00001.xml").write_text(good)
-    assert prepare_diorr.main(options) == 3
+    assert prepare_diorr([*options]) == 3
     assert "2 problems" in capsys.readouterr().err
 
 
@@ -86,7 +88,7 @@ def test_boxes_without_area_or_outside_the_image_are_dropped_and_told(release, t
     labels = release / "Annotations" / "Oriented Bounding Boxes"
     outside = [(200, 200), (220, 200), (220, 220), (200, 220)]
     (labels / "11726.xml").write_text(annotation(("dam", SQUARE, 0), ("dam", [(5, 5)] * 4, 0), ("dam", outside, 0)))
-    assert prepare_diorr.main([str(release), "--out", str(tmp_path / "out"), "--splits", "test"]) == 0
+    assert prepare_diorr([str(release), "--out", str(tmp_path / "out"), "--splits", "test"]) == 0
     assert "2 boxes were dropped, e.g. 11726.xml: object 2: degenerate box" in capsys.readouterr().out
     assert (tmp_path / "out" / "test" / "labelTxt" / "11726.txt").read_text() == "10 12 40 12 40 30 10 30 dam 0\n"
 
@@ -94,12 +96,12 @@ def test_boxes_without_area_or_outside_the_image_are_dropped_and_told(release, t
 def test_missing_pieces_are_named(release, tmp_path, capsys):
     (release / "JPEGImages-trainval" / "00002.jpg").unlink()
     (release / "Annotations" / "Oriented Bounding Boxes" / "00001.xml").unlink()
-    assert prepare_diorr.main([str(release), "--out", str(tmp_path / "out")]) == 3
+    assert prepare_diorr([str(release), "--out", str(tmp_path / "out")]) == 3
     assert "00001.xml: missing" in capsys.readouterr().err
     (release / "ImageSets" / "Main" / "val.txt").unlink()
-    assert prepare_diorr.main([str(release), "--out", str(tmp_path / "out"), "--splits", "val"]) == 3
+    assert prepare_diorr([str(release), "--out", str(tmp_path / "out"), "--splits", "val"]) == 3
     assert "val.txt" in capsys.readouterr().err
     truncated = release / "JPEGImages-test" / "11726.jpg"
     truncated.write_bytes(truncated.read_bytes()[:-20])
-    assert prepare_diorr.main([str(release), "--out", str(tmp_path / "out"), "--splits", "test"]) == 3
+    assert prepare_diorr([str(release), "--out", str(tmp_path / "out"), "--splits", "test"]) == 3
     assert "11726.jpg: truncated JPEG" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -13,22 +14,29 @@ import numpy as np
 import pytest
 
 pytest.importorskip("shapely")
-pytest.importorskip("mmrotate")
 UNIT = Path(__file__).parents[1]
 sys.path.append(str(UNIT / "detectors" / "data"))
 
 from dota_tree import OVERLAP, SIZE, write_tree  # noqa: E402
 
+from compress.cli.main import main  # noqa: E402
 from compress.errors import DataError  # noqa: E402
 from detectors.data import merging  # noqa: E402
-from detectors.data.dota import quads_to_boxes  # noqa: E402
 from detectors.data.dota_release import CLASSES  # noqa: E402
 from detectors.data.patches import Patch  # noqa: E402
+from detectors.data.samples import quads_to_boxes  # noqa: E402
 from detectors.geometry.detections import Detections  # noqa: E402
 from detectors.geometry.text import to_records  # noqa: E402
-from scripts import prepare_dota, submit_dota  # noqa: E402
 
 NAMES = CLASSES["1.0"]
+
+
+def submit(arguments):
+    return main(["data", "submit", *arguments])
+
+
+def prepare_dota(arguments):
+    return main(["data", "prepare-dota", *arguments])
 
 
 @pytest.fixture(scope="module", params=[("1.0",), ("0.5", "1.0")], ids=["one scale", "two scales"])
@@ -36,7 +44,7 @@ def tree(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("dota")
     release = write_tree(root / "DOTA", splits=("val",))
     options = ["--size", str(SIZE), "--overlap", str(OVERLAP), "--processes", "1", "--scales", *request.param]
-    assert prepare_dota.main([str(release), "--out", str(root / "patches"), *options]) == 0
+    assert prepare_dota([str(release), "--out", str(root / "patches"), *options]) == 0
     return release / "val" / "labelTxt-v1.0" / "labelTxt", root / "patches" / "val"
 
 
@@ -57,7 +65,7 @@ def perfect(patches, *, noise_px=0.0, seed=0):
 def run(tmp_path, record, patches, *options):
     (tmp_path / "detections.json").write_text(json.dumps(record))
     arguments = ["--detections", str(tmp_path / "detections.json"), "--patches", str(patches)]
-    code = submit_dota.main([*arguments, "--out", str(tmp_path / "out"), *map(str, options)])
+    code = submit([*arguments, "--out", str(tmp_path / "out"), *map(str, options)])
     scores = tmp_path / "out" / "scores.json"
     return code, json.loads(scores.read_text()) if scores.is_file() else None
 
@@ -100,7 +108,7 @@ def test_submission_is_the_servers_format_and_reads_back_to_the_same_score(tree,
     run(tmp_path, perfect(patches), patches, "--labels", labels)
     assert path.read_bytes() == first
     again = ["--submission", str(path), "--labels", str(labels), "--classes", *NAMES, "--out", str(tmp_path / "again")]
-    assert submit_dota.main(again) == 0
+    assert submit([*again]) == 0
     assert json.loads((tmp_path / "again" / "scores.json").read_text())["map50_area"] == scores["map50_area"]
 
 
@@ -172,7 +180,7 @@ def test_difficult_objects_are_neither_found_nor_missed(tmp_path):
 )
 def test_wrong_detection_files_are_refused(text, expected, tmp_path, capsys):
     (tmp_path / "detections.json").write_text(text)
-    assert submit_dota.main(["--detections", str(tmp_path / "detections.json"), "--out", str(tmp_path / "out")]) == 3
+    assert submit(["--detections", str(tmp_path / "detections.json"), "--out", str(tmp_path / "out")]) == 3
     assert expected in capsys.readouterr().err
 
 
@@ -180,9 +188,9 @@ def test_wrong_submissions_are_refused_with_file_and_line(tmp_path, capsys):
     (tmp_path / "Task1_ship.txt").write_text("P0 0.5 1 2 3 4 5 6 7 8\nP0 0.5 1 2\n")
     (tmp_path / "P0.txt").write_text("")
     options = ["--submission", str(tmp_path), "--labels", str(tmp_path), "--out", str(tmp_path / "out"), "--classes"]
-    assert submit_dota.main([*options, "ship"]) == 3
+    assert submit([*options, "ship"]) == 3
     assert "Task1_ship.txt:2: 4 columns, expected image score" in capsys.readouterr().err
-    assert submit_dota.main([*options, "plane"]) == 3
+    assert submit([*options, "plane"]) == 3
     assert "Task1_plane.txt" in capsys.readouterr().err
 
 
@@ -210,13 +218,13 @@ def lamps(tmp_path):
         cv2.imwrite(str(images / f"{name}.png"), image)
         (labels / f"{name}.txt").write_text("".join(lines))
     options = ["--size", "128", "--overlap", "40", "--processes", "1", "--classes", "lamp", "ship"]
-    assert prepare_dota.main([str(tmp_path / "DOTA"), "--out", str(tmp_path / "patches"), *options]) == 0
+    assert prepare_dota([str(tmp_path / "DOTA"), "--out", str(tmp_path / "patches"), *options]) == 0
     return tmp_path
 
 
 def with_model(folder, *options):
     arguments = ["--model", folder / "model.onnx", "--patches", folder / "patches" / "val", "--out", folder / "out"]
-    return submit_dota.main([*map(str, arguments), "--threads", "1", *map(str, options)])
+    return submit([*map(str, arguments), "--threads", "1", *map(str, options)])
 
 
 def test_model_file_looks_at_every_patch_and_whole_images_are_scored(lamps):
@@ -227,19 +235,19 @@ def test_model_file_looks_at_every_patch_and_whole_images_are_scored(lamps):
 
 
 def test_krimp_detects_own_output_gives_the_same_submission(lamps):
-    from compress.runtime.detect import detect, find_images, open_predictor
+    from compress.runtime.detect import Results, detect, find_images, open_predictor
 
     assert with_model(lamps) == 0
     mine = (lamps / "out" / "submission.zip").read_bytes()
     predictor = open_predictor(lamps / "model.onnx", threads=1)
-    detect(predictor, find_images([lamps / "patches" / "val" / "images"]), lamps / "found", pictures=False)
+    detect(predictor, find_images([lamps / "patches" / "val" / "images"]), Results(lamps / "found", pictures=False))
     options = ["--detections", lamps / "found" / "detections.json", "--patches", lamps / "patches" / "val"]
-    assert submit_dota.main([*map(str, options), "--out", str(lamps / "other")]) == 0
+    assert submit([*map(str, options), "--out", str(lamps / "other")]) == 0
     assert (lamps / "other" / "submission.zip").read_bytes() == mine
 
 
 def test_detection_goes_on_after_a_kill_and_refuses_another_model(lamps, capsys, monkeypatch):
-    from compress.runtime import detect
+    from detectors.data import submission
 
     assert with_model(lamps) == 0
     path = lamps / "out" / "detections.jsonl"
@@ -247,8 +255,8 @@ def test_detection_goes_on_after_a_kill_and_refuses_another_model(lamps, capsys,
     lines = whole.splitlines(keepends=True)
     path.write_text("".join(lines[:4]) + lines[4][:25])  # killed while it wrote the fourth record
     looked_at = []
-    read = detect.read_image
-    monkeypatch.setattr(detect, "read_image", lambda file: (looked_at.append(file.stem), read(file))[1])
+    read = submission.read_image
+    monkeypatch.setattr(submission, "read_image", lambda file: (looked_at.append(file.stem), read(file))[1])
     assert with_model(lamps) == 0
     assert len(looked_at) == len(lines) - 4
     assert path.read_text() == whole
@@ -262,18 +270,19 @@ def test_detection_goes_on_after_a_kill_and_refuses_another_model(lamps, capsys,
 
 
 def test_options_that_need_each_other_are_told(tmp_path, capsys):
-    assert submit_dota.main(["--model", "m.onnx", "--out", str(tmp_path / "out")]) == 3
+    assert submit(["--model", "m.onnx", "--out", str(tmp_path / "out")]) == 3
     assert "--model: needs --patches" in capsys.readouterr().err
-    assert submit_dota.main(["--submission", "x.zip", "--out", str(tmp_path / "out")]) == 3
+    assert submit(["--submission", "x.zip", "--out", str(tmp_path / "out")]) == 3
     assert "needs --labels and --classes" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("script", ["prepare_dota", "prepare_diorr", "submit_dota"])
-def test_help_teaches_with_examples(script, capsys):
-    module = __import__(f"scripts.{script}", fromlist=["main"])
-    with pytest.raises(SystemExit) as stopped:
-        module.main(["--help"])
-    assert stopped.value.code == 0
-    text = capsys.readouterr().out
-    assert f"python scripts/{script}.py" in text
-    assert "example" in text
+@pytest.mark.parametrize(
+    ("script", "name"),
+    [("make_synthetic", "synthetic"), ("prepare_dota", "prepare-dota"), ("prepare_diorr", "prepare-diorr"),
+     ("submit_dota", "submit")],
+)  # fmt: skip
+def test_help_teaches_with_examples(script, name):
+    command = [sys.executable, str(UNIT.parents[1] / "scripts" / f"{script}.py"), "--help"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"krimp data {name} " in text.partition("Options:")[0].partition("\n\n")[2]
+    assert "--out" in text

@@ -10,6 +10,8 @@ import torch_pruning as tp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.dataset import InputFormat
+
 
 class FieldConv(nn.Module):
     """Stands for a deformable layer: reads a field of 18 + 9 channels that must keep its width."""
@@ -157,7 +159,14 @@ class LookalikeDetector:
     def distill_points(self, model):
         return ("out1",)
 
-    def loader(self, split, *, batch_size, augment, seed):
+    @property
+    def data(self):
+        return self  # its own data set
+
+    def input_format(self):
+        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def loader(self, split, input_format, *, batch_size, augment, seed):
         generator = torch.Generator().manual_seed(seed)
         return [
             LookalikeBatch(

@@ -9,17 +9,23 @@ from compress.pruning.batches import batch_losses, train_batches
 def test_no_more_batches_are_read_than_asked_for_and_none_before_the_first():
     opened, read = [], []
 
-    def loader(split, **how):
-        opened.append((split, how))
+    def loader(split, input_format, **how):
+        opened.append((split, input_format, how))
         for number in range(10):
             read.append(number)
             yield number
 
-    batches = train_batches(SimpleNamespace(loader=loader), count=3, batch_size=2, seed=7, label="importance")
+    batches = train_batches(
+        SimpleNamespace(data=SimpleNamespace(loader=loader), input_format=lambda: "rgb"),
+        count=3,
+        batch_size=2,
+        seed=7,
+        label="importance",
+    )
     assert opened == []
     assert list(batches) == [0, 1, 2]
     assert read == [0, 1, 2]
-    assert opened == [("train", {"batch_size": 2, "augment": False, "seed": 7})]
+    assert opened == [("train", "rgb", {"batch_size": 2, "augment": False, "seed": 7})]
 
 
 def test_the_loss_of_a_batch_is_the_sum_of_the_detectors_losses():

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d
 
+from compress.dataset import InputFormat
+
 HEIGHT, WIDTH, CHANNELS, CLASSES = 64, 96, 16, 3
 
 
@@ -144,7 +146,16 @@ class Lookalike:
     def distill_points(self, model: nn.Module) -> tuple[str, ...]:
         return ("backbone.block", "head.deform")
 
-    def loader(self, split: str, *, batch_size: int, augment: bool, seed: int) -> LookalikeLoader:
+    @property
+    def data(self) -> Lookalike:
+        return self  # its own data set
+
+    def input_format(self) -> InputFormat:
+        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+    def loader(
+        self, split: str, input_format: InputFormat, *, batch_size: int, augment: bool, seed: int
+    ) -> LookalikeLoader:
         return LookalikeLoader(8, batch_size, seed + (100 if split == "val" else 0))
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Any) -> dict[str, Tensor]:
@@ -159,5 +170,5 @@ class Lookalike:
 
 def images_of(detector: Lookalike, number: int = 4, split: str = "train") -> list[Tensor]:
     """Return batches of one image."""
-    loader = detector.loader(split, batch_size=1, augment=False, seed=0)
+    loader = detector.data.loader(split, detector.input_format(), batch_size=1, augment=False, seed=0)
     return [batch.images for _, batch in zip(range(number), loader, strict=False)]

@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import cv2
 import jsonschema
 import numpy as np
 import pytest
 import torch
 
 from compress.artifact import Artifact
+from compress.dataset import Picture
 from compress.kind import Kind
 from compress.metrics.paired import save_resampled
 from compress.report import charts, collect, document, markdown, numbers, pictures
@@ -390,22 +392,18 @@ def test_panels_of_unequal_height_stand_side_by_side():
     assert (joined[3, -1] == 255).all()
 
 
-class LoaderDetector:
+def images(split):
+    for i in range(9):
+        yield Picture(f"a/b {i}.png", np.full((32, 40, 3), 10 * i, np.uint8), None)
+
+
+class PictureDetector:
     NAME = "tiny"
     DEPLOY = "krimp_test_deploy"
+    data = SimpleNamespace(images=images)
 
     def metadata(self):
-        return {"mean": [0, 0, 0], "std": [255, 255, 255]}
-
-    def loader(self, split, *, batch_size, augment, seed):
-        assert not augment
-        return [SimpleNamespace(images=torch.full((1, 3, 16, 20), i / 10), names=[f"a/b {i}.png"]) for i in range(9)]
-
-
-class PictureDetector(LoaderDetector):
-    def sample_images(self, split, count):
-        for i in range(count):
-            yield f"a/b {i}.png", np.full((32, 40, 3), 10 * i, np.uint8)
+        return {}
 
 
 @pytest.fixture
@@ -471,6 +469,10 @@ def test_a_plugin_that_cannot_draw_costs_a_line_not_the_report(tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("_deploy")
-def test_without_sample_images_the_pictures_come_from_the_loader(tmp_path):
-    _, folder = run_report(tmp_path, LoaderDetector(), pictures=3)
-    assert len(list(folder.glob("picture_*.png"))) == 3
+def test_the_pictures_are_the_first_ones_of_the_split(tmp_path):
+    _, folder = run_report(tmp_path, pictures=3)
+    assert sorted(path.name for path in folder.glob("picture_*.png")) == [
+        f"picture_{i + 1}_b_{i}.png" for i in range(3)
+    ]
+    panel = cv2.imread(str(folder / "picture_3_b_2.png"))[pictures.CAPTION_PX :, :40]
+    assert (panel == 20).all()

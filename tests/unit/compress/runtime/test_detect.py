@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from compress.cli.detecting import detect_command
 from compress.errors import CodecError, DataError, DetectorError, StageError
-from compress.runtime.detect import find_images, open_predictor, read_image
+from compress.runtime.detect import find_images, open_predictor
+from compress.runtime.image_source import read_image
 
 # Cells of 8 px; sizes and overlap are multiples of 8, so that the grid of every window meets them.
 CELLS = [(3, 5), (10, 12), (20, 2), (31, 44), (16, 19), (15, 20)]

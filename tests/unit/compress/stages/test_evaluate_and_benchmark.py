@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from compress.actions.evaluate import plain_scores
 from compress.codec import pack_file
-from compress.detector import Scores
+from compress.dataset import InputFormat, Picture, Scores
 from compress.errors import StageError
 from compress.kind import Kind
 from compress.metrics.paired import load_resampled
@@ -24,8 +24,6 @@ META = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]}
 
 class FakeDetector:
     """Counts images; its network is a ReLU."""
-
-    DEPLOY = "krimp_test_deploy"
 
     def __init__(self):
         self.seen = []
@@ -41,17 +39,36 @@ class FakeDetector:
 
         return torch.zeros(batch_size, 3, 8, 8)
 
-    def loader(self, split, *, batch_size, augment, seed):
-        import torch
+    @property
+    def data(self):
+        return self  # its own data set
 
-        return [SimpleNamespace(images=torch.full((batch_size, 3, 8, 8), 0.5))]
+    def input_format(self):
+        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
-    def evaluate(self, forward, split, *, limit=None, progress=None):
-        total = limit or 5
-        for index in range(total):
-            self.seen.append((split, forward(np.full((1, 3, 8, 8), -1, np.float32))[0].max()))
-            progress(index + 1, total)
-        return Scores(0.5, "area", 0.5, {"car": 0.5, "ship": math.nan}, 0.7, 0.6, 0.3, 12, total, (0.4, 0.6))
+    def loader(self, split, input_format, *, batch_size, augment, seed):
+        raise AssertionError("no stage here trains")
+
+    def images(self, split):
+        self.split = split
+        return [Picture("a", np.full((8, 8, 3), 128, np.uint8), "truth")] * 5
+
+    def torch_deploy(self):
+        def postprocess(raw, *, image_size, score_threshold):
+            self.seen.append((self.split, raw[0].max()))
+            return [[]]
+
+        return SimpleNamespace(
+            image_size=(8, 8),
+            preprocess=lambda image, *, minimum_size: np.full((1, 3, 8, 8), -1, np.float32),
+            postprocess=postprocess,
+            tile_windows=lambda size, **_: [(0, 0, size[1], size[0])],
+            merge=lambda parts, windows, *, image_size: parts[0],
+        )
+
+    def score(self, detections, truths):
+        assert truths == ["truth"] * len(detections)
+        return Scores(0.5, "area", 0.5, {"car": 0.5, "ship": math.nan}, 0.7, 0.6, 0.3, 12, len(detections), (0.4, 0.6))
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import pytest
 from pydantic import ValidationError
 
 from compress.errors import DataError
-from detectors.data.dota import DotaData, check_split, class_table, iterate_images, load_split, split_digest
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.data.image_header import image_size
+from detectors.data.samples import class_table
 
 CLASSES = ("ship", "plane")
 GOOD = "10 10 30 10 30 20 10 20 ship 0"
@@ -32,7 +33,7 @@ def make(tmp_path):
 
 def test_a_good_split_is_counted_and_header_lines_and_empty_files_are_allowed(make):
     data = make([f"imagesource:GoogleEarth\ngsd:0.2\n{GOOD}\n{GOOD.replace('ship 0', 'boat 1')}\n", "", f"{GOOD}\n"])
-    assert check_split(data, "train", CLASSES, check="full") == {
+    assert DotaDataset(data, CLASSES).counts("train", check="full") == {
         "images": 3,
         "boxes": 2,
         "ignored_boxes": 1,
@@ -62,20 +63,20 @@ def test_a_good_split_is_counted_and_header_lines_and_empty_files_are_allowed(ma
 def test_a_wrong_line_is_named_with_file_line_and_expectation(make, line, expected):
     data = make([f"gsd:0.2\n{GOOD}\n{line}\n"])
     with pytest.raises(DataError) as error:
-        check_split(data, "train", CLASSES)
+        DotaDataset(data, CLASSES).counts("train")
     assert "im0.txt:3: " in str(error.value)
     assert expected in str(error.value)
 
 
 def test_a_box_partly_outside_the_image_is_allowed(make):
     data = make(["-5 10 30 10 30 20 -5 20 ship 0"])
-    assert check_split(data, "train", CLASSES)["boxes"] == 1
+    assert DotaDataset(data, CLASSES).counts("train")["boxes"] == 1
 
 
 def test_all_problems_are_listed_at_once_up_to_twenty_and_counted(make):
     data = make(["bad line\n" * 15, "worse line\n" * 15])
     with pytest.raises(DataError, match="30 problems") as error:
-        load_split(data, "train", CLASSES)
+        DotaDataset(data, CLASSES).samples("train")
     assert str(error.value).count("2 columns, expected 10") == 20
     assert "... and 10 more" in str(error.value)
 
@@ -87,7 +88,7 @@ def test_missing_labels_missing_images_and_twins_are_problems(make, tmp_path):
     (folder / "images" / "im1.png").unlink()
     (folder / "images" / "im2.bmp").write_bytes(b"")
     with pytest.raises(DataError) as error:
-        check_split(data, "train", CLASSES)
+        DotaDataset(data, CLASSES).counts("train")
     assert "im0.txt: missing, expected the labels of im0.jpg" in str(error.value)
     assert "im1.txt: no image of that name" in str(error.value)
     assert "same name as im2.bmp" in str(error.value)
@@ -107,7 +108,7 @@ def test_a_damaged_image_is_a_problem_without_decoding(make, tmp_path, name, dam
     path = tmp_path / "data" / "train" / "images" / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=expected) as error:
-        check_split(data, "train", CLASSES)
+        DotaDataset(data, CLASSES).counts("train")
     assert str(path) in str(error.value)
 
 
@@ -115,7 +116,7 @@ def test_reading_an_undecodable_image_is_a_data_error(make, tmp_path):
     data = make([GOOD])
     (tmp_path / "data" / "train" / "images" / "im0.jpg").write_bytes(b"\xff\xd8nothing")
     with pytest.raises(DataError, match=r"im0\.jpg"):
-        list(iterate_images(data, "train", CLASSES))
+        list(DotaDataset(data, CLASSES).images("train"))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
@@ -126,15 +127,15 @@ def test_the_header_gives_the_size_that_decoding_gives(suffix):
 
 def test_missing_root_split_and_folders_say_what_to_pass(make, tmp_path):
     with pytest.raises(DataError, match=r"--set data\.root="):
-        load_split(DotaData(image_size=(64, 64)), "train", CLASSES)
+        DotaDataset(DotaData(image_size=(64, 64)), CLASSES).samples("train")
     with pytest.raises(DataError, match="no split 'tests', expected one of train, val, test"):
-        load_split(make([GOOD]), "tests", CLASSES)
+        DotaDataset(make([GOOD]), CLASSES).samples("tests")
     with pytest.raises(DataError, match="no such folder"):
-        load_split(DotaData(root=str(tmp_path / "nothing"), image_size=(64, 64)), "train", CLASSES)
+        DotaDataset(DotaData(root=str(tmp_path / "nothing"), image_size=(64, 64)), CLASSES).samples("train")
     (tmp_path / "void" / "val" / "images").mkdir(parents=True)
     (tmp_path / "void" / "val" / "labelTxt").mkdir()
     with pytest.raises(DataError, match="no image, expected"):
-        load_split(DotaData(root=str(tmp_path / "void"), image_size=(64, 64)), "val", CLASSES)
+        DotaDataset(DotaData(root=str(tmp_path / "void"), image_size=(64, 64)), CLASSES).samples("val")
 
 
 def test_ignore_and_merge_must_fit_the_classes():
@@ -150,7 +151,7 @@ def test_ignore_and_merge_must_fit_the_classes():
 
 def test_merged_difficult_and_ignored_boxes_arrive_where_they_belong(make):
     text = "\n".join(GOOD.replace("ship 0", end) for end in ("boat 0", "plane 0", "ship 1", "dontcare 0"))
-    (_, image, truth), *_ = iterate_images(make([text]), "train", CLASSES)
+    (_, image, truth), *_ = DotaDataset(make([text]), CLASSES).images("train")
     assert image.shape == (48, 64, 3)
     assert truth.labels.tolist() == [0, 1]
     assert truth.ignored_boxes.shape == (2, 5)
@@ -159,11 +160,11 @@ def test_merged_difficult_and_ignored_boxes_arrive_where_they_belong(make):
 
 def test_the_digest_follows_content_and_names_and_not_the_path(make, tmp_path):
     first, second = make([GOOD, ""], root="one"), make([GOOD, ""], root="two")
-    assert split_digest(first, "train") == split_digest(second, "train")
+    assert DotaDataset(first, CLASSES).digest("train") == DotaDataset(second, CLASSES).digest("train")
     (tmp_path / "two" / "train" / "labelTxt" / "im1.txt").write_text(GOOD)
-    changed = split_digest(second, "train")
-    assert split_digest(first, "train") != changed
+    changed = DotaDataset(second, CLASSES).digest("train")
+    assert DotaDataset(first, CLASSES).digest("train") != changed
     for part, suffix in (("labelTxt", "txt"), ("images", "png")):
         path = tmp_path / "two" / "train" / part / f"im1.{suffix}"
         path.rename(path.with_stem("renamed"))
-    assert split_digest(second, "train") != changed
+    assert DotaDataset(second, CLASSES).digest("train") != changed

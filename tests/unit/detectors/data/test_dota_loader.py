@@ -6,15 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("mmrotate")
-
-from compress.errors import DataError  # noqa: E402
-from detectors.data.dota import DotaData, iterate_images  # noqa: E402
-from detectors.data.loader import build_loader  # noqa: E402
-from detectors.data.synthetic import write_dataset  # noqa: E402
-from detectors.data.synthetic_scenes import CLASSES, SceneSettings  # noqa: E402
+from compress.dataset import InputFormat
+from compress.errors import DataError
+from detectors.data.formats.dota import DotaData, DotaDataset
+from detectors.data.synthetic import write_dataset
+from detectors.data.synthetic_scenes import CLASSES, SceneSettings
 
 HIT_UAV = Path(__file__).resolve().parents[5] / "shared" / "data" / "hit-uav"
 torch.set_num_threads(1)
@@ -32,12 +30,9 @@ def data_of(root, **fields):
 
 
 def batches(data, split="train", *, augment=True, seed=0, batch_size=4, classes=CLASSES):
-    mean, std = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)
-    return list(
-        build_loader(
-            data, split, classes=classes, mean=mean, std=std, batch_size=batch_size, augment=augment, seed=seed
-        )
-    )
+    pixels = InputFormat(mean=(10.0, 20.0, 30.0), std=(2.0, 4.0, 8.0), size_divisor=32)
+    dataset = DotaDataset(data, classes)
+    return list(dataset.loader(split, pixels, batch_size=batch_size, augment=augment, seed=seed))
 
 
 def same(first, second):
@@ -72,7 +67,7 @@ def test_without_augmentation_images_come_whole_sorted_normalised_rgb_with_the_t
     assert names == sorted(names)
     assert len(names) == 8
     first = found[0]
-    _name, image, truth = next(iter(iterate_images(data_of(root), "train", CLASSES)))
+    _name, image, truth = next(iter(DotaDataset(data_of(root), CLASSES).images("train")))
     expected = (image[..., ::-1].astype(np.float32) - (10, 20, 30)) / (2, 4, 8)
     np.testing.assert_allclose(first.images[0].permute(1, 2, 0).numpy(), expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(first.boxes[0].numpy(), truth.boxes, atol=1e-3)
@@ -218,5 +213,5 @@ def test_difficult_and_cut_objects_are_trained_on_only_if_wanted_and_never_score
     (batch,) = batches(data, augment=False)
     assert len(batch.boxes[0]) == trained
     assert len(batch.ignored[0]) == 4 - trained
-    _, _, truth = next(iter(iterate_images(data, "train", CLASSES)))
+    _, _, truth = next(iter(DotaDataset(data, CLASSES).images("train")))
     assert (len(truth.boxes), len(truth.ignored_boxes)) == (1, 3)

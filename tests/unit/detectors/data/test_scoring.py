@@ -1,52 +1,24 @@
-"""Scores against a naive reference and MMRotate's own function; ignoring for every class."""
+"""Scores against a naive reference; ignoring for every class."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from random_scene import random_scene
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("mmrotate")
-
-from compress.errors import DataError  # noqa: E402
-from detectors.data.dota import Truth  # noqa: E402
-from detectors.data.records import (  # noqa: E402
+from compress.errors import DataError
+from detectors.data.records import (
     MatchRecords,
     area_map50,
     bootstrap_map50,
     interval,
     of_size,
 )
-from detectors.data.scoring import match_records, score_detections  # noqa: E402
-from detectors.geometry.detections import Detections  # noqa: E402
+from detectors.data.samples import Truth
+from detectors.data.scoring import match_records, score_detections
+from detectors.geometry.detections import Detections
 
 CLASSES = ("ship", "plane", "car")
-torch.set_num_threads(1)
-
-
-def random_scene(seed, images=6, classes=3):
-    """Return detections near the truth, some of the wrong class, some on ignored boxes, some nowhere."""
-    rng = np.random.default_rng(seed)
-    detections, truths = [], []
-    for index in range(images):
-        count = int(rng.integers(0, 9)) if index else 0
-        boxes = np.column_stack(
-            [
-                rng.uniform(0, 200, (count, 2)),
-                rng.uniform(12, 40, (count, 1)),
-                rng.uniform(6, 12, (count, 1)),
-                rng.uniform(-0.7, 2.3, (count, 1)),
-            ]
-        )
-        ignored = np.column_stack([rng.uniform(0, 200, (2, 2)), rng.uniform(20, 40, (2, 2)), rng.uniform(0, 1, (2, 1))])
-        labels = rng.integers(0, classes, count)
-        near = np.concatenate([boxes, boxes, ignored])
-        near = near + rng.normal(0, 1, near.shape) * (1.5, 1.5, 1.5, 1, 0.05)
-        guess = np.concatenate([labels, rng.integers(0, classes, len(near) - count)])
-        truths.append(Truth(boxes.astype(np.float32), labels, ignored.astype(np.float32)))
-        detections.append(Detections(near, rng.uniform(0.05, 1, len(near)), guess))
-    return detections, truths
 
 
 def naive_map50(detections, truths, num_classes, iou):
@@ -98,42 +70,6 @@ def test_map50_equals_a_naive_reference(seed):
     assert scores.map50 == pytest.approx(naive_map50(detections, truths, 3, polygon_iou), abs=1e-6)
     assert scores.map50_interval is None
     assert scores.num_detections == sum(map(len, detections))
-
-
-class InProcessPool:
-    """Stands in for the pool of new processes that eval_rbbox_map starts (13 s a call)."""
-
-    def starmap(self, function, arguments):
-        return [function(*items) for items in arguments]
-
-    def close(self):
-        pass
-
-
-def test_map50_equals_eval_rbbox_map_of_mmrotate(monkeypatch):
-    from mmrotate.evaluation.functional import eval_rbbox_map, mean_ap
-
-    context = SimpleNamespace(Pool=lambda _: InProcessPool())
-    monkeypatch.setattr(mean_ap, "get_context", lambda _: context)
-    detections, truths = random_scene(11)
-    results = [
-        [np.concatenate([d.boxes[d.labels == c], d.scores[d.labels == c, None]], axis=1) for c in range(3)]
-        for d in detections
-    ]
-    nowhere = np.array([[-1e4, -1e4, 1, 1, 0]], np.float32)  # with label -1; or an empty image loses its ignored boxes
-    annotations = [
-        {
-            "bboxes": np.concatenate([t.boxes, nowhere]),
-            "labels": np.append(t.labels, -1),
-            "bboxes_ignore": np.tile(t.ignored_boxes, (3, 1)),
-            "labels_ignore": np.repeat(np.arange(3), len(t.ignored_boxes)),
-        }
-        for t in truths
-    ]
-    ours = score_detections(detections, truths, CLASSES, bootstrap=0)
-    for voc07, value in ((False, ours.map50), (True, ours.extra["map50_voc07"])):
-        theirs, _ = eval_rbbox_map(results, annotations, use_07_metric=voc07, logger="silent", nproc=1)
-        assert value == pytest.approx(theirs, abs=1e-6)
 
 
 def test_permuting_detections_keeps_every_number_even_with_equal_scores():

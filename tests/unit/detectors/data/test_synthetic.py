@@ -10,7 +10,7 @@ import pytest
 
 from compress.errors import DataError
 from detectors.data import synthetic
-from detectors.data.dota import DotaData, check_split
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.data.synthetic import RECORD, write_dataset
 from detectors.data.synthetic_scenes import CLASSES, SceneSettings, make_scene
 
@@ -29,7 +29,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path):
 def test_every_file_passes_our_own_check(tmp_path):
     write_dataset(tmp_path / "a", SMALL)
     data = DotaData(root=str(tmp_path / "a"), image_size=SMALL.size, ignore=("dontcare",))
-    assert check_split(data, "train", CLASSES, check="full")["images"] == 4
+    assert DotaDataset(data, CLASSES).counts("train", check="full")["images"] == 4
 
 
 def test_scenes_hold_all_classes_sizes_orientations_difficult_and_ignored_objects_and_empty_images():
@@ -110,7 +110,7 @@ def test_the_script_teaches_and_writes(tmp_path):
     text = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
     assert "ship, vehicle, plane" in text
     assert "--seed" in text
-    assert "examples:" in text
+    assert "krimp data synthetic --out" in text
     options = [
         "--out",
         str(tmp_path / "a"),
@@ -136,7 +136,7 @@ def test_the_script_teaches_and_writes(tmp_path):
 
 
 def test_data_modules_for_the_recipe_import_without_torch():
-    code = "import sys, detectors.data.dota, detectors.data.synthetic; sys.exit('torch' in sys.modules)"
+    code = "import sys, detectors.data.formats.dota, detectors.data.synthetic; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
 
 

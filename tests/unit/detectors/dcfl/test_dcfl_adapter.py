@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from compress.errors import DetectorError
 from compress.plugins import contract_faults
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl import deploy
 from detectors.dcfl.adapter import ANCHOR_SCALE, LEVELS, SIZE_DIVISOR, STRIDES, Dcfl
 from detectors.dcfl.config import PLUGIN_FOLDER, DcflConfig, resolve_checkpoint
@@ -21,7 +22,7 @@ def seeded():
 
 def detector(**fields):
     config = {"backbone": "mobilenet_v2", "channels": 16, "classes": ["car", "ship"]} | fields
-    return Dcfl(DcflConfig(**config), Dcfl.DATA(image_size=(128, 128)))
+    return Dcfl(DcflConfig(**config), DotaDataset(DotaData(image_size=(128, 128)), ()))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_outputs_have_their_names_and_suit_the_deployed_code():
 
 
 def test_example_input_is_padded_like_a_deployed_image():
-    dcfl = Dcfl(DcflConfig(classes=("a",)), Dcfl.DATA(image_size=(100, 130)))
+    dcfl = Dcfl(DcflConfig(classes=("a",)), DotaDataset(DotaData(image_size=(100, 130)), ("a",)))
     assert dcfl.example_input().shape == (1, 3, 128, 160)
 
 

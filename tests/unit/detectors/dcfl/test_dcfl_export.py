@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from compress.export.onnx_file import export_onnx
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl
 from detectors.dcfl.config import DcflConfig
 
@@ -14,7 +15,7 @@ from detectors.dcfl.config import DcflConfig
 @pytest.fixture(scope="module")
 def detector():
     config = DcflConfig(backbone="resnet18", base_channels=8, channels=16, classes=("car", "ship"))
-    return Dcfl(config, Dcfl.DATA(image_size=(64, 96)))
+    return Dcfl(config, DotaDataset(DotaData(image_size=(64, 96)), config.classes))
 
 
 @pytest.fixture(scope="module")

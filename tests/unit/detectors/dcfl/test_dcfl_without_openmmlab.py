@@ -15,12 +15,11 @@ sys.meta_path.insert(0, Refuse())
 import torch
 torch.set_num_threads(1)
 from types import SimpleNamespace
-from compress.plugins import find_plugin
+from compress.plugins import find_plugin, make_detector
 from detectors.dcfl import deploy
 from detectors.dcfl.config import resolve_checkpoint
-kind = find_plugin("dcfl")
 def detector(size=(64, 64), **fields):
-    return kind(kind.CONFIG(**({"classes": ("a", "b"), "channels": 16} | fields)), kind.DATA(image_size=size))
+    return make_detector({"plugin": "dcfl", "classes": ("a", "b"), "channels": 16} | fields, {"image_size": size})
 """
 TRAIN = """
 resnets = [{"backbone": name, "base_channels": 8} for name in ("resnet18", "resnet50")]
@@ -52,10 +51,9 @@ for name, value in model.state_dict().items():
     assert torch.equal(value, weights[name]), name
 with torch.no_grad():
     raw = model.eval()(plugin.example_input())
-meta = plugin.metadata()
-deploy.check_meta(meta)
 arrays = [value.numpy() for value in raw[: len(plugin.output_names())]]
-(found,) = deploy.postprocess(arrays, meta, image_size=(200, 250), score_threshold=0.001)
+deployed = deploy.make_deploy(plugin.metadata())
+(found,) = deployed.postprocess(arrays, image_size=(200, 250), score_threshold=0.001)
 assert len(found.scores) > 0
 """
 PUBLISHED = """
@@ -67,7 +65,7 @@ names = {key: key.replace("head.conv_offset.", "head.reg_convs.3.conv_offset.").
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "epoch_12.pth"
     torch.save({"state_dict": {names[key]: value for key, value in model.state_dict().items()}, "meta": {}}, path)
-    state = kind.import_checkpoint(path)
+    state = find_plugin("dcfl").import_checkpoint(path)
 assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 """
 

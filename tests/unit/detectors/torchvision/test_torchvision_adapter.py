@@ -13,9 +13,10 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from compress.errors import DetectorError
-from detectors.data.dota import DotaData, Truth
+from detectors.data.formats.dota import DotaData, DotaDataset
+from detectors.data.samples import Truth
 from detectors.torchvision import deploy
-from detectors.torchvision.adapter import STAGES, TorchvisionDetector, upright_truth
+from detectors.torchvision.adapter import STAGES, TorchvisionDetector
 from detectors.torchvision.checkpoint import coco_categories, pick_classes
 from detectors.torchvision.config import DEFAULTS, MODELS, TorchvisionConfig
 
@@ -28,7 +29,7 @@ def seeded():
 
 def make(model="retinanet_resnet18_fpn", classes=("car", "boat"), image_size=(128, 128), **fields):
     config = TorchvisionConfig(model=model, classes=classes, **fields)
-    return TorchvisionDetector(config, DotaData(image_size=image_size))
+    return TorchvisionDetector(config, DotaDataset(DotaData(image_size=image_size), classes))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_truth_becomes_axis_aligned():
     truth = Truth(
         np.array([[10, 20, 8, 4, np.pi / 2]], np.float32), np.array([0]), np.array([[30, 30, 6, 6, 0.0]], np.float32)
     )
-    found = upright_truth(truth)
+    found = make().adapt_truth(truth)
     np.testing.assert_allclose(found.boxes, [[10, 20, 4, 8, 0]], atol=1e-5)
     np.testing.assert_allclose(found.ignored_boxes, [[30, 30, 6, 6, 0]], atol=1e-5)
     assert found.boxes.dtype == np.float32

@@ -15,7 +15,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms
 
 from compress.quantization.graph import outputs_of
-from detectors.data.dota import DotaData
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.torchvision import deploy
 from detectors.torchvision.adapter import TorchvisionDetector
 from detectors.torchvision.anchors import fcos_anchors, level_boxes, retinanet_anchors, ssd_boxes
@@ -40,7 +40,7 @@ def seeded():
 
 def make(model, size=SIZE, **fields):
     config = TorchvisionConfig(model=model, classes=CLASSES, **fields)
-    return TorchvisionDetector(config, DotaData(image_size=(size, size)))
+    return TorchvisionDetector(config, DotaDataset(DotaData(image_size=(size, size)), config.classes))
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))
@@ -182,7 +182,8 @@ def test_losses_are_those_of_torchvision(pair):
     rotated = [torch.from_numpy(deploy.centre_boxes(b.numpy())) for b in boxes]
     shift = int(pair.ours.config.spec.architecture == "ssdlite")
     targets = [{"boxes": b, "labels": n + shift} for b, n in zip(boxes, labels, strict=True)]
-    mean, std = (torch.tensor(pair.ours.config.value(k)).view(1, 3, 1, 1) / 255 for k in ("mean", "std"))
+    values = pair.ours.config.values
+    mean, std = (torch.tensor(rgb).view(1, 3, 1, 1) / 255 for rgb in (values.mean, values.std))
     batch = SimpleNamespace(images=(images - mean) / std, boxes=rotated, labels=labels, ignored=[torch.zeros(0, 5)] * 2)
     with torch.no_grad():
         found = pair.ours.loss(pair.model, tuple(pair.model(batch.images)), batch)

@@ -1,0 +1,158 @@
+"""The contract of a data set: what the engine and every detector ask of images and their truth.
+
+A data set is a class with the members of `Dataset`: `DATASET` of a module in `detectors/data/formats/`, an entry point
+of the group `krimp.datasets`, or `package.module:NAME`. The recipe's `data.format` names it.
+Importing it must not import torch: heavy imports go inside the methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from torch import Tensor
+
+
+class Batch(Protocol):
+    """What a loader yields: `images` plus what the `loss` of a detector reads."""
+
+    images: Tensor  # (N, 3, H, W) float32, normalised
+
+    def to(self, device: Any) -> Batch:
+        """Return the batch on another device."""
+
+
+@runtime_checkable
+class SkipsBatches(Protocol):
+    """Hook of what `Dataset.loader` returns: to resume an epoch in its middle. Without it batches are read again."""
+
+    def skip_batches(self, count: int) -> Iterable[Batch]:
+        """Return the loader without its first `count` batches; the others are what they were."""
+
+
+@runtime_checkable
+class Preloads(Protocol):
+    """Hook of data sets and detectors: modules that are slow to import. The engine does it once, before it forks."""
+
+    PRELOAD: ClassVar[tuple[str, ...]]  # module names
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracy of one model on one split.
+
+    Attributes:
+        map50: mean over the classes that have truth, 0..1.
+        ap_method: 'area' or 'voc07_11point'.
+        iou_threshold: overlap that makes a match.
+        ap_per_class: class name -> AP, 0..1 (NaN where a class has no truth).
+        recall: share of true boxes found at any score.
+        precision: at `precision_score_threshold`.
+        num_detections: above the deployed score threshold, whole split.
+        num_images: images scored.
+        map50_interval: 95 % bootstrap interval over images, or None.
+        map50_resampled: (samples,) float64, map50 on resampled images, or None. Entry i of two models scored on
+            the same split belongs to the same draw of images (draws depend on nothing but the images), so the
+            differences of two of these are a paired bootstrap. The engine reads nothing else into them.
+        extra: further numbers by name, e.g. 'map50_voc07' (reach the report as they are).
+    """
+
+    map50: float
+    ap_method: str
+    iou_threshold: float
+    ap_per_class: Mapping[str, float]
+    recall: float
+    precision: float
+    precision_score_threshold: float
+    num_detections: int
+    num_images: int
+    map50_interval: tuple[float, float] | None = None
+    map50_resampled: np.ndarray | None = field(default=None, compare=False)
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InputFormat:
+    """How pixels enter a network.
+
+    Attributes:
+        mean: of R, G, B, 0..255, subtracted.
+        std: of R, G, B, 0..255, divided by.
+        size_divisor: images are padded with 0, to the right and below, to multiples of it, px.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size_divisor: int = 1
+
+
+class Picture(NamedTuple):
+    """One image of a split.
+
+    Attributes:
+        name: for captions and messages.
+        image: (H, W, 3) uint8 BGR, as it is in the file.
+        truth: what is to be found in it, as `Dataset.score` takes it.
+    """
+
+    name: str
+    image: np.ndarray
+    truth: Any
+
+
+class Pictures(Protocol):
+    """Images of a split, sized, in the same order at every pass; each is read when it is reached."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Picture]: ...
+
+
+class Dataset(Protocol):
+    """Images with their truth by splits, made from the recipe's `data:` part and the classes of the detector.
+
+    Attributes:
+        image_size: (height, width) that the network is deployed for, px.
+    """
+
+    NAME: ClassVar[str]
+    REQUIRES: ClassVar[tuple[str, ...]]  # import names checked before anything runs
+    CONFIG: ClassVar[type[BaseModel]]  # the recipe's `data:` part without `format`
+
+    @property
+    def image_size(self) -> tuple[int, int]: ...  # noqa: D102
+
+    def __init__(self, config: BaseModel, classes: Sequence[str]) -> None: ...
+
+    def check(self, split: str) -> None:
+        """Raise DataError that lists everything that is wrong with a split (missing, empty, bad labels)."""
+
+    def digest(self, split: str) -> str:
+        """Return a hex digest of the content (not the path) of a split. Torch-free.
+
+        It enters the key of every artifact made from the split: another digest means that all of them are made anew.
+        """
+
+    def images(self, split: str) -> Pictures:
+        """Return the whole images of a split with their truth. Torch-free."""
+
+    def loader(
+        self, split: str, input_format: InputFormat, *, batch_size: int, augment: bool, seed: int
+    ) -> Iterable[Batch]:
+        """Return a sized iterable of batches; the seed alone decides order and augmentation.
+
+        Without augmentation the images have `image_size`, padded as the input format says.
+        """
+
+    def score(self, detections: Sequence[Any], truths: Sequence[Any]) -> Scores:
+        """Return the accuracy of detections, one object an image, on the truth of the same images.
+
+        Args:
+            detections: what the detector's deployed part gives for each image.
+            truths: of `Picture`, in the same order.
+        """

@@ -1,0 +1,187 @@
+"""A data set of labelled boxes: all of the contract of `compress/dataset.py` but the format of its files.
+
+A format is a class that adds `read`, `files` and `class_names`. Importing this file imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+
+from compress.dataset import InputFormat, Scores
+from compress.errors import DataError
+from compress.progress import track
+from detectors.data.config import BoxData
+from detectors.data.samples import Sample, SampleImages, Truth, class_table
+from detectors.geometry.detections import Detections
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+    from detectors.data.loader import BoxBatch
+
+MAX_LISTED = 20
+Check = Literal["header", "full"]
+Config = TypeVar("Config", bound=BoxData)
+
+
+class BoxDataset(ABC, Generic[Config]):
+    """Images with labelled boxes by splits, in one format.
+
+    Attributes:
+        config: the recipe's `data:` part.
+        classes: of the detector, in the order of their label index.
+    """
+
+    NAME: ClassVar[str]
+    REQUIRES: ClassVar[tuple[str, ...]] = ()
+    PRELOAD: ClassVar[tuple[str, ...]] = ("detectors.data.loader", "detectors.data.scoring")
+    CONFIG: ClassVar[type[BoxData]]
+
+    def __init__(self, config: Config, classes: Sequence[str]) -> None:
+        self.config = config
+        self.classes = tuple(classes)
+
+    # ---- what a format adds -----------------------------------------------------------------------
+
+    @abstractmethod
+    def read(
+        self, split: str, table: Mapping[str, int], *, check: Check | None = None
+    ) -> tuple[list[Sample], list[str]]:
+        """Return the samples of a split, sorted by name, and every problem with its files.
+
+        Args:
+            split: name of the split.
+            table: class name in the files -> label index (`labels.IGNORED` for ignored ones).
+            check: 'header' reads size and end of each image, 'full' decodes it, None opens labels only.
+
+        Returns:
+            Samples, and problems as 'file:line: what, what was expected.'
+
+        Raises:
+            DataError: no root given, unknown split, or a folder or file is missing.
+        """
+
+    @abstractmethod
+    def files(self, split: str) -> list[tuple[str, Path]]:
+        """Return (name, path) of all whose content makes a split, sorted; names do not hold the path of the root.
+
+        Raises:
+            DataError: as of `read`.
+        """
+
+    @classmethod
+    @abstractmethod
+    def class_names(cls, config: Config) -> tuple[str, ...]:
+        """Return the classes that the files declare, in their order.
+
+        Raises:
+            DataError: as of `read`, or a file that declares classes is wrong.
+        """
+
+    # ---- the contract -----------------------------------------------------------------------------
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Return (height, width) that the network is deployed for, px."""
+        return self.config.image_size
+
+    def check(self, split: str) -> None:
+        """Raise DataError that lists everything that is wrong with a split."""
+        self.counts(split)
+
+    def counts(self, split: str, *, check: Check = "header") -> dict[str, int]:
+        """Check all files of a split, labels against their images, and count what is there.
+
+        Args:
+            split: name of the split.
+            check: 'header' reads size and end of each image; 'full' decodes each.
+
+        Returns:
+            Counts: 'images', 'boxes', 'ignored_boxes', and boxes per class.
+
+        Raises:
+            DataError: lists the problems as file:line: what, what was expected (the first 20 and the count).
+        """
+        samples = self._read(split, check)
+        objects = [item for sample in samples for item in sample.objects]
+        counts = {
+            "images": len(samples),
+            "boxes": sum(not item.ignored for item in objects),
+            "ignored_boxes": sum(item.ignored for item in objects),
+        }
+        return counts | {n: sum(o.label == i and not o.ignored for o in objects) for i, n in enumerate(self.classes)}
+
+    def samples(self, split: str) -> list[Sample]:
+        """Return the samples of a split, sorted by name; labels are parsed, images not opened.
+
+        Raises:
+            DataError: lists every problem in folders and label files at once.
+        """
+        return self._read(split, None)
+
+    def digest(self, split: str) -> str:
+        """Return the sha256 (hex) over names and contents of a split's files; the path of the root does not enter.
+
+        Raises:
+            DataError: the split is missing.
+        """
+        files = self.files(split)
+        with ThreadPoolExecutor(4) as pool:  # hashlib and reading release the lock
+            digests = pool.map(lambda item: hashlib.sha256(item[1].read_bytes()).hexdigest(), files)
+            digests = track(digests, f"read split {split}", len(files))
+            listing = "".join(f"{digest}  {name}\n" for (name, _), digest in zip(files, digests, strict=True))
+        return hashlib.sha256(listing.encode()).hexdigest()
+
+    def images(self, split: str) -> SampleImages:
+        """Return the whole images of a split with their `Truth`, in sorted order.
+
+        Raises:
+            DataError: the labels are wrong (at once) or an image cannot be decoded (when reached).
+        """
+        return SampleImages(self.samples(split))
+
+    def loader(
+        self, split: str, input_format: InputFormat, *, batch_size: int, augment: bool, seed: int
+    ) -> DataLoader[BoxBatch]:
+        """Return a loader of `BoxBatch`; one pass over it is one epoch, and every pass is the same.
+
+        Args:
+            split: name of the split; of 'train' the recipe may take a part.
+            input_format: of the detector.
+            batch_size: images a batch; the last one may be smaller.
+            augment: as of `loader.build_loader`.
+            seed: decides order and augmentation. Give each epoch its own.
+
+        Raises:
+            DataError: folders or labels are wrong.
+        """
+        from detectors.data.loader import build_loader
+
+        samples, most = self.samples(split), self.config.max_train_images
+        if split == "train" and most is not None and most < len(samples):
+            samples = [samples[i] for i in np.linspace(0, len(samples) - 1, most).round().astype(int)]
+        return build_loader(samples, self.config, input_format, batch_size=batch_size, augment=augment, seed=seed)
+
+    def score(self, detections: Sequence[Detections], truths: Sequence[Truth]) -> Scores:
+        """Return the accuracy of detections, by rotated overlap; see `scoring.score_detections`."""
+        from detectors.data.scoring import score_detections
+
+        return score_detections(detections, truths, self.classes)
+
+    def _read(self, split: str, check: Check | None) -> list[Sample]:
+        samples, problems = self.read(split, class_table(self.config, self.classes), check=check)
+        if problems:
+            listed = "\n".join(f"  {problem}" for problem in problems[:MAX_LISTED])
+            more = f"\n  ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            raise DataError(
+                f"data split '{split}' in {self.config.root}: {count}, expected none. Fix these files:\n{listed}{more}"
+            )
+        return samples

@@ -1,0 +1,315 @@
+"""Data sets in COCO format: a JSON file a split that lists images, categories and annotations. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from compress.errors import DataError
+from compress.progress import track
+from detectors.data.boxes import BoxDataset, Check
+from detectors.data.coco_boxes import annotation_quad, bbox_quad
+from detectors.data.config import BoxData
+from detectors.data.labels import LabelledObject
+from detectors.data.places import (
+    below,
+    class_name,
+    image_names,
+    inspect_image,
+    labelled_object,
+    root_folder,
+    split_entry,
+)
+from detectors.data.samples import Sample
+
+CROWD = 3  # above every `train_difficulty`: a crowd is never one object, so it is ignored always
+_LISTS = ("images", "categories", "annotations")
+Identity = int | str
+
+
+class CocoData(BoxData):
+    """The `data:` part of a recipe for data sets in COCO format."""
+
+    splits: dict[str, str] = Field(
+        default_factory=lambda: {split: f"annotations/{split}.json" for split in ("train", "val", "test")},
+        description="Split -> its JSON file below root.",
+    )
+    image_folders: dict[str, str] = Field(
+        default_factory=dict,
+        description="Split -> folder below root that the file names in its JSON start from. Without: the first that "
+        "has them of images/SPLIT, SPLIT, the folder named like the JSON file's split, images, the folder of the JSON "
+        "file, root.",
+    )
+    boxes: Literal["rotated", "bbox"] = Field(
+        "rotated",
+        description="rotated: obb or attributes.rotation where there is one, else the smallest rotated rectangle "
+        "around the segmentation, else bbox. bbox: bbox alone, for detectors of upright boxes.",
+    )
+
+
+class CocoDataset(BoxDataset[CocoData]):
+    """A data set in COCO format."""
+
+    NAME: ClassVar[str] = "coco"
+    CONFIG: ClassVar[type[CocoData]] = CocoData
+
+    def read(
+        self, split: str, table: Mapping[str, int], *, check: Check | None = None
+    ) -> tuple[list[Sample], list[str]]:
+        """Return the images of a split, sorted by name, and every problem in its file.
+
+        A class name's white space becomes hyphens. An annotation with `iscrowd` is ignored in training and scoring.
+
+        Args:
+            split: name of the split.
+            table: class name -> label index, `labels.IGNORED` for ignored ones.
+            check: 'header' reads size and end of each image, 'full' decodes it, None opens none.
+
+        Raises:
+            DataError: root, split, file or folder of images is missing.
+        """
+        path = annotation_file(self.config, split)
+        document, problems = _load(path)
+        if document is None:
+            return [], problems
+        reading = _Reading(_image_folder(self.config, split, document), self.config.boxes, table, check, str(path))
+        return reading.samples(document), reading.problems
+
+    def files(self, split: str) -> list[tuple[str, Path]]:
+        """Return (name below root, path) of the JSON file and the images that it lists, sorted.
+
+        Raises:
+            DataError: as for `read`.
+        """
+        path = annotation_file(self.config, split)
+        document, _ = _load(path)
+        images = []
+        if document is not None:
+            folder = _image_folder(self.config, split, document)
+            images = [folder / name for name in _file_names(document) if (folder / name).is_file()]
+        return below(root_folder(self.config.root), [path, *images])
+
+    @classmethod
+    def class_names(cls, config: CocoData) -> tuple[str, ...]:
+        """Return the categories in the order of the files, those of all splits that are there.
+
+        Raises:
+            DataError: no split is there, or a file is no COCO document.
+        """
+        names: dict[str, None] = {}
+        for split in cls.splits_present(config) or list(config.splits)[:1]:
+            document, problems = _load(annotation_file(config, split))
+            if document is None:
+                raise DataError(problems[0])
+            names |= dict.fromkeys(
+                class_name(row["name"])
+                for row in document["categories"]
+                if isinstance(row, dict) and isinstance(row.get("name"), str)
+            )
+        return tuple(names)
+
+    @classmethod
+    def splits_present(cls, config: CocoData) -> list[str]:
+        """Return the splits whose file is there."""
+        root = root_folder(config.root)
+        return [split for split, name in config.splits.items() if (root / name).is_file()]
+
+
+DATASET = CocoDataset
+
+
+def annotation_file(config: CocoData, split: str) -> Path:
+    """Return the JSON file of a split.
+
+    Raises:
+        DataError: unknown split, no root, or no such file.
+    """
+    path = root_folder(config.root) / split_entry(config.splits, split)
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file, expected the annotations of split '{split}' as COCO JSON. "
+            "Check --set data.root=PATH and data.splits."
+        )
+    return path
+
+
+def _image_folder(config: CocoData, split: str, document: Mapping[str, Any]) -> Path:
+    root, path = root_folder(config.root), annotation_file(config, split)
+    if split in config.image_folders:
+        folder = root / config.image_folders[split]
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder, expected the images of split '{split}'.")
+        return folder
+    own = path.stem.removeprefix("instances_")  # COCO's own instances_val2017.json has its images in val2017
+    places = (root / "images" / split, root / split, root / "images" / own, root / own, root / "images")
+    candidates = tuple(dict.fromkeys((*places, path.parent, root)))
+    first = next(iter(_file_names(document)), None)
+    for folder in candidates:
+        if first is None or (folder / first).is_file():
+            return folder
+    tried = ", ".join(str(folder) for folder in candidates)
+    raise DataError(f"{path}: its first image {first} is in none of {tried}. Name the folder in data.image_folders.")
+
+
+@dataclass
+class _Reading:
+    """One pass over a document, gathering what is wrong on the way."""
+
+    folder: Path
+    boxes: str
+    table: Mapping[str, int]
+    check: Check | None
+    place: str
+    problems: list[str] = field(default_factory=list)
+
+    def samples(self, document: Mapping[str, Any]) -> list[Sample]:
+        images = self._by_id(document["images"], "images", "file_name")
+        categories = self._by_id(document["categories"], "categories", "name")
+        self._refuse_equal_categories(categories)
+        paths = {identity: self.folder / row["file_name"] for identity, row in images.items()}
+        names, problems = image_names(list(paths.values()), self.folder)
+        self.problems += problems
+        sizes = self._sizes(images, paths)
+        objects: dict[Identity, list[LabelledObject]] = {identity: [] for identity in images}
+        used = set()
+        for index, row in enumerate(document["annotations"]):
+            try:
+                identity, item = self._object(row, images, categories, sizes)
+                if row.get("id") is not None and row["id"] in used:
+                    raise ValueError(f"id {row['id']} is there twice, expected each once")
+                used.add(row.get("id"))
+            except (ValueError, TypeError) as error:
+                known = f" (id {row['id']})" if isinstance(row, dict) and "id" in row else ""
+                self._tell(f"annotations[{index}]{known}", str(error))
+            else:
+                objects[identity].append(item)
+        found = [
+            Sample(name, path, tuple(objects[identity]))
+            for name, (identity, path) in zip(names, paths.items(), strict=True)
+        ]
+        return sorted(found, key=lambda sample: sample.name)
+
+    def _tell(self, where: str, what: str) -> None:
+        self.problems.append(f"{self.place}: {where}: {what.removesuffix('.')}.")
+
+    def _sizes(
+        self, images: Mapping[Identity, dict[str, Any]], paths: Mapping[Identity, Path]
+    ) -> dict[Identity, tuple[int, int] | None]:
+        """Return what the files say of their size where they are looked at; it must be what the document says."""
+        sizes: dict[Identity, tuple[int, int] | None] = {}
+        shown = paths if self.check is None else track(paths, f"check {self.folder.name}", len(paths))
+        for identity in shown:
+            if not paths[identity].is_file():
+                self._tell(f"image {images[identity]['file_name']}", f"not in {self.folder}, expected it there")
+                sizes[identity] = None
+                continue
+            size, problems = inspect_image(paths[identity], self.check)
+            self.problems += problems
+            stated = _stated_size(images[identity])
+            if size is not None and stated is not None and size != stated:
+                self._tell(
+                    f"image {images[identity]['file_name']}",
+                    f"height x width is {stated[0]} x {stated[1]}, expected {size[0]} x {size[1]} as the file has it",
+                )
+            sizes[identity] = size
+        return sizes
+
+    def _by_id(self, rows: list[Any], part: str, key: str) -> dict[Identity, dict[str, Any]]:
+        known: dict[Identity, dict[str, Any]] = {}
+        for index, row in enumerate(rows):
+            identity = row.get("id") if isinstance(row, dict) else None
+            if not isinstance(identity, int | str):
+                what = f"id is {identity!r}, expected a number" if isinstance(row, dict) else "expected an object"
+            elif identity in known:
+                what = f"id {identity} is there twice, expected each once"
+            elif not isinstance(row.get(key), str) or not row[key].strip():
+                what = f"{key} is {row.get(key)!r}, expected a text"
+            elif key == "file_name" and not _is_inside(row[key]):
+                what = f"file_name is {row[key]!r}, expected a path below the folder of the images"
+            else:
+                known[identity] = row
+                continue
+            self._tell(f"{part}[{index}]", what)
+        return known
+
+    def _refuse_equal_categories(self, categories: Mapping[Identity, dict[str, Any]]) -> None:
+        first: dict[str, Identity] = {}
+        for identity, row in categories.items():
+            name = class_name(row["name"])
+            if first.setdefault(name, identity) != identity:
+                self._tell(f"categories {first[name]} and {identity}", f"both called {name}, expected each name once")
+
+    def _object(
+        self,
+        row: Any,
+        images: Mapping[Any, dict[str, Any]],
+        categories: Mapping[Any, dict[str, Any]],
+        sizes: Mapping[Any, tuple[int, int] | None],
+    ) -> tuple[Identity, LabelledObject]:
+        if not isinstance(row, dict):
+            raise ValueError("expected an object")
+        for key, known in (("image_id", images), ("category_id", categories)):
+            if type(row.get(key)) not in (int, str) or row[key] not in known:
+                what = "images" if key == "image_id" else "categories"
+                raise ValueError(f"{key} is {row.get(key)!r}, expected the id of one of the {len(known)} {what}")
+        stated = _stated_size(images[row["image_id"]])
+        quad = bbox_quad(row) if self.boxes == "bbox" else annotation_quad(row, stated)
+        name = class_name(categories[row["category_id"]]["name"])
+        size = sizes[row["image_id"]]
+        return row["image_id"], labelled_object(quad, name, self.table, difficult=difficulty(row), image_size=size)
+
+
+def _stated_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = image.get("height"), image.get("width")
+    return (height, width) if type(height) is int and type(width) is int else None
+
+
+def difficulty(annotation: Mapping[str, Any]) -> int:
+    """Return an annotation's difficulty: `CROWD`, else `attributes.difficult` (0, 1, 2), else 1 with `ignore`.
+
+    Raises:
+        ValueError: one of the fields has another value.
+    """
+    for key in ("iscrowd", "ignore"):
+        if annotation.get(key, 0) not in (0, 1):
+            raise ValueError(f"{key} is {annotation[key]!r}, expected 0 or 1")
+    if annotation.get("iscrowd"):
+        return CROWD
+    attributes = annotation.get("attributes")
+    value = attributes.get("difficult") if isinstance(attributes, dict) else None
+    if value is None:
+        return int(annotation.get("ignore", 0))
+    if value not in (0, 1, 2):
+        raise ValueError(f"attributes.difficult is {value!r}, expected 0, 1 or 2")
+    return int(value)
+
+
+def _load(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the document, or None and why not; lists that are missing are problems."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        return None, [f"{path}:{error.lineno}:{error.colno}: {error.msg}, expected JSON."]
+    except (UnicodeDecodeError, RecursionError) as error:
+        return None, [f"{path}: {type(error).__name__}, expected JSON in UTF-8 of ordinary depth."]
+    if not isinstance(document, dict):
+        return None, [f"{path}: a {type(document).__name__}, expected an object with {', '.join(_LISTS)}."]
+    missing = [key for key in _LISTS if not isinstance(document.get(key), list)]
+    if missing:
+        return None, [f"{path}: no list {', '.join(missing)}, expected {', '.join(_LISTS)}."]
+    return document, []
+
+
+def _file_names(document: Mapping[str, Any]) -> list[str]:
+    names = [row.get("file_name") for row in document["images"] if isinstance(row, dict)]
+    return [name for name in names if isinstance(name, str) and _is_inside(name)]
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name.replace("\\", "/"))
+    return not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0] if path.parts else False

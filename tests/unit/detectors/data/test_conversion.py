@@ -1,0 +1,282 @@
+"""Data sets from one format to another and back: the same boxes, on real files and on small ones of each style."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from compress.cli.main import main
+from compress.errors import DataError
+from detectors.data.conversion import Choices, check_source, convert, find_format, open_source
+from detectors.data.writers import enclosing_quad, is_upright, plain_number
+
+HERE = Path(__file__).parent
+STYLES = HERE / "formats" / "styles"
+HIT_UAV = Path(__file__).parents[4] / ".." / "shared" / "data" / "hit-uav"
+ROTATED = ("dota", "coco", "yolo-obb")
+
+
+def krimp(*arguments):
+    return main(["data", *map(str, arguments)])
+
+
+def content(root, **options):
+    """Return split -> name -> sorted (class, corners, difficult) of a data set, '/' in names as DOTA writes it."""
+    source = open_source(root, **options)
+    result = {}
+    for split in source.splits:
+        samples, problems = source.read(split, "full")
+        assert problems == []
+        result[split] = {
+            sample.name.replace("/", "-"): sorted(
+                (source.classes[item.label], *np.round(item.quad, 4).tolist(), item.difficult)
+                for item in sample.objects
+            )
+            for sample in samples
+        }
+    return result
+
+
+def hardest_two(rows):
+    return sorted((*row[:-1], min(row[-1], 2)) for row in rows)
+
+
+def without_difficulty(found):
+    return {s: {n: sorted((*row[:-1], 0) for row in rows) for n, rows in images.items()} for s, images in found.items()}
+
+
+@pytest.fixture(scope="module")
+def hit_uav(tmp_path_factory):
+    """Return a folder with every 20th real image of each split and its labels."""
+    if not HIT_UAV.is_dir():
+        pytest.skip(f"{HIT_UAV.name} is not there")
+    root = tmp_path_factory.mktemp("real") / "hit-uav"
+    for split in ("train", "val", "test"):
+        for part in ("images", "labelTxt"):
+            (root / split / part).mkdir(parents=True)
+        for path in sorted((HIT_UAV / split / "images").iterdir())[::20]:
+            for file in (path, HIT_UAV / split / "labelTxt" / f"{path.stem}.txt"):
+                (root / split / file.parent.name / file.name).symlink_to(file.resolve())
+    return root
+
+
+@pytest.fixture(scope="module")
+def diorr(tmp_path_factory):
+    """Return the folder that prepare-diorr makes of a release in DIOR-R's layout."""
+    out = tmp_path_factory.mktemp("diorr") / "prepared"
+    assert krimp("prepare-diorr", STYLES / "diorr", "--out", out, "--splits", "test", "--processes", "1") == 0
+    return out
+
+
+@pytest.fixture(params=["dota8", "diorr", "coco", "hit-uav"])
+def any_set(request):
+    made = {"hit-uav": "hit_uav", "diorr": "diorr"}
+    return request.getfixturevalue(made[request.param]) if request.param in made else STYLES / request.param
+
+
+@pytest.mark.parametrize("to", ROTATED)
+def test_there_and_back_again_the_boxes_are_the_same(any_set, tmp_path, to):
+    before = content(any_set)
+    assert sum(len(rows) for images in before.values() for rows in images.values()) > 5
+    convert(open_source(any_set), to, tmp_path / "there", choices=Choices(difficult="keep"))
+    there = content(tmp_path / "there")
+    back_to = {"dota": "dota", "coco": "coco", "yolo": "yolo-obb"}[open_source(any_set).format]
+    convert(open_source(tmp_path / "there"), back_to, tmp_path / "back", choices=Choices(difficult="keep"))
+    back = content(tmp_path / "back")
+    lossless = to != "yolo-obb" and back_to != "yolo-obb"
+    expected = before if lossless else without_difficulty(before)
+    if lossless and "dota" in (to, back_to):  # DOTA's column ends at 2, where a crowd is 3
+        expected = {split: {n: hardest_two(rows) for n, rows in images.items()} for split, images in before.items()}
+    assert without_difficulty(there) == without_difficulty(before)
+    assert back == expected
+
+
+@pytest.mark.parametrize("to", ROTATED)
+def test_classes_keep_their_order(any_set, tmp_path, to):
+    classes = open_source(any_set).classes
+    convert(open_source(any_set), to, tmp_path / "out", choices=Choices(difficult="keep"))
+    found = open_source(tmp_path / "out").classes
+    if to == "dota":  # its files declare no classes: those that occur, sorted
+        assert found == tuple(sorted(found))
+        assert set(found) <= set(classes)
+    else:
+        assert found == classes
+
+
+def test_upright_boxes_survive_yolos_detect_format(tmp_path):
+    source = STYLES / "coco"
+    convert(open_source(source), "yolo-detect", tmp_path / "a", choices=Choices(enclose=True, difficult="keep"))
+    found = content(tmp_path / "a")["val"]
+    for name, rows in without_difficulty(content(source))["val"].items():
+        expected = sorted((row[0], *np.round(enclosing_quad(row[1:9]), 4), 0) for row in rows)
+        for one, other in zip(found[name], expected, strict=True):
+            assert one[0] == other[0]
+            np.testing.assert_allclose(one[1:], other[1:], atol=2e-4)
+
+
+def test_what_a_format_cannot_hold_is_refused_until_something_is_chosen(diorr, tmp_path):
+    source = open_source(diorr)
+    with pytest.raises(DataError, match=r"1 objects are difficult or crowds .*--difficult keep .*--difficult drop"):
+        convert(source, "yolo-obb", tmp_path / "a")
+    with pytest.raises(DataError, match=r"boxes are not upright .*yolo-detect holds upright ones only.*--enclose"):
+        convert(source, "yolo-detect", tmp_path / "a", choices=Choices(difficult="drop"))
+    assert list(tmp_path.iterdir()) == []
+    facts = convert(source, "yolo-obb", tmp_path / "a", choices=Choices(difficult="drop"))
+    before, after = content(diorr), content(tmp_path / "a")
+    assert facts["dropped"] == 1
+    assert after == {s: {n: [r for r in rows if r[-1] == 0] for n, rows in i.items()} for s, i in before.items()}
+
+
+def test_corners_outside_are_told_and_moved_to_the_border_on_request(tmp_path):
+    source = open_source(STYLES / "dota8")
+    facts = convert(source, "yolo-obb", tmp_path / "a")
+    assert facts["outside"] == 1
+    clipped = convert(source, "yolo-obb", tmp_path / "b", choices=Choices(clip=True))
+    assert clipped["outside"] == 0
+    for path in (tmp_path / "b" / "labels").rglob("*.txt"):
+        shares = [float(column) for line in path.read_text().splitlines() for column in line.split()[1:]]
+        assert all(0 <= share <= 1 for share in shares)
+
+
+def test_a_wrong_data_set_is_refused_with_its_mistakes_and_nothing_is_written(tmp_path):
+    root = tmp_path / "wrong"
+    convert(open_source(STYLES / "dota8"), "dota", root)
+    path = sorted((root / "val" / "labelTxt").iterdir())[0]
+    path.write_text("1 2 3\n" + path.read_text() + "1 1 1 1 1 1 1 1 ship 0\n")
+    with pytest.raises(DataError) as error:
+        convert(open_source(root), "coco", tmp_path / "out")
+    assert "2 problems, expected none. Nothing was written" in str(error.value)
+    assert f"{path.name}:1: 3 columns, expected 10" in str(error.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["wrong"]
+
+
+def test_nothing_of_the_users_is_replaced(tmp_path):
+    source = open_source(STYLES / "dota8")
+    convert(source, "coco", tmp_path / "out")
+    with pytest.raises(DataError, match=r"is there already. Choose another --out, or replace it with --force"):
+        convert(source, "dota", tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"notes\.txt is of no conversion"):
+        convert(source, "dota", tmp_path / "out", force=True)
+    (tmp_path / "out" / "notes.txt").unlink()
+    convert(source, "dota", tmp_path / "out", force=True)
+    assert find_format(tmp_path / "out") == "dota"
+    assert not (tmp_path / "out" / "annotations").exists()
+    with pytest.raises(DataError, match="holds the data set that is read"):
+        convert(open_source(tmp_path / "out"), "coco", tmp_path, force=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("mine")
+    with pytest.raises(DataError, match="not empty, and no earlier conversion made it"):
+        convert(source, "dota", tmp_path / "mine", force=True)
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_images_are_linked_or_copied_byte_for_byte(tmp_path, copy):
+    first = tmp_path / "first"
+    convert(open_source(STYLES / "dota8"), "dota", first, choices=Choices(copy=True))
+    convert(open_source(first), "coco", tmp_path / "second", choices=Choices(copy=copy))
+    for path in (first / "val" / "images").iterdir():
+        placed = tmp_path / "second" / "images" / "val" / path.name
+        assert placed.read_bytes() == path.read_bytes()
+        assert placed.samefile(path) is not copy
+
+
+def test_a_run_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
+    from detectors.data import conversion
+
+    def fail(source, target):
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr(conversion, "link_or_copy", fail)
+    with pytest.raises(OSError, match="No space left"):
+        convert(open_source(STYLES / "dota8"), "coco", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_would_become_one_are_refused(tmp_path):
+    root = tmp_path / "set"
+    for name in ("a/b", "a-b"):
+        (root / "images" / "val" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / "images" / "val" / f"{name}.png"), np.zeros((8, 8, 3), np.uint8))
+    (root / "labels" / "val").mkdir(parents=True)
+    (root / "labels" / "val" / "a-b.txt").write_text("0 .5 .5 .1 .1\n")
+    (root / "data.yaml").write_text("val: images/val\nnames: [ship]\n")
+    with pytest.raises(DataError, match="would both become a-b"):
+        convert(open_source(root), "dota", tmp_path / "out")
+
+
+def test_the_format_is_seen_from_what_lies_there(diorr):
+    for root, name in ((STYLES / "dota8", "yolo"), (STYLES / "coco", "coco"), (diorr, "dota")):
+        assert find_format(root) == name
+        facts, problems = check_source(open_source(root))
+        assert (facts["format"], problems) == (name, [])
+
+
+def test_what_is_no_data_set_is_an_error_that_says_what_was_looked_for(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        find_format(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"neither SPLIT/labelTxt \(dota\) nor data.yaml \(yolo\)"):
+        find_format(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val2017.json").write_text("{}")
+    with pytest.raises(DataError, match=r"no split found, looked for train \(annotations/train\.json\).*--split NAME"):
+        open_source(tmp_path)
+
+
+def test_the_command_check_counts_and_lists_every_problem(diorr, tmp_path, capsys):
+    assert krimp("check", diorr, "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    counts = facts["splits"]["test"]
+    assert (facts["format"], facts["problems"]) == ("dota", [])
+    assert counts["objects"] + counts["ignored"] == sum(len(rows) for rows in content(diorr)["test"].values())
+    assert sum(counts["per_class"].values()) == counts["objects"]
+    convert(open_source(STYLES / "dota8"), "dota", tmp_path / "wrong")
+    for path in (tmp_path / "wrong" / "val" / "labelTxt").iterdir():
+        path.write_text("1 2\n" * 15)
+    assert krimp("check", tmp_path / "wrong") == 3
+    text = capsys.readouterr().err
+    assert text.count(": 2 columns, expected 10") == 15 * len(list((tmp_path / "wrong" / "val" / "labelTxt").iterdir()))
+
+
+def test_the_command_check_takes_splits_by_place(tmp_path, capsys):
+    convert(open_source(STYLES / "coco"), "coco", tmp_path / "set")
+    (tmp_path / "set" / "annotations" / "val.json").rename(tmp_path / "set" / "annotations" / "instances_val2017.json")
+    (tmp_path / "set" / "images" / "val").rename(tmp_path / "set" / "val2017")
+    assert krimp("check", tmp_path / "set", "--split", "val=annotations/instances_val2017.json", "--json") == 0
+    assert list(json.loads(capsys.readouterr().out)["splits"]) == ["val"]
+
+
+def test_the_command_convert_tells_what_was_written(tmp_path, capsys):
+    options = ["--to", "yolo-obb", "--out", tmp_path / "out"]
+    assert krimp("convert", STYLES / "dota8", *options) == 0
+    text = capsys.readouterr().out
+    assert "val: 2 images" in text
+    assert "1 boxes reach outside their image" in text
+    assert krimp("convert", STYLES / "dota8", *options) == 3
+    assert krimp("convert", STYLES / "dota8", *options, "--force", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["splits"]["val"]["images"] == 2
+    assert krimp("convert", STYLES / "dota8", "--to", "voc", "--out", tmp_path / "other") == 2
+
+
+@pytest.mark.parametrize(
+    ("quad", "upright"),
+    [
+        ((0, 0, 4, 0, 4, 2, 0, 2), True),
+        ((4, 2, 0, 2, 0, 0, 4, 0), True),  # from another corner
+        ((0, 0, 0, 2, 4, 2, 4, 0), True),  # the other way round
+        ((0, 0, 4, 0.1, 4, 2, 0, 2), False),
+        ((2, 0, 4, 2, 2, 4, 0, 2), False),
+        ((0, 0, 4, 0, 4, 0, 4, 2), False),  # a corner of the rectangle is missing
+    ],
+)
+def test_upright_boxes_are_recognized(quad, upright):
+    assert is_upright(quad) is upright
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(12.5, "12.5"), (3.0, "3"), (-1e-9, "0"), (60.00000000001, "60"), (1234567.25, "1234567.25")]
+)
+def test_numbers_are_written_without_noise(value, text):
+    assert plain_number(value) == text
