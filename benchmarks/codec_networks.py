@@ -68,8 +68,10 @@ def _float_onnx(path: Path) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(  # type: ignore[arg-type]  # its stub knows no buffer, it does
-            network.eval(), (torch.zeros(1, 3, 224, 224),), buffer, opset_version=OPSET, dynamo=False,
+        torch.onnx.export(
+            network.eval(), (torch.zeros(1, 3, 224, 224),),
+            buffer,  # type: ignore[arg-type]  # which its annotation leaves out
+            opset_version=OPSET, dynamo=False,
             input_names=["image"], output_names=["scores"],
         )  # fmt: skip
     return buffer.getvalue()
