@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from compress import codec
-from compress.codec.source import open_source
-from compress.codec.tables import Tables
-from compress.codec.writer import _encode
+from compress.codec.encoding.table_choice import Tables
+from compress.codec.encoding.tensor_encoder import encode_tensor
+from compress.codec.files.network_source import channel_values, open_source
+from compress.codec.kernels.choice import choose
 
 Tensors = Sequence[np.ndarray]
 
@@ -71,14 +72,14 @@ def all_coders() -> list[Coder]:
     return [krimp("numba"), krimp("numpy"), *(_or_missing(name, make) for name, make in rivals.items())]
 
 
-def krimp(backend: str) -> Coder:
-    """Return Krimp with one backend; its bytes are the whole file but the skeleton, tables and checksums included."""
+def krimp(kernels: str) -> Coder:
+    """Return Krimp with some kernels; its bytes are the whole file but the skeleton, tables and checksums included."""
     return Coder(
-        "Krimp" if backend == "numba" else "Krimp, NumPy alone",
-        lambda tensors: _PackedTensors(tensors, backend),
+        "Krimp" if kernels == "numba" else "Krimp, NumPy alone",
+        lambda tensors: _PackedTensors(tensors, kernels),
         lambda packed: packed.num_bytes,
         _unpack_krimp,
-        slow=backend == "numpy",
+        slow=kernels == "numpy",
         encode_only=_code_only,
     )
 
@@ -86,24 +87,28 @@ def krimp(backend: str) -> Coder:
 class _PackedTensors:
     """Tensors in a .krimp file of their own, which goes away with the object."""
 
-    def __init__(self, tensors: Tensors, backend: str) -> None:
+    def __init__(self, tensors: Tensors, kernels: str) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self.source = Path(self._folder.name) / "weights.safetensors"
         self.source.write_bytes(safetensors_bytes({f"w{i}": tensor for i, tensor in enumerate(tensors)}))
         self.path = self.source.with_suffix(".krimp")
-        self.backend = backend
-        facts = codec.pack_file(self.source, self.path, backend=backend)
+        self.kernels = kernels
+        facts = codec.pack_file(self.source, self.path, kernels=kernels)
         self.num_bytes = facts.packed_bytes - facts.skeleton_packed_bytes
 
 
 def _code_only(packed: _PackedTensors) -> int:
     """Code the tensors as `codec.pack_file` does, choices and checksums included, and drop the result."""
     source, tables = open_source(packed.source), Tables()
-    return sum(len(_encode(source, span, 0, tables, packed.backend)[1]) for span in source.spans)
+    kernels, size = choose(packed.kernels, source.num_bytes), 0
+    for span in source.spans:
+        data = source.array(span.start, span.num_bytes)
+        size += len(encode_tensor(data, span.kind, tables, kernels, channel=channel_values(span)).payload)
+    return size
 
 
 def _unpack_krimp(packed: _PackedTensors, tensors: Tensors) -> list[np.ndarray]:
-    with codec.PackedFile(packed.path, backend=packed.backend) as file:
+    with codec.PackedFile(packed.path, kernels=packed.kernels) as file:
         outs = [np.empty(tensor.record.num_bytes, dtype=np.uint8) for tensor in file.tensors]
         file.decode_many(file.tensors, outs)
     if len(outs) != len(tensors):  # tensors under 128 bytes stay in the skeleton

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from compress import codec
-from compress.codec import reader
-from compress.codec.opening import Placed
-from compress.codec.reader import OriginalHash
+from compress.codec.files import packed_file
+from compress.codec.files.packed_file import OriginalHash
+from compress.codec.format.index_and_skeleton import Placed
 from compress.runtime.session import open_session
 
 
@@ -62,7 +62,7 @@ def session(plain: Path, packed: Path, rounds: int) -> dict[str, Any]:
             for i, seconds in enumerate(_seconds(lambda: OriginalHash.add(self, tensors, outs))):
                 hashing[i] += seconds
 
-    reader.OriginalHash = TimedHash  # type: ignore[misc]
+    packed_file.OriginalHash = TimedHash  # type: ignore[misc]
     for _ in range(rounds + 1):
         for name, call in calls.items():
             hashing[:] = 0.0, 0.0

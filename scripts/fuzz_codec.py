@@ -48,7 +48,7 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 GOLDEN = ROOT / "tests" / "golden" / "codec"
 BUILD = ROOT / "build" / "fuzz"
 TARGETS = ("packed", "checked", "onnx", "safetensors")
-BACKENDS = ("numpy", "numba") if importlib.util.find_spec("numba") else ("numpy",)
+KERNELS = ("numpy", "numba") if importlib.util.find_spec("numba") else ("numpy",)
 INPUT_SECONDS, MEMORY_MIB, INPUT_BYTES = 10, 2048, 1 << 14
 _HANG_SECONDS = 120  # on the wall: a busy machine stretches time
 _SLOW_BYTES = 1 << 14  # largest original for what is slow: the decoder of one bit at a time, small blocks
@@ -101,13 +101,13 @@ def check_packed(data: bytes, folder: Path, slow: ModuleType | None = None) -> b
         raise FindingError("a refused file left an output")
     if not refusal and _joined(target, sides, written) != found:
         raise FindingError("unpack_file gives other bytes, or other files, than were verified")
-    for backend, block in product(BACKENDS, (None, _BLOCK_VALUES)):
+    for kernels, block in product(KERNELS, (None, _BLOCK_VALUES)):
         if block and _declared(data) > _SLOW_BYTES:
             continue
         with _in_blocks(block):
-            loaded = _or_refusal(partial(codec.unpack_bytes, path, backend=backend), path)
+            loaded = _or_refusal(partial(codec.unpack_bytes, path, kernels=kernels), path)
         if isinstance(loaded, str) != bool(refusal or sides) or (loaded != found and not isinstance(loaded, str)):
-            way = f"{backend}, in blocks" if block else backend
+            way = f"{kernels}, in blocks" if block else kernels
             raise FindingError(f"unpack_bytes ({way}) and verify_file disagree: {loaded!r:.200} / {refusal!r:.200}")
     _or_refusal(lambda: codec.inspect_file(path), path)  # it hashes nothing, and may refuse more: it reads names
     if slow is not None and _declared(data) <= _SLOW_BYTES:
@@ -118,7 +118,7 @@ def check_packed(data: bytes, folder: Path, slow: ModuleType | None = None) -> b
 @contextmanager
 def _in_blocks(values: int | None) -> Iterator[None]:
     """Have tensors of more than so many values decoded in blocks, as else only much larger ones are."""
-    from compress.codec import tensor_decoder
+    from compress.codec.decoding import tensor_decoder
 
     before = tensor_decoder.LARGE
     tensor_decoder.LARGE = values or before
@@ -132,7 +132,7 @@ def _whole(path: Path) -> tuple[bytes, list[str]]:
     """Return all bytes in a .krimp file, and the names of the files after the first."""
     from compress import codec
 
-    with codec.PackedFile(path, backend="numpy") as packed:
+    with codec.PackedFile(path, kernels="numpy") as packed:
         return b"".join(map(bytes, packed.pieces())), [file.name for file in packed.side_files]
 
 
@@ -260,7 +260,7 @@ def mutate_section(data: bytes, seed: int, mutate: Callable[[bytes], bytes]) -> 
         seed: chooses the section.
         mutate: what to do with its bytes.
     """
-    from compress.codec.layout import parse_header
+    from compress.codec.format.layout import parse_header
     from compress.errors import CodecError
 
     try:

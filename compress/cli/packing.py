@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from compress import codec
-from compress.codec.reader import Progress
+from compress.codec.files.packed_file import Progress
 from compress.errors import CodecError
 
 app = typer.Typer(help="Pack networks into .krimp files and back.", no_args_is_help=True)

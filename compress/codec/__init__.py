@@ -15,15 +15,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress.codec.apart import ApartModel, read_apart
-from compress.codec.contents import load_tensors
-from compress.codec.inspection import TensorFacts, inspect_file
-from compress.codec.layout import MAGIC
-from compress.codec.memory import open_map
-from compress.codec.reader import PackedFile, Progress
-from compress.codec.spans import find_spans
-from compress.codec.unpacking import unpack_bytes, unpack_file, verify_file
-from compress.codec.writer import PackFacts, pack_file
+from compress.codec.files.inspection import TensorFacts, inspect_file
+from compress.codec.files.named_tensors import load_tensors
+from compress.codec.files.packed_file import PackedFile, Progress
+from compress.codec.files.packing import PackFacts, pack_file
+from compress.codec.files.separate_weights import ApartModel, read_apart
+from compress.codec.files.tensor_places import find_spans
+from compress.codec.files.unpacking import unpack_bytes, unpack_file, verify_file
+from compress.codec.format.layout import MAGIC
+from compress.codec.mapped_memory import open_map
 
 __all__ = [
     "ApartModel",
@@ -56,7 +56,7 @@ def load(
     *,
     threads: int = 1,
     check_hash: bool = True,
-    backend: str = "auto",
+    kernels: str = "auto",
     progress: Progress | None = None,
 ) -> bytes:
     """Return the ONNX bytes of a .krimp or .onnx file, checked for truncation.
@@ -65,14 +65,14 @@ def load(
         path: the file.
         threads: how many tensors of a .krimp file are decoded at once; without numba each takes up to 30 MB more.
         check_hash: compare the SHA-256 of a .krimp file's original; else the checksums of its tensors.
-        backend: 'auto', 'numpy' or 'numba' (same bytes).
+        kernels: 'auto', 'numpy' or 'numba' (same bytes).
         progress: called with (bytes done, bytes in all).
 
     Raises:
         CodecError: the file is missing, damaged, truncated, of a newer version, or keeps weights in other files.
     """
     if Path(path).suffix == ".krimp" or is_packed(path):
-        return unpack_bytes(path, threads=threads, check_hash=check_hash, backend=backend, progress=progress)
+        return unpack_bytes(path, threads=threads, check_hash=check_hash, kernels=kernels, progress=progress)
     data = open_map(path)
     find_spans(data, 0, str(path))
     return bytes(data)

@@ -86,6 +86,7 @@ def translations(form: DeformForm, opset: int) -> dict[Translation, Any]:
         krimp.resize_nearest.default: write_resize_nearest,
         torch.ops.aten.conv2d.default: write_convolution,
         torch.ops.aten.adaptive_avg_pool2d.default: write_adaptive_avg_pool,
+        torch.ops.aten.clamp_min.default: write_clamp_min,
     }
     if form == "GridSample":
         table[torch.ops.torchvision.deform_conv2d.default] = grid_sample_writer(opset)
@@ -150,6 +151,11 @@ def write_adaptive_avg_pool(self: TensorType, output_size: Sequence[int]) -> Any
     if [size * wanted for size, wanted in zip(kernel, output_size, strict=True)] != _sizes(self)[2:]:
         raise ValueError(f"average pooling of {_sizes(self)[2:]} to {list(output_size)}: ONNX has no uneven windows.")
     return op.AveragePool(self, kernel_shape=kernel, strides=kernel)
+
+
+def write_clamp_min(self: TensorType, min: float) -> Any:
+    """Write Clip, which the runtime fuses with a convolution before it; torch's own is a Max."""
+    return op.Clip(self, _constant(np.array(min, self.dtype.numpy())))
 
 
 def grid_sample_writer(opset: int) -> Translation:

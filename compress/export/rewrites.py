@@ -163,9 +163,9 @@ class _View:
         self.maker: dict[str, NodeProto] = {name: node for node in graph.node for name in node.output}
         self.readers: dict[str, list[NodeProto]] = {}
         for node in graph.node:
-            for name in node.input:
+            for name in () if _asks_for_the_batch(node) else node.input:
                 self.readers.setdefault(name, []).append(node)
-        self.uses = Counter(name for node in graph.node for name in node.input)
+        self.uses = Counter({name: len(readers) for name, readers in self.readers.items()})
         self.uses.update(value.name for value in graph.output)
 
     def weight_of(self, node: NodeProto) -> str:
@@ -202,12 +202,18 @@ class _View:
         self.store(name, np.pad(values, widths))
 
 
+def _asks_for_the_batch(node: NodeProto) -> bool:
+    """Return whether a node reads the size of the first axis alone, which no rewrite changes."""
+    limits = {a.name: a.i for a in node.attribute}
+    return node.op_type == "Shape" and limits.get("start", 0) == 0 and limits.get("end") == 1
+
+
 def _match(node: NodeProto, view: _View) -> tuple[NodeProto, NodeProto] | None:
     """Return the dense convolutions before and behind a depthwise one that is worth padding, or None."""
     if not view.is_own_integer_convolution(node):
         return None
     outputs, inputs = view.shape(node)[:2]
-    if inputs != 1 or _groups(node) != outputs or outputs % KERNEL_CHANNELS == 0:
+    if outputs == 1 or inputs != 1 or _groups(node) != outputs or outputs % KERNEL_CHANNELS == 0:
         return None
     before, after = _upwards(node.input[0], view), _downwards(node.output[0], view)
     for dense in (before, after):

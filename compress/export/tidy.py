@@ -23,7 +23,7 @@ from onnx_ir.passes.common import (
 )
 from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewritePass
-from onnxscript.rewriter.rules.common import collapse_slice_rule
+from onnxscript.rewriter.rules.common import collapse_slice_rule, mul_by_1_rule
 
 PRODUCER = "krimp"
 CONVOLUTIONS = ("Conv", "DeformConv", "ConvTranspose")
@@ -43,7 +43,7 @@ def tidy(model: Model) -> None:
     Sequential(InlinePass(), RemoveInitializersFromInputsPass())(model)
     _fold(model)
     Sequential(
-        RewritePass([collapse_slice_rule]),
+        RewritePass([collapse_slice_rule, mul_by_1_rule]),
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         IdentityEliminationPass(),
     )(model)
@@ -140,15 +140,13 @@ def _drop_zero_deform_bias(model: Model) -> None:
 
 
 def _drop_defaults(model: Model) -> None:
-    """Leave out attributes that say what their absence says, and inputs at the end that are left out."""
+    """Leave out attributes that say what their absence says."""
     for node in model.graph:
         schema = onnx.defs.get_schema(node.op_type, model.opset_imports[node.domain], node.domain)
         for name, attribute in list(node.attributes.items()):
             default = schema.attributes[name].default_value
             if default.name and onnx_ir.serde.deserialize_attribute(default).value == attribute.value:
                 del node.attributes[name]
-        while node.inputs and node.inputs[-1] is None:
-            node.resize_inputs(len(node.inputs) - 1)
 
 
 def _strip(model: Model) -> None:

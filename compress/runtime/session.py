@@ -72,7 +72,7 @@ def _packed_session(path: Path, options: SessionOptions, *, check_hash: bool) ->
     import onnxruntime as ort
 
     from compress.codec import PackedFile, read_apart, unpack_file
-    from compress.codec.whole_file import memory_for
+    from compress.codec.mapped_memory import memory_for
 
     with memory_for(path), PackedFile(path) as packed:
         if not packed.side_files:

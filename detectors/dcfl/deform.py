@@ -10,6 +10,7 @@ exactly one deformable node.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 import torchvision  # noqa: F401 - registers torch.ops.torchvision.deform_conv2d
@@ -32,16 +33,17 @@ def deform_native(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Te
         (N, out, H, W).
     """
     bias = weight.new_zeros(weight.shape[0])
-    return torch.ops.torchvision.deform_conv2d(x, weight, offset, mask, bias, 1, 1, 1, 1, 1, 1, 1, 1, True)
+    result: Tensor = torch.ops.torchvision.deform_conv2d(x, weight, offset, mask, bias, 1, 1, 1, 1, 1, 1, 1, 1, True)
+    return result
 
 
 def _tap_grid(offset: Tensor, height: int, width: int) -> Tensor:
     """Return sampling positions normalised to [-1, 1], (N, 9 * H, W, 2), x before y."""
     shift = offset.reshape(-1, TAPS, 2, height, width)
-    kind = {"device": offset.device, "dtype": offset.dtype}
-    tap = torch.arange(-1, 2, **kind)
-    rows = tap.repeat_interleave(3).view(TAPS, 1, 1) + torch.arange(height, **kind).view(1, height, 1)
-    columns = tap.repeat(3).view(TAPS, 1, 1) + torch.arange(width, **kind).view(1, 1, width)
+    arange = partial(torch.arange, device=offset.device, dtype=offset.dtype)
+    tap = arange(-1, 2)
+    rows = tap.repeat_interleave(3).view(TAPS, 1, 1) + arange(height).view(1, height, 1)
+    columns = tap.repeat(3).view(TAPS, 1, 1) + arange(width).view(1, 1, width)
     y = (shift[:, :, 0] + rows) * (2.0 / height) + (1.0 / height - 1.0)
     x = (shift[:, :, 1] + columns) * (2.0 / width) + (1.0 / width - 1.0)
     return torch.stack((x, y), dim=-1).reshape(-1, TAPS * height, width, 2)
@@ -99,7 +101,8 @@ class ModulatedDeformConv(nn.Module):
 
         Source: Zhu et al. 2019, "Deformable ConvNets v2", arXiv 1811.11168, equation 1.
         """
-        return modulated_deform_conv(x, offset, mask, self.weight)
+        result: Tensor = modulated_deform_conv(x, offset, mask, self.weight)
+        return result
 
     def extra_repr(self) -> str:
         """Return the widths for printing."""

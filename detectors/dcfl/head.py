@@ -24,7 +24,8 @@ class ConvRelu(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, out, H, W), >= 0."""
-        return self.activate(self.conv(x))
+        result: Tensor = self.activate(self.conv(x))
+        return result
 
 
 def _tower(channels: int, dilation: int) -> nn.ModuleList:
@@ -38,6 +39,12 @@ def _tower(channels: int, dilation: int) -> nn.ModuleList:
             ModulatedDeformConv(channels, channels),
         ]
     )
+
+
+def _draw_normal(conv: nn.Conv2d, std: float, bias: float = 0.0) -> None:
+    nn.init.normal_(conv.weight, std=std)
+    if conv.bias is not None:
+        nn.init.constant_(conv.bias, bias)
 
 
 class DcflHead(nn.Module):
@@ -70,17 +77,17 @@ class DcflHead(nn.Module):
         """
         spread = PUBLISHED_STD * math.sqrt(PUBLISHED_CHANNELS / self.conv_offset.in_channels)
         for tower in (self.cls_convs, self.reg_convs):
-            for layer in (tower[0].conv, tower[1].conv):
-                nn.init.normal_(layer.weight, std=spread)
-                nn.init.zeros_(layer.bias)
-            nn.init.kaiming_uniform_(tower[2].weight, nonlinearity="relu")
-            tower[3].reset_parameters()
-        for layer in (self.retina_cls, self.retina_reg):
-            nn.init.normal_(layer.weight, std=spread)
-            nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.retina_cls.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
-        nn.init.zeros_(self.conv_offset.weight)
-        nn.init.zeros_(self.conv_offset.bias)
+            for layer in tower:
+                if isinstance(layer, ConvRelu):
+                    _draw_normal(layer.conv, spread)
+                elif isinstance(layer, ModulatedDeformConv):
+                    layer.reset_parameters()
+                elif isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        _draw_normal(self.retina_cls, spread, bias=-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+        _draw_normal(self.retina_reg, spread)
+        for field in self.conv_offset.parameters():
+            nn.init.zeros_(field)
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Predict on one FPN level.

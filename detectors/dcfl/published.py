@@ -118,8 +118,10 @@ def _say_what_fits(form: Architecture, meta: Mapping[str, Any]) -> None:
     if form.base_channels == 64:
         del fields["base_channels"]
     fields["dilation"] = int(match[1]) if match else COMMON_DILATION
-    known = isinstance(names, list | tuple) and len(names) == form.num_classes
-    fields["classes"] = f"[{', '.join(map(str, names))}]" if known else f"[{form.num_classes} names]"
+    if isinstance(names, list | tuple) and len(names) == form.num_classes:
+        fields["classes"] = f"[{', '.join(map(str, names))}]"
+    else:
+        fields["classes"] = f"[{form.num_classes} names]"
     text = ", ".join(f"{key}: {value}" for key, value in fields.items())
     note = "" if match else "  (dilation is not stored in this file: 4 for DOTA-v1.0 and STAR, else 3)"
     say(f"detector: {{plugin: dcfl, {text}}}{note}")

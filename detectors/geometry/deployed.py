@@ -192,7 +192,7 @@ class BoxDeploy:
             Detections, best score first: a window's `max_detections` times the number of windows at most.
         """
         if self.axis_aligned and len(parts) > 1:
-            parts = [part.take((part.boxes[:, 2:4] > 0).all(axis=1)) for part in parts]
+            parts = [part.take(np.all(part.boxes[:, 2:4] > 0, axis=1)) for part in parts]
         limit = int(self.meta["max_detections"]) * len(windows)
         return merge_tiles(parts, windows, image_size, iou_threshold=float(self.meta["nms_iou"]), max_detections=limit)
 

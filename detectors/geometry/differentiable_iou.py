@@ -124,7 +124,8 @@ class _CommonArea(torch.autograd.Function):
 
 def intersection_area(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """Return the common area in px^2 of pairs of boxes, (n,) float64; arguments as `rotated_iou`."""
-    return _CommonArea.apply(boxes1.double(), boxes2.double())
+    area: Tensor = _CommonArea.apply(boxes1.double(), boxes2.double())
+    return area
 
 
 def rotated_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:

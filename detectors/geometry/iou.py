@@ -122,7 +122,8 @@ def _overlap(boxes1: np.ndarray, boxes2: np.ndarray, foreground: bool) -> np.nda
     area2 = np.abs(boxes2[:, 2] * boxes2[:, 3])
     intersection = np.minimum(_intersection_area(boxes1, boxes2), np.minimum(area1, area2))
     base = area1 if foreground else area1 + area2 - intersection
-    return np.divide(intersection, base, out=np.zeros_like(base), where=base > 0)
+    overlap: np.ndarray = np.divide(intersection, base, out=np.zeros_like(base), where=base > 0)
+    return overlap
 
 
 def _intersection_area(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
@@ -143,7 +144,8 @@ def _intersection_area(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
     middle = (np.clip(low, -half_h, half_h) + np.clip(high, -half_h, half_h)) / 2
     weighted = half_h * (above - below) + (length - below - above) * middle
     mean = np.divide(weighted, length, out=middle.copy(), where=length > 0)
-    return np.abs((mean * (x_to - x_from)).sum(axis=0))
+    area: np.ndarray = np.abs((mean * (x_to - x_from)).sum(axis=0))
+    return area
 
 
 def _corners_in_frame(boxes1: np.ndarray, boxes2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

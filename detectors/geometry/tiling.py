@@ -115,7 +115,8 @@ def _is_owned(boxes: np.ndarray, window: Window, windows: Sequence[Window], imag
     # Two looks at one object differ a little: without slack both tiles could disown it.
     slack = 2 + boxes[:, 2:4].max(axis=1, initial=0) / 4
     x, y = boxes[:, 0], boxes[:, 1]
-    return (x >= left - slack) & (x <= right + slack) & (y >= top - slack) & (y <= bottom + slack)
+    inside: np.ndarray = (x >= left - slack) & (x <= right + slack) & (y >= top - slack) & (y <= bottom + slack)
+    return inside
 
 
 def _limits(start: int, size: int, starts: list[int], length: int) -> tuple[float, float]:

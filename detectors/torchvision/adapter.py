@@ -111,7 +111,7 @@ class TorchvisionDetector:
 
     def input_format(self) -> InputFormat:
         """Return mean, deviation and padding of the images."""
-        return InputFormat(self.config.mean_rgb, self.config.std_rgb, SIZE_DIVISOR)
+        return InputFormat(self.config.values.mean, self.config.values.std, SIZE_DIVISOR)
 
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers."""
@@ -196,15 +196,15 @@ class TorchvisionDetector:
             "image_size": list(self.data.image_size),
             "input_size": list(self.input_size()),
             "size_divisor": SIZE_DIVISOR,
-            "mean": list(config.mean_rgb),
-            "std": list(config.std_rgb),
+            "mean": list(config.values.mean),
+            "std": list(config.values.std),
             "classes": list(config.classes),
             "anchors": self.anchors(),
             "num_levels": len(config.spec.levels),
-            "score_threshold": config.value("score_threshold"),
-            "nms_iou": config.value("nms_iou"),
-            "nms_pre": config.value("nms_pre"),
-            "max_detections": config.value("max_detections"),
+            "score_threshold": config.values.score_threshold,
+            "nms_iou": config.values.nms_iou,
+            "nms_pre": config.values.nms_pre,
+            "max_detections": config.values.max_detections,
             "output_names": list(self.output_names()),
         }
 

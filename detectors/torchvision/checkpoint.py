@@ -56,9 +56,9 @@ def start_from(model: nn.Module, spec: ModelSpec, name: str, source: str, classe
     state = {key: value for key, value in state.items() if not key.startswith(CLASSIFIER)}
     if spec.architecture == "ssdlite":
         features = {key.removeprefix("features."): value for key, value in state.items()}
-        _load_strictly(model.backbone.features, ssdlite_names(features, spec.backbone), where)
+        _load_strictly(model.get_submodule("backbone.features"), ssdlite_names(features, spec.backbone), where)
     else:
-        body = model.backbone.body
+        body = model.get_submodule("backbone.body")
         _load_strictly(body, {key.removeprefix("features."): value for key, value in state.items()}, where)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -192,16 +192,8 @@ class TorchvisionConfig(BaseModel):
         return self.weights is None or not self.weights.startswith("IMAGENET")
 
     @property
-    def mean_rgb(self) -> Rgb:
-        """Return the mean of R, G, B, 0..255: the recipe's, else torchvision's."""
-        return DEFAULTS[self.spec.architecture].mean if self.mean is None else self.mean
-
-    @property
-    def std_rgb(self) -> Rgb:
-        """Return the deviation of R, G, B, 0..255: the recipe's, else torchvision's."""
-        return DEFAULTS[self.spec.architecture].std if self.std is None else self.std
-
-    def value(self, name: str) -> float | int | Rgb:
-        """Return a field of `Defaults`: the recipe's, else torchvision's."""
-        given = getattr(self, name)
-        return getattr(DEFAULTS[self.spec.architecture], name) if given is None else given
+    def values(self) -> Defaults:
+        """Return the fields of `Defaults`: the recipe's where it gives them, else torchvision's."""
+        default = DEFAULTS[self.spec.architecture]
+        given = {field.name: getattr(self, field.name) for field in fields(default)}
+        return replace(default, **{name: value for name, value in given.items() if value is not None})

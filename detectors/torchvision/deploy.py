@@ -95,7 +95,7 @@ def centre_boxes(boxes: np.ndarray) -> np.ndarray:
 
 def rows(level_map: np.ndarray, values: int) -> np.ndarray:
     """Turn (boxes * values, h, w) into (h * w * boxes, values), the order of the anchors."""
-    boxes, height, width = len(level_map) // values, *level_map.shape[1:]
+    boxes, (height, width) = len(level_map) // values, level_map.shape[1:]
     return level_map.reshape(boxes, values, height, width).transpose(2, 3, 0, 1).reshape(-1, values)
 
 

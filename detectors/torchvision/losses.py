@@ -126,7 +126,8 @@ def _retinanet(
     matches = _matches(model, targets, anchors)
     for match, ignore in zip(matches, spared, strict=True):
         match[(match < 0) & ignore] = model.proposal_matcher.BETWEEN_THRESHOLDS
-    return model.head.compute_loss(targets, outputs, [anchors] * len(targets), matches)
+    losses: dict[str, Tensor] = model.head.compute_loss(targets, outputs, [anchors] * len(targets), matches)
+    return losses
 
 
 def _fcos(
@@ -140,7 +141,9 @@ def _fcos(
     # A positive of FCOS lies on its box, so what is spared and on no box is a negative.
     spared = spared & ~torch.stack([centres_on(anchors, target["boxes"]) for target in targets])
     outputs = outputs | {"cls_logits": outputs["cls_logits"].masked_fill(spared[..., None], -SURE)}
-    return criterion("fcos", num_classes).compute_loss(targets, outputs, [anchors] * len(targets), per_level)
+    model = criterion("fcos", num_classes)
+    losses: dict[str, Tensor] = model.compute_loss(targets, outputs, [anchors] * len(targets), per_level)
+    return losses
 
 
 def _ssd(
@@ -157,4 +160,5 @@ def _ssd(
     background = torch.full_like(outputs["cls_logits"], 0.0)
     background[..., 0] = SURE
     outputs = outputs | {"cls_logits": torch.where(spared[..., None], background, outputs["cls_logits"])}
-    return model.compute_loss(targets, outputs, [anchors] * len(targets), matches)
+    losses: dict[str, Tensor] = model.compute_loss(targets, outputs, [anchors] * len(targets), matches)
+    return losses

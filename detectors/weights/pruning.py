@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch_pruning as tp
-from torch import nn
+from torch import Tensor, nn
 
 
 class KernelPruner(tp.pruner.function.BasePruningFunc):
@@ -26,15 +26,22 @@ class KernelPruner(tp.pruner.function.BasePruningFunc):
 
     def get_out_channels(self, layer: nn.Module) -> int:
         """Return the number of output channels."""
-        return layer.out_channels
+        return _weight(layer).shape[0]
 
     def get_in_channels(self, layer: nn.Module) -> int:
         """Return the number of input channels."""
-        return layer.in_channels
+        return _weight(layer).shape[1]
 
     def _cut(self, layer: nn.Module, idxs: Sequence[int], *, dim: int, field: str) -> nn.Module:
         gone = set(idxs)
-        kept = [i for i in range(getattr(layer, field)) if i not in gone]
-        layer.weight = self._prune_parameter_and_grad(layer.weight, kept, dim)
+        weight = _weight(layer)
+        kept = [i for i in range(weight.shape[dim]) if i not in gone]
+        layer.weight = self._prune_parameter_and_grad(weight, kept, dim)
         setattr(layer, field, len(kept))
         return layer
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from compress import codec
-from compress.codec.layout import Header, parse_header
+from compress.codec.format.layout import Header, parse_header
 from compress.errors import CodecError
 from scripts import fuzz_codec
 

@@ -315,11 +315,11 @@ def main():
     originals = {"example": example(), "mixed": mixed(), "classed": classed(), "rare": rare()}
     for name, data in originals.items():
         (good / f"{name}.safetensors").write_bytes(data)
-        codec.pack_file(good / f"{name}.safetensors", good / f"{name}.krimp", backend="numpy")
+        codec.pack_file(good / f"{name}.safetensors", good / f"{name}.krimp", kernels="numpy")
     for name, data in network().items():
         (good / name).parent.mkdir(exist_ok=True)
         (good / name).write_bytes(data)
-    codec.pack_file(good / "network.onnx", good / "network.krimp", backend="numpy")
+    codec.pack_file(good / "network.onnx", good / "network.krimp", kernels="numpy")
     packed = [(good / f"{name}.krimp").read_bytes() for name in ("example", "rare", "network")]
     texts = []
     for name, data in sorted(refused(*packed).items()):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from compress import codec
-from compress.codec.ans_code import decode_table
-from compress.codec.unpacking import write_original
+from compress.codec.entropy.ans_code import decode_table
+from compress.codec.files.unpacking import write_original
 from compress.errors import CodecError
 
 HERE = Path(__file__).parent
@@ -38,10 +38,10 @@ def module(name):
 slow = module("slow_krimp_decoder")
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("kernels", ["numpy", "numba"])
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
-def test_golden_files_decode(path, backend):
-    with codec.PackedFile(path, backend=backend) as packed:
+def test_golden_files_decode(path, kernels):
+    with codec.PackedFile(path, kernels=kernels) as packed:
         assert b"".join(packed.pieces()) == original(path)
 
 
@@ -82,8 +82,8 @@ def test_packing_again_gives_the_same_bytes(path, tmp_path):
 
 @pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
 def test_damaged_files_are_refused_with_place_and_reason(path):
-    for backend in ("numpy", "numba"):
-        with pytest.raises(CodecError) as caught, codec.PackedFile(path, backend=backend) as packed:
+    for kernels in ("numpy", "numba"):
+        with pytest.raises(CodecError) as caught, codec.PackedFile(path, kernels=kernels) as packed:
             write_original(packed, len, None)
         assert str(caught.value) == f"{path}: {EXPECTED[path.stem]}"
     with pytest.raises(CodecError):

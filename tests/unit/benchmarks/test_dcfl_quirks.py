@@ -4,13 +4,11 @@ import argparse
 import json
 from dataclasses import asdict
 
+import cv2
 import numpy as np
-import pytest
 
-cv2 = pytest.importorskip("cv2")
-
-from benchmarks import dcfl_quirks  # noqa: E402
-from detectors.dcfl.rules import published_rules  # noqa: E402
+from benchmarks import dcfl_quirks
+from detectors.dcfl.rules import published_rules
 
 
 def test_each_configuration_differs_from_the_default_by_one_rule():

@@ -4,13 +4,12 @@ import json
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
-cv2 = pytest.importorskip("cv2")
-
-from benchmarks import detectors  # noqa: E402
-from compress.errors import StageError  # noqa: E402
+from benchmarks import detectors
+from compress.errors import StageError
 
 RECIPE = """\
 format_version: 1

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.codec.ans_code import MAX_LOG, coded_bits, decode_table, encode_tables, log2_table, normalise, spread
+from compress.codec.entropy.ans_code import (
+    MAX_LOG,
+    coded_bits,
+    decode_table,
+    encode_tables,
+    log2_table,
+    normalize,
+    spread,
+)
 
 COUNTS = st.lists(st.integers(0, 10**9), min_size=2, max_size=300).filter(lambda c: sum(x > 0 for x in c) >= 2)
 
@@ -13,7 +21,7 @@ COUNTS = st.lists(st.integers(0, 10**9), min_size=2, max_size=300).filter(lambda
 @settings(max_examples=60, deadline=None)
 @given(COUNTS, st.integers(9, MAX_LOG))
 def test_normalised_counts_fill_the_table_and_forget_no_symbol(counts, log):
-    table = normalise(np.array(counts), log)
+    table = normalize(np.array(counts), log)
     assert table.sum() == 1 << log
     assert ((table > 0) == (np.array(counts) > 0)).all()
 
@@ -26,7 +34,7 @@ def test_logarithms_are_those_of_math():
 @settings(max_examples=40, deadline=None)
 @given(COUNTS, st.lists(st.integers(0, 10**6), min_size=1, max_size=200))
 def test_what_a_state_machine_writes_backwards_another_reads_forwards(counts, picks):
-    table = normalise(np.array(counts), 10)
+    table = normalize(np.array(counts), 10)
     used = np.flatnonzero(table)
     symbols = [int(used[pick % len(used)]) for pick in picks]
     states, offsets, thresholds = encode_tables(table)
@@ -48,7 +56,7 @@ def test_what_a_state_machine_writes_backwards_another_reads_forwards(counts, pi
 def test_the_estimate_is_what_is_written():
     rng = np.random.default_rng(0)
     counts = np.array([5000, 300, 40, 5, 1])
-    table = normalise(counts, 12)
+    table = normalize(counts, 12)
     states, offsets, thresholds = encode_tables(table)
     state, total = 0, 0
     for symbol in rng.permutation(np.repeat(np.arange(5), counts)):

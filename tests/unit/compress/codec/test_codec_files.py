@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from compress import codec
-from compress.codec.index_reader import IndexReader
+from compress.codec.format.index_reader import IndexReader
 from compress.errors import CodecError
 
 ROOT = Path(__file__).parents[4]
@@ -119,18 +119,18 @@ def test_safetensors_come_back(tmp_path):
     assert packed.stat().st_size < 0.9 * len(data)
 
 
-def test_the_same_input_gives_the_same_bytes_with_every_backend(tmp_path):
+def test_the_same_input_gives_the_same_bytes_with_all_kernels(tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "a.onnx").write_bytes(
         model_bytes([raw_tensor(f"t{i}", k, 3000, rng) for i, k in enumerate(ONNX_TYPES)])
     )
     packed = []
-    for i, backend in enumerate(("numpy", "numba", "numba")):
-        codec.pack_file(tmp_path / "a.onnx", tmp_path / f"{i}.krimp", backend=backend)
+    for i, kernels in enumerate(("numpy", "numba", "numba")):
+        codec.pack_file(tmp_path / "a.onnx", tmp_path / f"{i}.krimp", kernels=kernels)
         packed.append((tmp_path / f"{i}.krimp").read_bytes())
     assert packed[0] == packed[1] == packed[2]
-    assert codec.unpack_bytes(tmp_path / "0.krimp", backend="numpy") == codec.unpack_bytes(
-        tmp_path / "0.krimp", backend="numba"
+    assert codec.unpack_bytes(tmp_path / "0.krimp", kernels="numpy") == codec.unpack_bytes(
+        tmp_path / "0.krimp", kernels="numba"
     )
 
 
@@ -404,8 +404,8 @@ def test_a_number_that_is_none_is_refused_with_its_reason(data, reason):
 
 
 def test_of_too_many_tensors_the_largest_are_coded(tmp_path, monkeypatch):
-    monkeypatch.setattr("compress.codec.writer._MOST_TENSORS", 3)
-    monkeypatch.setattr("compress.codec.tensor_decoder._BATCH_TENSORS", 2)
+    monkeypatch.setattr("compress.codec.files.packing._MOST_TENSORS", 3)
+    monkeypatch.setattr("compress.codec.decoding.tensor_decoder._BATCH_TENSORS", 2)
     tensors = {f"t{size}": np.arange(size, dtype=np.int8) % 7 for size in (300, 128, 500, 200, 400, 150)}
     save_file(tensors, tmp_path / "w.safetensors")
     codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 from compress import codec
 from compress.cli.packing import app
-from compress.codec.whole_file import whole_file
+from compress.codec.files.whole_file import whole_file
 from compress.errors import CodecError
 
 ROOT = Path(__file__).parents[4]
 KILLED = """
 import os, signal, sys
-from compress.codec.whole_file import whole_file
+from compress.codec.files.whole_file import whole_file
 with whole_file(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from compress.codec.index_reader import IndexReader
-from compress.codec.index_writer import write_record, write_table, write_varint
-from compress.codec.layout import CODED, CONSTANT, Plane, Stream, Table, TensorRecord
+from compress.codec.format.index_reader import IndexReader
+from compress.codec.format.index_writer import write_record, write_table, write_varint
+from compress.codec.format.layout import CODED, CONSTANT, Plane, Stream, Table, TensorRecord
 from compress.errors import CodecError
 
 

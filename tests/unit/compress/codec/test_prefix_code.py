@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.codec.prefix_code import (
+from compress.codec.entropy.prefix_code import (
     MAX_LENGTH,
     canonical_codes,
     code_lengths,

@@ -7,8 +7,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from compress import codec
-from compress.codec import opening, sections
-from compress.codec.sections import SectionReader, expand, shrink
+from compress.codec.format import index_and_skeleton, sections
+from compress.codec.format.sections import SectionReader, expand, shrink
 from compress.errors import CodecError
 
 TEXT = b"weights and biases, " * 400
@@ -21,7 +21,7 @@ def array(data):
 @pytest.fixture
 def small_parts(monkeypatch):
     monkeypatch.setattr(sections, "PART_BYTES", 64)
-    monkeypatch.setattr(opening, "PART_BYTES", 64)
+    monkeypatch.setattr(index_and_skeleton, "PART_BYTES", 64)
 
 
 @pytest.mark.parametrize("is_lzma", [True, False])
@@ -77,7 +77,9 @@ def test_a_damaged_skeleton_that_is_read_in_parts_is_refused(tmp_path, small_par
     (tmp_path / "w.krimp").write_bytes(data)
     with pytest.raises(CodecError, match="checksum of the skeleton"):
         codec.load(tmp_path / "w.krimp")
-    monkeypatch.setattr(opening, "_checked", lambda data, section, _: data[section.offset :][: section.packed_bytes])
+    monkeypatch.setattr(
+        index_and_skeleton, "_checked", lambda data, section, _: data[section.offset :][: section.packed_bytes]
+    )
     for door in (codec.load, codec.verify_file):
         with pytest.raises(CodecError, match=r"w\.krimp: byte \d+: (section|sha256)"):
             door(tmp_path / "w.krimp")

@@ -12,11 +12,13 @@ import pytest
 from safetensors.numpy import save_file
 
 from compress import codec
-from compress.codec import PackedFile, stream_decoder, tensor_decoder
-from compress.codec.layout import CONSTANT, KINDS, Stream, Table
-from compress.codec.plane_coder import encode_plane
-from compress.codec.plane_decoder import plane_reader, with_tail
-from compress.codec.tables import Tables
+from compress.codec import PackedFile
+from compress.codec.decoding import tensor_decoder
+from compress.codec.decoding.plane_decoder import plane_reader, with_tail
+from compress.codec.encoding.plane_encoder import encode_plane
+from compress.codec.encoding.table_choice import Tables
+from compress.codec.format.layout import CONSTANT, KINDS, Stream, Table
+from compress.codec.kernels import by_numba, by_numpy
 from compress.errors import CodecError
 
 GOOD = sorted((Path(__file__).parents[3] / "golden" / "codec" / "good").glob("*.krimp"))
@@ -26,7 +28,7 @@ from pathlib import Path
 from compress import codec
 status = lambda key: next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
 import os
-if os.environ["KRIMP_NUMBA"] == "1": import compress.codec.fast
+if os.environ["KRIMP_NUMBA"] == "1": import compress.codec.kernels.by_numba
 codec.load(sys.argv[1])  # compiles
 Path("/proc/self/clear_refs").write_text("5")  # sets the peak back
 before = status("VmRSS")
@@ -39,7 +41,7 @@ print(json.dumps([size, 1024 * (status("VmHWM") - before)]))
 def in_blocks(monkeypatch):
     """Have everything decoded in blocks of 256 values."""
     monkeypatch.setattr(tensor_decoder, "LARGE", 256)
-    monkeypatch.setattr(stream_decoder, "_AHEAD", 1)
+    monkeypatch.setattr(by_numpy, "AHEAD_SYMBOLS", 1)
     blocks = []
     by_blocks = tensor_decoder.TensorDecoder._decode_large
 
@@ -69,31 +71,31 @@ def arrays(count=40_003):
     }
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_tensors_of_every_kind_come_back_from_blocks(tmp_path, in_blocks, backend):
+@pytest.mark.parametrize("kernels", ["numpy", "numba"])
+def test_tensors_of_every_kind_come_back_from_blocks(tmp_path, in_blocks, kernels):
     save_file(arrays(), tmp_path / "w.safetensors")
     codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")
     in_blocks.clear()
-    found = codec.load(tmp_path / "w.krimp", backend=backend)
+    found = codec.load(tmp_path / "w.krimp", kernels=kernels)
     assert found == (tmp_path / "w.safetensors").read_bytes()
     assert len(in_blocks) == len(arrays())
     coded = {KINDS[tensor.record.kind].name for tensor in in_blocks}
     assert {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8"} <= coded
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("kernels", ["numpy", "numba"])
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
-def test_golden_files_come_back_from_blocks(path, in_blocks, backend, monkeypatch):
+def test_golden_files_come_back_from_blocks(path, in_blocks, kernels, monkeypatch):
     monkeypatch.setattr(tensor_decoder, "LARGE", 64)
-    with PackedFile(path, backend=backend) as packed:
+    with PackedFile(path, kernels=kernels) as packed:
         data = b"".join(packed.pieces())
     monkeypatch.undo()
-    with PackedFile(path, backend="numpy") as packed:
+    with PackedFile(path, kernels="numpy") as packed:
         assert data == b"".join(packed.pieces())
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_a_damaged_block_is_refused_as_the_whole_is(tmp_path, in_blocks, backend, monkeypatch):
+@pytest.mark.parametrize("kernels", ["numpy", "numba"])
+def test_a_damaged_block_is_refused_as_the_whole_is(tmp_path, in_blocks, kernels, monkeypatch):
     rng = np.random.default_rng(0)
     chosen = {name: arrays(5003)[name] for name in ("float32", "int8", "sparse")}
     save_file(chosen, tmp_path / "w.safetensors")
@@ -106,23 +108,23 @@ def test_a_damaged_block_is_refused_as_the_whole_is(tmp_path, in_blocks, backend
         (tmp_path / "bad.krimp").write_bytes(data)
         data[at] ^= bit
         with pytest.raises(CodecError, match=r"byte \d+: (codes of chunk|.*escape digits|sha256|chunks have)"):
-            codec.load(tmp_path / "bad.krimp", backend=backend)
+            codec.load(tmp_path / "bad.krimp", kernels=kernels)
     assert in_blocks
 
 
 @pytest.mark.parametrize("change", [-1, 0, 1])
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_a_wrong_number_of_escapes_is_refused_from_blocks(backend, change):
+@pytest.mark.parametrize("kernels", [by_numpy, by_numba])
+def test_a_wrong_number_of_escapes_is_refused_from_blocks(kernels, change):
     values = arrays()["sparse"].astype(np.int16) + 128
     count, tables = len(values), Tables()
-    plane, payload, _ = encode_plane(values.astype(np.uint8), 8, tables)
+    plane, payload, _ = encode_plane(values.astype(np.uint8), 8, tables, by_numpy)
     assert plane.escapes
     constant = Table(8, 1, 0, CONSTANT, np.empty(0, dtype=np.int64), 3)  # codes of its own would be wrong first
     numbered = [*tables.tables, constant]
     wrong = plane._replace(escapes=plane.escapes + change, escape=Stream((len(tables.tables),)))
 
     def read():
-        reader = plane_reader(wrong, with_tail(payload, 0, len(payload)), count, numbered, 0, backend)
+        reader = plane_reader(wrong, with_tail(payload, 0, len(payload)), count, numbered, 0, kernels)
         for start in range(0, count, 5000):
             reader.read(np.empty(min(5000, count - start), dtype=np.uint8))
 
@@ -140,10 +142,10 @@ def test_a_checksum_is_taken_in_parts(tmp_path, monkeypatch):
     assert codec.load(tmp_path / "w.krimp", check_hash=False) == (tmp_path / "w.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_a_place_that_is_none_is_refused_before_anything_is_written(backend):
+@pytest.mark.parametrize("kernels", ["numpy", "numba"])
+def test_a_place_that_is_none_is_refused_before_anything_is_written(kernels):
     path = next(path for path in GOOD if path.stem == "mixed")
-    with PackedFile(path, backend=backend) as packed:
+    with PackedFile(path, kernels=kernels) as packed:
         tensor = packed.tensors[0]
         size = tensor.record.num_bytes
         read_only = np.zeros(size, dtype=np.uint8)
@@ -161,9 +163,9 @@ def test_a_place_that_is_none_is_refused_before_anything_is_written(backend):
 
 
 @pytest.mark.parametrize("check", [True, False])
-@pytest.mark.parametrize("backend", ["numpy", "numba"])
-def test_a_closed_file_says_so(backend, check):
-    with PackedFile(GOOD[0], backend=backend) as packed:
+@pytest.mark.parametrize("kernels", ["numpy", "numba"])
+def test_a_closed_file_says_so(kernels, check):
+    with PackedFile(GOOD[0], kernels=kernels) as packed:
         pass
     outs = [np.empty(tensor.record.num_bytes, dtype=np.uint8) for tensor in packed.tensors]
     with pytest.raises(ValueError, match="is closed"):
@@ -185,13 +187,19 @@ def test_pages_of_the_file_are_let_go_of(tmp_path, monkeypatch, kind, large):
     whole = large == tensor_decoder.LARGE
     monkeypatch.setattr(tensor_decoder, "LARGE", large)
     little = 1 << 19  # header, index, and what the kernel maps around a byte that is touched
-    seen, decode_pieces = [], stream_decoder.decode_pieces
+    seen = []
 
-    def noted(pieces, backend):
-        seen.append(mapped_bytes(tmp_path / "w.krimp"))
-        decode_pieces(pieces, backend)
+    def note(kernels):
+        decode_pieces = kernels.decode_pieces
 
-    monkeypatch.setattr(stream_decoder, "decode_pieces", noted)
+        def noted(pieces):
+            seen.append(mapped_bytes(tmp_path / "w.krimp"))
+            decode_pieces(pieces)
+
+        monkeypatch.setattr(kernels, "decode_pieces", noted)
+
+    note(by_numpy)
+    note(by_numba)
     with PackedFile(tmp_path / "w.krimp") as packed:
         assert packed.file_bytes > 4 * little
         for tensor in packed.tensors:

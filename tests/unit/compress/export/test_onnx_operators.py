@@ -95,6 +95,17 @@ def test_adaptive_pooling_to_uneven_windows_is_refused_with_both_sizes():
     assert str(first_cause(caught.value)) == "average pooling of [6, 8] to [4, 2]: ONNX has no uneven windows."
 
 
+def test_a_lower_limit_is_a_clip_and_a_factor_of_one_is_nothing():
+    class Limited(nn.Module):
+        def forward(self, x):
+            return (x * 1).clamp(min=0.5)
+
+    x = torch.randn(2, 3, 4, 5)
+    proto, (found,) = exported(Limited(), (x,))
+    assert [node.op_type for node in proto.graph.node] == ["Clip"]
+    np.testing.assert_array_equal(found, x.clamp(min=0.5).numpy())
+
+
 def test_our_operators_tell_their_shape_and_type_without_being_run():
     krimp = torch.ops.krimp
     x, codes = torch.randn(2, 3, 4, 5), torch.ones(6, 3, 1, 1, dtype=torch.int8)

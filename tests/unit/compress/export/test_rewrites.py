@@ -117,6 +117,14 @@ def test_full_kernels_dense_layers_and_shared_values_are_left():
     assert pad_depthwise(net.depthwise("b").conv("c", 4).model(shared).graph) == []
 
 
+def test_a_layer_of_one_channel_is_a_dense_one():
+    before = Net().conv("a", 1).conv("b", 1, kernel=3).conv("c", 4).model()
+    for node in before.graph.node:  # as the exporter writes it: one group goes without saying
+        for attribute in [a for a in node.attribute if a.name == "group"]:
+            node.attribute.remove(attribute)
+    assert pad_depthwise(copied(before).graph) == []
+
+
 def test_a_weight_that_two_layers_read_is_left():
     net = Net().conv("a", 24).depthwise("b").conv("c", 24)
     net.conv("d", 24, kernel=3, group=24, weight="b.weight").conv("e", 4)
@@ -161,6 +169,14 @@ def test_an_image_that_two_layers_read_is_left():
     net.value, net.scale, net.channels = images, scale, 3
     model = net.conv("b", 10, kernel=3, stride=2).model(other)
     assert split_stem_into_phases(model.graph) == []
+
+
+@pytest.mark.parametrize(("end", "rewritten"), [(1, 1), (4, 0)])
+def test_an_image_whose_batch_is_asked_for_is_rewritten_but_not_one_whose_sides_are(end, rewritten):
+    net = Net()
+    net.nodes.append(helper.make_node("Shape", ["images"], ["asked"], end=end))
+    net.conv("a", 10, kernel=3, stride=2)
+    assert len(split_stem_into_phases(net.model().graph)) == rewritten
 
 
 def test_both_together_and_the_runtime_still_computes_in_integers(tmp_path):

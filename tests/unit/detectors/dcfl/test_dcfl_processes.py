@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,6 @@ stages:
 
 def write_data(root, num_images=7):
     """Seven pictures with few boxes, one without any: uneven parts, and steps where one process has no positive."""
-    cv2 = pytest.importorskip("cv2")
     rng = np.random.default_rng(0)
     for split in ("train", "val", "test"):
         for part in ("images", "labelTxt"):

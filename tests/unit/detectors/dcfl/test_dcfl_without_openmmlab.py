@@ -15,7 +15,7 @@ sys.meta_path.insert(0, Refuse())
 import torch
 torch.set_num_threads(1)
 from types import SimpleNamespace
-from compress.plugins import make_detector
+from compress.plugins import find_plugin, make_detector
 from detectors.dcfl import deploy
 from detectors.dcfl.config import resolve_checkpoint
 def detector(size=(64, 64), **fields):
@@ -51,9 +51,9 @@ for name, value in model.state_dict().items():
     assert torch.equal(value, weights[name]), name
 with torch.no_grad():
     raw = model.eval()(plugin.example_input())
-meta = plugin.metadata()
 arrays = [value.numpy() for value in raw[: len(plugin.output_names())]]
-(found,) = deploy.make_deploy(meta).postprocess(arrays, image_size=(200, 250), score_threshold=0.001)
+deployed = deploy.make_deploy(plugin.metadata())
+(found,) = deployed.postprocess(arrays, image_size=(200, 250), score_threshold=0.001)
 assert len(found.scores) > 0
 """
 PUBLISHED = """
@@ -65,7 +65,7 @@ names = {key: key.replace("head.conv_offset.", "head.reg_convs.3.conv_offset.").
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "epoch_12.pth"
     torch.save({"state_dict": {names[key]: value for key, value in model.state_dict().items()}, "meta": {}}, path)
-    state = kind.import_checkpoint(path)
+    state = find_plugin("dcfl").import_checkpoint(path)
 assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
 """
 

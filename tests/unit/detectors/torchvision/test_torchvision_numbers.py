@@ -182,7 +182,8 @@ def test_losses_are_those_of_torchvision(pair):
     rotated = [torch.from_numpy(deploy.centre_boxes(b.numpy())) for b in boxes]
     shift = int(pair.ours.config.spec.architecture == "ssdlite")
     targets = [{"boxes": b, "labels": n + shift} for b, n in zip(boxes, labels, strict=True)]
-    mean, std = (torch.tensor(pair.ours.config.value(k)).view(1, 3, 1, 1) / 255 for k in ("mean", "std"))
+    values = pair.ours.config.values
+    mean, std = (torch.tensor(rgb).view(1, 3, 1, 1) / 255 for rgb in (values.mean, values.std))
     batch = SimpleNamespace(images=(images - mean) / std, boxes=rotated, labels=labels, ignored=[torch.zeros(0, 5)] * 2)
     with torch.no_grad():
         found = pair.ours.loss(pair.model, tuple(pair.model(batch.images)), batch)

@@ -3,16 +3,14 @@
 import pickle
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
-torch = pytest.importorskip("torch")
-
-from safetensors.torch import save_file  # noqa: E402
-from torch import nn  # noqa: E402
-
-from compress.errors import DetectorError  # noqa: E402
-from detectors.weights.finding import find_checkpoint  # noqa: E402
-from detectors.weights.freezing import RESNET_STAGES, set_training, stage_prefixes  # noqa: E402
-from detectors.weights.reading import load_strictly, misfit, read_file, read_tensors  # noqa: E402
+from compress.errors import DetectorError
+from detectors.weights.finding import find_checkpoint
+from detectors.weights.freezing import RESNET_STAGES, set_training, stage_prefixes
+from detectors.weights.reading import load_strictly, misfit, read_file, read_tensors
 
 ALL = {"backbone.conv1", "backbone.bn1", "backbone.layer1", "norm", "head"}
 

@@ -1,0 +1,200 @@
+"""From the coded bytes of tensors to the tensors, any of them, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+
+from compress.codec.decoding.plane_decoder import PlaneJob, constant_value, plane_job, plane_reader, with_tail
+from compress.codec.format.element_planes import from_planes, join_planes
+from compress.codec.format.index_and_skeleton import Placed
+from compress.codec.format.layout import KINDS, RAW, Kind, Table
+from compress.codec.kernels.contract import Kernels
+from compress.codec.kernels.stream_jobs import StreamError
+from compress.codec.mapped_memory import forget
+from compress.errors import CodecError
+
+_BATCH_TENSORS = 1 << 12
+_BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
+LARGE = 1 << 22  # values in all its planes above which a tensor is decoded in blocks of so many
+
+
+def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:
+    """Yield tensors in order, in groups of a few megabytes, and a few thousand, that are decoded together."""
+    batch: list[Placed] = []
+    room = _BATCH_BYTES
+    for tensor in tensors:
+        if batch and (tensor.record.num_bytes > room or len(batch) == _BATCH_TENSORS):
+            yield batch
+            batch, room = [], _BATCH_BYTES
+        batch.append(tensor)
+        room -= tensor.record.num_bytes
+    if batch:
+        yield batch
+
+
+class _Part(NamedTuple):
+    """A tensor that is being decoded: its planes, (planes, count), uint8, what they need, and where they go."""
+
+    tensor: Placed
+    planes: np.ndarray
+    jobs: list[PlaneJob]
+    out: np.ndarray
+
+    def put(self, kernels: Kernels) -> None:
+        for job in self.jobs:
+            job.finish(kernels)
+        kind = KINDS[self.tensor.record.kind]
+        if not _is_bytes(kind):
+            from_planes(self.planes, kind, self.out, kernels.join_planes)
+
+
+def _is_bytes(kind: Kind) -> bool:
+    """Return True if the values of the only plane are the bytes of the tensor."""
+    return kind.planes == 1 and kind.value_bits == 8
+
+
+@lru_cache(maxsize=1024)
+def _element(values: tuple[int, ...], kind: int) -> np.ndarray:
+    """Return the bytes of the element with these values in its planes, (planes,), uint8."""
+    element = np.empty(len(values), dtype=np.uint8)
+    from_planes(np.array(values, dtype=np.uint8)[:, None], KINDS[kind], element, join_planes)
+    return element
+
+
+def _flip(kind: Kind) -> int:
+    return 1 << kind.value_bits - 1 if kind.is_signed else 0
+
+
+@dataclass(frozen=True)
+class TensorDecoder:
+    """Decodes tensors of one .krimp file; several threads can use it at once.
+
+    Attributes:
+        name: path for messages.
+        data: the .krimp file, (file_bytes,), uint8.
+        tables: its code tables.
+        kernels: what runs the loops.
+    """
+
+    name: str
+    data: np.ndarray
+    tables: list[Table]
+    kernels: Kernels
+
+    def decode(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray], *, check: bool = True) -> None:
+        """Decode tensors together, which is much faster for small ones.
+
+        Args:
+            tensors: some of the file's.
+            outs: (num_bytes,), uint8, contiguous, for each, to write into.
+            check: compare their checksums first.
+
+        Raises:
+            CodecError: a checksum is wrong or a tensor cannot be decoded.
+            ValueError: one of `outs` is not such an array.
+        """
+        parts: list[_Part] = []
+        waiting = 0
+        for tensor, out in zip(tensors, outs, strict=True):
+            if not (out.flags.carray and out.shape == (tensor.record.num_bytes,) and out.dtype == np.uint8):
+                raise ValueError(  # numba writes by address
+                    f"{self.name}: a place of {out.dtype}, {out.shape}; expected uint8, ({tensor.record.num_bytes},),"
+                    " contiguous, not read-only."
+                )
+            if check:
+                self.check(tensor)
+            if tensor.record.num_values * KINDS[tensor.record.kind].planes > LARGE:
+                self._decode_large(tensor, out)
+            elif part := self._part(tensor, out):
+                parts.append(part)
+                waiting += part.planes.size
+                if waiting >= _BATCH_BYTES:
+                    self._decode_parts(parts)
+                    parts, waiting = [], 0
+        self._decode_parts(parts)
+        if tensors:
+            forget(self.data[tensors[0].offset : tensors[-1].offset + tensors[-1].size])
+
+    def check(self, tensor: Placed) -> None:
+        """Compare the checksum of one tensor's coded bytes.
+
+        Raises:
+            CodecError: it is wrong.
+        """
+        payload, found = self.data[tensor.offset : tensor.offset + tensor.size], crc32(b"")
+        for start in range(0, tensor.size, _BATCH_BYTES):
+            found = crc32(payload[start : start + _BATCH_BYTES].data, found)
+            forget(payload[start : start + _BATCH_BYTES])
+        if found != tensor.record.crc32:
+            raise CodecError(
+                f"{self.name}: byte {tensor.offset}: checksum of this tensor is wrong; the file is damaged."
+            )
+
+    def _part(self, tensor: Placed, out: np.ndarray) -> _Part | None:
+        """Begin a tensor; return what is left to do."""
+        record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
+        if kind.planes == 1 and record.planes[0].method == RAW:
+            out[:] = self.data[at : at + tensor.size]
+            return None
+        constants = [constant_value(plane, self.tables) for plane in record.planes]
+        if kind.planes > 1 and None not in constants:
+            out.reshape(-1, kind.planes)[:] = _element(tuple(constants), record.kind)
+            return None
+        planes = out[None] if _is_bytes(kind) else np.empty((kind.planes, record.num_values), dtype=np.uint8)
+        jobs = []
+        for values, plane, size, constant in zip(planes, record.planes, tensor.plane_sizes, constants, strict=True):
+            if plane.method == RAW:
+                values[:] = self.data[at : at + size]
+            elif constant is not None:
+                values.fill(constant & 0xFF ^ _flip(kind))
+            else:
+                payload = with_tail(self.data, at, size)
+                jobs.append(plane_job(plane, payload, record.num_values, self.tables, values, _flip(kind)))
+            at += size
+        return _Part(tensor, planes, jobs, out)
+
+    def _decode_large(self, tensor: Placed, out: np.ndarray) -> None:
+        """Decode a tensor in blocks, in memory that does not grow with it."""
+        record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
+        if kind.planes == 1 and record.planes[0].method == RAW:
+            plane_reader(record.planes[0], self.data[at:], record.num_bytes, self.tables, 0, self.kernels).read(out)
+            return
+        try:
+            readers = []
+            for plane, size in zip(record.planes, tensor.plane_sizes, strict=True):
+                payload = with_tail(self.data, at, size)
+                readers.append(plane_reader(plane, payload, record.num_values, self.tables, _flip(kind), self.kernels))
+                at += size
+            block = LARGE // kind.planes  # values
+            room = np.empty(0 if _is_bytes(kind) else kind.planes * block, dtype=np.uint8)
+            for start in range(0, record.num_values, block):
+                stop = min(start + block, record.num_values)
+                part = out[start * record.num_bytes // record.num_values : stop * record.num_bytes // record.num_values]
+                planes = (part if _is_bytes(kind) else room[: kind.planes * (stop - start)]).reshape(kind.planes, -1)
+                for reader, values in zip(readers, planes, strict=True):
+                    reader.read(values)
+                if not _is_bytes(kind):
+                    from_planes(planes, kind, part, self.kernels.join_planes)
+        except ValueError as error:
+            raise self._damaged(tensor, error) from error
+
+    def _decode_parts(self, parts: list[_Part]) -> None:
+        jobs = [(stream, part) for part in parts for job in part.jobs for stream in job.streams]
+        try:
+            self.kernels.decode_streams([stream for stream, _ in jobs])
+        except StreamError as error:
+            raise self._damaged(jobs[error.number][1].tensor, error) from error
+        for part in parts:
+            try:
+                part.put(self.kernels)
+            except ValueError as error:
+                raise self._damaged(part.tensor, error) from error
+
+    def _damaged(self, tensor: Placed, error: ValueError) -> CodecError:
+        return CodecError(f"{self.name}: byte {tensor.offset}: {error}.")

@@ -1,0 +1,136 @@
+"""What is inside a .krimp file, tensor by tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compress.codec.encoding.tensor_encoder import entropy_bits
+from compress.codec.files.named_tensors import named_spans
+from compress.codec.files.packed_file import PackedFile, Progress
+from compress.codec.files.tensor_places import Span
+from compress.codec.format.element_planes import to_planes
+from compress.codec.format.index_and_skeleton import Placed
+from compress.codec.format.layout import CONSTANT, COUNTS, KINDS, RAW, Plane, Stream, Table
+from compress.codec.mapped_memory import memory_for
+
+_BLOCK = 1 << 18  # elements counted at a time: bounds the memory
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """One tensor of a packed file.
+
+    Attributes:
+        name, dims, data_type: as the original says.
+        elements: number of elements.
+        bit_width: bits that hold every value (8 bits or less: the true width), else those of the type.
+        zeros: share of elements equal to zero, 0..1 (for 8 bits or less; else of all-zero elements).
+        entropy_bits_per_weight: order-0 entropy of an element; of its byte planes above 8 bits.
+        bits_per_weight: coded bits an element.
+        original_bytes, packed_bytes: before and after.
+        share: of the packed file, 0..1.
+        coder: in words, e.g. 'mask of 8 + values'.
+    """
+
+    name: str
+    dims: tuple[int, ...]
+    data_type: str
+    elements: int
+    bit_width: int
+    zeros: float
+    entropy_bits_per_weight: float
+    bits_per_weight: float
+    original_bytes: int
+    packed_bytes: int
+    share: float
+    coder: str
+
+
+def inspect_file(path: Path | str, progress: Progress | None = None) -> list[TensorFacts]:
+    """Return facts about every coded tensor of a .krimp file, in file order.
+
+    Raises:
+        CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version.
+    """
+    facts = []
+    with memory_for(path), PackedFile(path) as packed:
+        names = {span.start: span for span in named_spans(packed)}
+        for number, tensor in enumerate(packed.tensors):
+            span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, tensor.record.kind))
+            facts.append(_facts(packed, tensor, span))
+            if progress:
+                progress(number + 1, len(packed.tensors))
+    return facts
+
+
+def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
+    record, kind = tensor.record, KINDS[tensor.record.kind]
+    data = packed.decode(tensor)
+    counts, zeros = np.zeros((kind.planes, 256), dtype=np.int64), 0
+    step = _BLOCK * kind.planes
+    for start in range(0, len(data), step):
+        part = data[start : start + step]
+        for number, plane in enumerate(to_planes(part, kind)):
+            counts[number] += np.bincount(plane, minlength=256)
+        if kind.planes > 1:
+            zeros += int(np.count_nonzero(~part.reshape(-1, kind.planes).any(axis=1)))
+    bit_width = 8 * kind.planes
+    if kind.planes == 1:
+        zeros = int(counts[0, 1 << kind.value_bits - 1 if kind.is_signed else 0])
+        bit_width = _bit_width(np.flatnonzero(counts[0]), kind.value_bits, kind.is_signed)
+    entropy = sum(entropy_bits(row) for row in counts)
+    return TensorFacts(
+        name=span.name,
+        dims=span.dims,
+        data_type=span.data_type or kind.name,
+        elements=record.num_values,
+        bit_width=bit_width,
+        zeros=zeros / record.num_values,
+        entropy_bits_per_weight=entropy / record.num_values,
+        bits_per_weight=8 * tensor.size / record.num_values,
+        original_bytes=record.num_bytes,
+        packed_bytes=tensor.size,
+        share=tensor.size / packed.file_bytes,
+        coder=_coder(record.planes, packed.tables),
+    )
+
+
+def _bit_width(values: np.ndarray, value_bits: int, is_signed: bool) -> int:
+    low, high = int(values.min()), int(values.max())
+    if not is_signed:
+        return max(high.bit_length(), 1)
+    middle = 1 << value_bits - 1
+    return (
+        max((middle - low - 1).bit_length(), (high - middle).bit_length()) + 1
+        if low < middle
+        else (high - middle).bit_length() + 1
+    )
+
+
+def _coder(planes: tuple[Plane, ...], tables: list[Table]) -> str:
+    words = [_plane_words(plane, tables) for plane in planes]
+    return words[0] if len(words) == 1 else "planes: " + ", ".join(words)
+
+
+def _plane_words(plane: Plane, tables: list[Table]) -> str:
+    if plane.method == RAW or plane.main is None:
+        return "raw"
+    table = tables[plane.main.tables[0]]
+    if table.form == CONSTANT and plane.escape is None:
+        return "constant"
+    words = _stream_words(plane.main, tables)
+    if plane.escape is None:
+        return words
+    kept = "zero mask" if table.radix == 2 else f"{table.radix - 1} values"
+    return f"{kept} by {words} + others by {_stream_words(plane.escape, tables)}"
+
+
+def _stream_words(stream: Stream, tables: list[Table]) -> str:
+    table = tables[stream.tables[0]]
+    words = {CONSTANT: "constant", COUNTS: "ans"}.get(table.form, "huffman")
+    if table.group > 1:
+        words += f" of {table.group} joined"
+    return words + (f" in {len(stream.tables)} classes" if len(stream.tables) > 1 else "")

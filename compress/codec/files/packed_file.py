@@ -1,0 +1,249 @@
+"""Reading .krimp files: the whole original, or some tensors of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from compress.codec.decoding.tensor_decoder import TensorDecoder, batches
+from compress.codec.format.index_and_skeleton import Placed, Skeleton, read_index
+from compress.codec.format.layout import HEADER_BYTES, parse_header
+from compress.codec.format.sections import SectionReader
+from compress.codec.kernels.choice import choose
+from compress.codec.kernels.contract import Kernels
+from compress.codec.mapped_memory import open_map
+from compress.errors import CodecError
+
+Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class PackedFile:
+    """An open .krimp file whose header, index and skeleton have been checked; use it with `with`.
+
+    Decoding changes nothing in it, so that several threads can do it at once.
+
+    Attributes:
+        name: path for messages.
+        header: its header.
+        side_files: files that follow the original.
+        tables, tensors: its index.
+        skeleton: the bytes of the original outside the tensors.
+        file_bytes: its size.
+    """
+
+    def __init__(self, path: Path | str, *, kernels: str | Kernels = "auto") -> None:
+        """Open a file and check it.
+
+        Args:
+            path: the .krimp file.
+            kernels: 'auto', 'numpy' or 'numba' (same bytes), or those that are chosen already.
+
+        Raises:
+            CodecError: it is not a .krimp file, damaged, truncated, or of a newer version.
+        """
+        self.name = str(path)
+        # numpy over the map: slices cost nothing and are read when touched.
+        data = np.frombuffer(open_map(path), dtype=np.uint8)
+        self.file_bytes = len(data)
+        self.header = parse_header(data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
+        chosen = choose(kernels, self.header.original_bytes) if isinstance(kernels, str) else kernels
+        self.side_files, self.tables, self.tensors = read_index(data, self.header, self.name, chosen.read_runs)
+        self.skeleton = Skeleton(data, self.header, self.name)
+        self._open_decoder: TensorDecoder | None = TensorDecoder(self.name, data, self.tables, chosen)
+
+    def __enter__(self) -> PackedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open_decoder = None  # the file stays mapped while another thread decodes
+
+    @property
+    def _decoder(self) -> TensorDecoder:
+        if self._open_decoder is None:
+            raise ValueError(f"{self.name}: is closed. Decode its tensors inside the `with` block.")
+        return self._open_decoder
+
+    def decode(self, tensor: Placed, out: np.ndarray | None = None) -> np.ndarray:
+        """Decode one tensor.
+
+        Args:
+            tensor: one of `self.tensors`.
+            out: (num_bytes,), uint8, contiguous, to write into; a new array if None.
+
+        Returns:
+            Its bytes, uint8.
+
+        Raises:
+            CodecError: its checksum is wrong or it cannot be decoded.
+        """
+        out = np.empty(tensor.record.num_bytes, dtype=np.uint8) if out is None else out
+        self.decode_many([tensor], [out])
+        return out
+
+    def decode_many(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray], *, check: bool = True) -> None:
+        """Decode tensors together, which is much faster for small ones.
+
+        Args:
+            tensors: some of `self.tensors`.
+            outs: (num_bytes,), uint8, contiguous, for each, to write into.
+            check: compare their checksums first; only without if the hash of the whole is compared afterwards.
+
+        Raises:
+            CodecError: a checksum is wrong or a tensor cannot be decoded.
+            ValueError: one of `outs` is not such an array, or the file is closed.
+        """
+        self._decoder.decode(tensors, outs, check=check)
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Yield the original file, and what follows it, piece by piece, in order.
+
+        Raises:
+            CodecError: a tensor is damaged.
+        """
+        skeleton = self.skeleton.reader()
+        for batch in batches(self.tensors):
+            outs = [np.empty(tensor.record.num_bytes, dtype=np.uint8) for tensor in batch]
+            self.decode_many(batch, outs)
+            for tensor, out in zip(batch, outs, strict=True):
+                yield from skeleton.parts(tensor.record.gap)
+                yield out.data
+        yield from skeleton.parts()
+
+    def put_skeleton(self, out: np.ndarray) -> list[np.ndarray]:
+        """Write what lies outside the tensors; return the places of the tensors.
+
+        Args:
+            out: (original_bytes,), uint8, contiguous: becomes the original file, and what follows it.
+
+        Returns:
+            A part of `out` for each of `self.tensors`, untouched.
+
+        Raises:
+            CodecError: it is damaged.
+        """
+        skeleton = self.skeleton.reader()
+        places, at = [], 0
+        for tensor in self.tensors:
+            at = _fill(out, at, skeleton.parts(tensor.record.gap)) + tensor.record.num_bytes
+            places.append(out[tensor.start : at])
+        _fill(out, at, skeleton.parts())
+        return places
+
+    def decode_all(
+        self,
+        outs: Sequence[np.ndarray],
+        *,
+        progress: Progress | None = None,
+        threads: int = 1,
+        check_hash: bool = True,
+    ) -> None:
+        """Decode every tensor into its place, proved by the hash of the original or by their checksums.
+
+        Args:
+            outs: (num_bytes,), uint8, contiguous, for each of `self.tensors`.
+            progress: called with (bytes done, bytes in all), counted in the original.
+            threads: how many decode at once.
+            check_hash: compare the SHA-256 of the whole, which covers what the checksums do; else the checksum of
+                each tensor.
+
+        Raises:
+            CodecError: the file is damaged.
+        """
+        digest = OriginalHash(self.skeleton.reader()) if check_hash else None
+        bounds = list(accumulate([len(batch) for batch in batches(self.tensors)], initial=0))
+
+        def decode(number: int) -> tuple[list[Placed], Sequence[np.ndarray]]:
+            first, stop = bounds[number], bounds[number + 1]
+            self.decode_many(self.tensors[first:stop], outs[first:stop], check=not check_hash)
+            return self.tensors[first:stop], outs[first:stop]
+
+        try:
+            for tensors, decoded in map_in_threads(decode, range(len(bounds) - 1), threads):
+                if digest:
+                    digest.add(tensors, decoded)  # while they are still in the processor's cache
+                if progress:
+                    progress(tensors[-1].start + tensors[-1].record.num_bytes, self.header.original_bytes)
+        except CodecError:
+            self.check_payloads()  # the checksums know the place better
+            raise
+        if digest:
+            self.check_hash(digest.digest())
+
+    def refuse_side_files(self) -> None:
+        """Refuse a file that holds others beside the model.
+
+        Raises:
+            CodecError: it does.
+        """
+        if self.side_files:
+            names = ", ".join(file.name for file in self.side_files[:3])
+            raise CodecError(f"{self.name}: byte 0: holds files beside the model ({names}). Unpack it into a folder.")
+
+    def check_hash(self, digest: bytes) -> None:
+        """Compare the hash of the decoded bytes with the one inside.
+
+        Raises:
+            CodecError: they differ.
+        """
+        if digest != self.header.sha256:
+            self.check_payloads()  # names the place
+            raise CodecError(
+                f"{self.name}: byte 24: sha256 of the unpacked bytes is {digest.hex()};"
+                f" expected {self.header.sha256.hex()}."
+            )
+
+    def check_payloads(self) -> None:
+        """Compare the checksums of all tensors.
+
+        Raises:
+            CodecError: one of them is wrong.
+        """
+        for tensor in self.tensors:
+            self._decoder.check(tensor)
+
+
+class OriginalHash:
+    """The SHA-256 of the original, from its tensors as they are decoded."""
+
+    def __init__(self, skeleton: SectionReader) -> None:
+        self._skeleton, self._digest = skeleton, hashlib.sha256()
+
+    def add(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray]) -> None:
+        """Add the next tensors of the file, and what lies before each of them."""
+        for tensor, out in zip(tensors, outs, strict=True):
+            for part in self._skeleton.parts(tensor.record.gap):
+                self._digest.update(part)
+            self._digest.update(out.data)
+
+    def digest(self) -> bytes:
+        """Add what lies behind the last tensor; return the hash."""
+        for part in self._skeleton.parts():
+            self._digest.update(part)
+        return self._digest.digest()
+
+
+def _fill(out: np.ndarray, at: int, parts: Iterator[bytes | memoryview]) -> int:
+    """Write parts behind each other; return where they end."""
+    for part in parts:
+        out[at : at + len(part)] = np.frombuffer(part, dtype=np.uint8)
+        at += len(part)
+    return at
+
+
+def map_in_threads(function: Callable[[_Item], _Result], items: Sequence[_Item], threads: int) -> Iterator[_Result]:
+    """Yield function(item) of each item in order; with more than one thread several run at once."""
+    if threads <= 1 or len(items) < 2:
+        yield from map(function, items)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # takes as long to import as a small file to load
+
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(function, items)

@@ -1,0 +1,116 @@
+"""Skeleton and index of a .krimp file: stored, or compressed by the standard library's lzma."""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Iterator
+
+import numpy as np
+
+from compress.codec.mapped_memory import forget
+from compress.errors import CodecError
+
+PART_BYTES = 1 << 20
+_DICTIONARY_BYTES = 1 << 23
+
+
+def shrink(data: bytes) -> tuple[bytes, bool]:
+    """Return the smaller of the data and its raw LZMA2 form, and whether it is the latter."""
+    tries = [lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(pb)) for pb in (0, 2)] if data else []
+    smallest = min(tries, key=len, default=data)
+    return (smallest, True) if len(smallest) < len(data) else (data, False)
+
+
+class SectionReader:
+    """Reads what `shrink` made from its begin to its end, a part at a time, in memory that does not grow with it."""
+
+    def __init__(self, packed: np.ndarray, size: int, is_lzma: bool, where: str) -> None:
+        """Begin.
+
+        Args:
+            packed: the section, (bytes,), uint8, contiguous.
+            size: its declared size; never more is allocated.
+            is_lzma: how it is packed.
+            where: 'file: byte N' for messages.
+
+        Raises:
+            CodecError: a section that is stored does not hold exactly `size` bytes.
+        """
+        if not is_lzma and len(packed) != size:
+            raise CodecError(f"{where}: section has {len(packed)} bytes; expected {size}.")
+        self._packed, self._size, self._left, self._where = packed, size, size, where
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(0)) if is_lzma else None
+
+    def read(self, size: int) -> bytes | memoryview:
+        """Return the next bytes, at most as many as are left by the declared size.
+
+        Raises:
+            CodecError: the section is damaged, or ends before.
+        """
+        assert size <= self._left
+        self._left -= size
+        if self._decoder is None:
+            found, self._packed = self._packed[:size], self._packed[size:]
+            return found.data
+        parts: list[bytes] = []
+        while size and not self._decoder.eof:
+            if not (part := self._decompress(size)):
+                break
+            parts.append(part)
+            size -= len(part)
+        if size:
+            raise self._wrong_size()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def parts(self, size: int | None = None) -> Iterator[bytes | memoryview]:
+        """Yield the next bytes, or all that are left, in parts of at most a megabyte.
+
+        Raises:
+            CodecError: the section is damaged, ends before, or goes on after all.
+        """
+        left = self._left if size is None else size
+        while left:
+            yield self.read(min(left, PART_BYTES))
+            left -= min(left, PART_BYTES)
+        if size is None:
+            self.end()
+
+    def end(self) -> None:
+        """Refuse a section that goes on.
+
+        Raises:
+            CodecError: it does.
+        """
+        if self._decoder is not None and (
+            self._left or self._decompress(1) or not self._decoder.eof or self._decoder.unused_data or len(self._packed)
+        ):
+            raise self._wrong_size()
+
+    def _decompress(self, size: int) -> bytes:
+        if self._decoder is None or self._decoder.eof:
+            return b""
+        try:
+            while True:
+                packed = self._packed[: PART_BYTES if self._decoder.needs_input else 0]
+                self._packed = self._packed[len(packed) :]
+                found = self._decoder.decompress(packed.data, max_length=size)
+                forget(packed)
+                if found or self._decoder.eof or not len(packed):
+                    return found
+        except lzma.LZMAError as error:
+            raise CodecError(f"{self._where}: section cannot be decompressed ({error}); expected LZMA2.") from error
+
+    def _wrong_size(self) -> CodecError:
+        return CodecError(f"{self._where}: section does not end after {self._size} bytes; expected exactly those.")
+
+
+def expand(packed: np.ndarray, size: int, is_lzma: bool, where: str) -> bytes:
+    """Undo `shrink` at once; see `SectionReader`."""
+    reader = SectionReader(packed, size, is_lzma, where)
+    data = reader.read(size)
+    reader.end()
+    return bytes(data)
+
+
+def _filters(pb: int) -> list[dict[str, int]]:
+    return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": _DICTIONARY_BYTES, "pb": pb}]
