@@ -11,8 +11,8 @@ import typer
 
 from compress.cli.detecting import detect_command
 from compress.cli.ending import run_command
-from compress.cli.groups import CommandGroups, Engine
 from compress.cli.import_weights import import_command
+from compress.cli.groups import CommandGroups, Engine
 from compress.cli.packing import app as codec_app
 from compress.cli.recipes import app as recipes_app
 from compress.cli.recipes import stages
