@@ -13,8 +13,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 ROOT = Path(__file__).parents[2]
 README = ROOT / "detectors" / "README.md"
 pytestmark = pytest.mark.skipif(not README.is_file(), reason="a copy of the tree without the README")
@@ -80,7 +78,6 @@ def test_the_examples_files_keep_the_contract(tree):
 
 
 def test_the_examples_code_keeps_the_projects_style(tree):
-    pytest.importorskip("ruff")
     for command in ("check", "format --check"):
         run(f"{sys.executable} -m ruff {command} detectors/centres detectors/data/formats/table.py", tree)
 

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-
-pytest.importorskip("mmrotate")
 from small_detectors import CLASSES, SIZE, enliven, scene, small, smooth_images
 
 from compress.errors import DetectorError

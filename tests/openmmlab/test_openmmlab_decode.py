@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("mmrotate")
 from small_detectors import SIZE, small
 
 from detectors.openmmlab import deploy

@@ -4,8 +4,6 @@ from dataclasses import asdict
 
 import pytest
 import torch
-
-pytest.importorskip("mmrotate")
 from support import STEPS, committed_table, groups, row, table, try_config
 
 from compress.cli.main import main

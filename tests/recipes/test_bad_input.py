@@ -11,8 +11,6 @@ from real_run import draw_data, write_recipe
 
 from compress.cli.main import main
 
-pytest.importorskip("mmrotate")
-
 TRAIN = "  - {stage: train, epochs: 2, batch_size: 2, optimizer: adamw, lr: 0.001, warmup_steps: 2}\n"
 SCORE = "  - {stage: evaluate, split: test, sizes: false}\n"
 

@@ -9,19 +9,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("mmrotate")
-pytest.importorskip("torch_pruning")
-
-from compress.metrics.complexity import measure_complexity  # noqa: E402
-from compress.model_folder import load_model  # noqa: E402
-from compress.plugins import make_detector  # noqa: E402
-from compress.recipe.loading import load_recipe  # noqa: E402
-from compress.stage import StageContext  # noqa: E402
-from detectors.data.dota_release import CLASSES as DOTA  # noqa: E402
-from detectors.data.synthetic import write_dataset  # noqa: E402
-from detectors.data.synthetic_scenes import SceneSettings  # noqa: E402
+from compress.metrics.complexity import measure_complexity
+from compress.model_folder import load_model
+from compress.plugins import make_detector
+from compress.recipe.loading import load_recipe
+from compress.stage import StageContext
+from detectors.data.dota_release import CLASSES as DOTA
+from detectors.data.synthetic import write_dataset
+from detectors.data.synthetic_scenes import SceneSettings
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 IN_MAKE_TEST = "dcfl_r50_dota20"
@@ -44,10 +41,10 @@ ALL = [pytest.param(name, marks=() if name == IN_MAKE_TEST else pytest.mark.slow
 def test_recipe_says_what_was_published(name):
     recipe = load_recipe(RECIPES / f"{name}.yaml", check_requires=False)
     detector = make_detector(recipe.detector, recipe.data)
-    config, data, train = detector.config, detector.data, recipe.stages[0]
-    assert train.stage == "train"
+    config, data, training = detector.config, detector.data.config, recipe.stages[0].training
+    assert recipe.stages[0].stage == "train"
     found = (
-        data.image_size[0], len(config.classes), train.training.epochs, train.training.milestones, train.training.batch_size, train.training.lr,
+        data.image_size[0], len(config.classes), training.epochs, training.milestones, training.batch_size, training.lr,
         config.dilation, config.topk, config.topq, config.gauss_threshold, config.nms_iou, config.max_detections,
     )  # fmt: skip
     assert found == PUBLISHED[name]
@@ -56,18 +53,13 @@ def test_recipe_says_what_was_published(name):
     assert (config.channels, config.frozen_stages, config.norm_eval) == (256, 1, True)
     assert (config.backbone_weights, config.score_threshold) == ("imagenet", 0.05)
     assert config.nms_pre == config.max_detections
-    assert (
-        train.training.optimizer,
-        train.training.momentum,
-        train.training.weight_decay,
-        train.training.grad_clip,
-    ) == ("sgd", 0.9, 1e-4, 35)
-    assert (
-        train.training.schedule,
-        train.training.warmup_steps,
-        train.training.ema_decay,
-        train.training.max_steps,
-    ) == ("step", 500, None, None)
+    assert (training.optimizer, training.momentum, training.weight_decay, training.grad_clip) == ("sgd", 0.9, 1e-4, 35)
+    assert (training.schedule, training.warmup_steps, training.ema_decay, training.max_steps) == (
+        "step",
+        500,
+        None,
+        None,
+    )
     assert (data.flip_probability, data.min_edge_px, data.train_difficulty) == (0.25, 2, 2)
     assert (data.crop, data.brightness_jitter, data.contrast_jitter) == (None, 0, 0)
     if "dota" in name:

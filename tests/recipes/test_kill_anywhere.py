@@ -13,7 +13,6 @@ import time
 import pytest
 from real_run import digests, draw_data, start, write_recipe
 
-pytest.importorskip("mmrotate")
 pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("KRIMP_KILLS", "6"))
 

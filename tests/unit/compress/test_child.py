@@ -4,10 +4,6 @@ import json
 import subprocess
 import sys
 
-import pytest
-
-pytest.importorskip("torch")
-
 AFTER_TORCH = """
 import json, signal, sys, threading
 from pathlib import Path

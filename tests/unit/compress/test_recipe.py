@@ -330,7 +330,8 @@ def test_a_missing_framework_is_a_detector_error_that_names_the_extra(write, mon
 
 
 def test_the_schema_accepts_a_right_recipe_and_refuses_a_wrong_one():
-    jsonschema = pytest.importorskip("jsonschema")
+    import jsonschema
+
     schema = json.loads(json.dumps(json_schema([engine_fakes.NAME])))
     recipe = {
         "name": "x",

@@ -7,10 +7,7 @@ import pytest
 
 from compress.codec import PackedFile
 from compress.codec.entropy import ans_code, prefix_code
-from compress.codec.kernels import by_numpy
-
-by_numba = pytest.importorskip("compress.codec.kernels.by_numba")
-numba_headers = pytest.importorskip("compress.codec.kernels.numba_headers")
+from compress.codec.kernels import by_numba, by_numpy, numba_headers
 
 GOOD = sorted((Path(__file__).parents[3] / "golden" / "codec" / "good").glob("*.krimp"))
 
