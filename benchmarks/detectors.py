@@ -35,7 +35,7 @@ RECIPES = tuple(
     ROOT / "recipes" / f"{name}.yaml"
     for name in ("dcfl_mbv2_hituav_budget", "rotated_retinanet_mbv2_hituav", "rotated_rtmdet_mbv2_hituav")
 )
-SHARED = ("epochs", "max_steps", "batch_size")  # fields of `train` that make the budget
+SHARED = ("epochs", "max_steps", "batch_size")  # fields of `training:` that make the budget
 COLUMNS = ("map50", "map50_below_16px", "recall_below_16px", "map50_16_to_32px", "map50_from_32px")
 
 
@@ -78,7 +78,7 @@ def same_budget(recipes: list[Path], overrides: list[str]) -> None:
     for path in recipes:
         recipe = load_recipe(path, overrides)
         train = next(stage for stage in recipe.stages if stage.stage == "train")
-        budgets[path.name] = {"data": recipe.data} | {field: getattr(train, field) for field in SHARED}
+        budgets[path.name] = {"data": recipe.data} | {field: getattr(train.training, field) for field in SHARED}
     first_name, first = next(iter(budgets.items()))
     for name, budget in budgets.items():
         for field, value in budget.items():
