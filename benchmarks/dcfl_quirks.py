@@ -28,7 +28,8 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 
 from compress.artifact import write_whole
 from compress.dataset import Batch
-from compress.report.environment import describe_environment
+from compress.machine import describe_machine
+from compress.progress import console
 from compress.training.settings import TrainingFields
 from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl
@@ -167,6 +168,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@console()
 def main() -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -203,7 +205,7 @@ def main() -> int:
             "format_version": RECORD_VERSION,
             "benchmark": "dcfl_quirks",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": describe_environment(),
+            "environment": describe_machine(),
             "configurations": rows,
         }
         write_whole(options.record, json.dumps(record, indent=1, sort_keys=True) + "\n")

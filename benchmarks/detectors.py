@@ -26,8 +26,9 @@ from benchmarks.record import without_folders
 from compress.artifact import MANIFEST, open_artifact, write_whole
 from compress.errors import CompressError, StageError
 from compress.kind import Kind
+from compress.machine import describe_machine
+from compress.progress import console
 from compress.recipe.loading import load_recipe
-from compress.report.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD_VERSION = 1
@@ -97,6 +98,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@console()
 def main() -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,7 +123,7 @@ def main() -> int:
             "format_version": RECORD_VERSION,
             "benchmark": "detectors",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": describe_environment(),
+            "environment": describe_machine(),
             "overrides": ["=".join(without_folders(one.split("=", 1))) for one in options.set],
             "runs": rows,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -256,7 +257,7 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[int]:
                 raise StageError(
                     f"{root}: in use by {holder}. Wait until it ends, pass --wait, or choose another --out."
                 ) from None
-            print(f"{root}: waiting for {holder}", flush=True)
+            logging.getLogger("krimp").info(f"{root}: waiting for {holder}")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with contextlib.suppress(OSError):  # a courtesy to others, for which a full disk must not end the run
             os.ftruncate(descriptor, 0)

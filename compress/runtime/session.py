@@ -18,7 +18,7 @@ PACKED_SUFFIX = ".krimp"
 
 
 def open_session(
-    source: Path | bytes, *, threads: int = 0, optimise: bool = True, check_hash: bool = True
+    source: str | Path | bytes, *, threads: int = 0, optimise: bool = True, check_hash: bool = True
 ) -> InferenceSession:
     """Open a model on the CPU.
 
@@ -35,6 +35,7 @@ def open_session(
         CodecError: the file is missing, damaged, truncated or no ONNX model.
         StageError: ONNX Runtime cannot run the model (unknown operator or opset, wrong types).
     """
+    source = Path(source) if isinstance(source, str) else source
     options = _options(threads, optimise)
     try:
         if isinstance(source, Path) and _is_packed(source):

@@ -205,6 +205,7 @@ def test_from_runs_again_what_is_cached_and_until_stops(recipe_file, out):
         (lambda folder: (folder / "manifest.json").write_text("[]"), "not a whole manifest"),
     ],
 )
+@pytest.mark.usefixtures("on_the_console")
 def test_a_damaged_artifact_is_rebuilt_and_the_reason_printed(recipe_file, out, capsys, harm, reason):
     run(recipe_file, out)
     harm(out / "small" / "02_finetune")
