@@ -42,7 +42,7 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 
 from benchmarks.codec_coders import Coder, all_coders, whole_file_coders
 from benchmarks.codec_measure import Row, loading, memory, sizes, speeds, whole_file
-from benchmarks.codec_networks import LargeNetwork, float_onnx, quantised_onnx
+from benchmarks.codec_networks import LargeNetwork, float_onnx, quantized_onnx
 from benchmarks.codec_targets import MIB, Verdict, verdicts
 from benchmarks.codec_weights import (
     REAL_BITS,
@@ -182,7 +182,7 @@ def _files(pth: Path | None, coders: Sequence[Coder], quick: bool, known: dict[s
     for bit_width, share in ((8, 0.0), (8, 0.5), (6, 0.8), (4, 0.0), (4, 0.9)):
         name = f"mobilenet_v2 int{bit_width}, {share:.0%} zeros"
         say(f"whole file {name}")
-        yield whole_file(name, quantised_onnx(pth, bit_width, share), general, nncodec, known)
+        yield whole_file(name, quantized_onnx(pth, bit_width, share), general, nncodec, known)
     for half in (False, True):
         name = f"float{16 if half else 32} mobilenet_v2"
         say(f"whole file {name}")

@@ -78,7 +78,7 @@ def real_weights(
         for share in zeros:
             pruned = prune(list(matrices.values()), share)
             for bit_width in bits:
-                yield Weights(name, bit_width, share, tuple(quantise(matrix, bit_width) for matrix in pruned))
+                yield Weights(name, bit_width, share, tuple(quantize(matrix, bit_width) for matrix in pruned))
 
 
 def prune(matrices: list[np.ndarray], share: float) -> list[np.ndarray]:
@@ -95,7 +95,7 @@ def prune(matrices: list[np.ndarray], share: float) -> list[np.ndarray]:
     return [np.where(size <= threshold, 0, matrix) for matrix, size in zip(matrices, sizes, strict=True)]
 
 
-def quantise(matrix: np.ndarray, bit_width: int) -> np.ndarray:
+def quantize(matrix: np.ndarray, bit_width: int) -> np.ndarray:
     """Return symmetric narrow-range integers with a scale for each output channel (largest value -> largest integer).
 
     Args:
@@ -106,7 +106,8 @@ def quantise(matrix: np.ndarray, bit_width: int) -> np.ndarray:
         Same shape, int8.
     """
     top = 2 ** (bit_width - 1) - 1
-    return np.round(matrix / _channel_max(matrix) * top).astype(np.int8)
+    quantized: np.ndarray = np.round(matrix / _channel_max(matrix) * top).astype(np.int8)
+    return quantized
 
 
 def synthetic(bit_width: int, zeros: float, count: int, seed: int = 0) -> Weights:
@@ -130,7 +131,8 @@ def synthetic(bit_width: int, zeros: float, count: int, seed: int = 0) -> Weight
 
 
 def _channel_max(matrix: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(matrix).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    largest: np.ndarray = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return largest
 
 
 def _state(path: Path) -> dict[str, np.ndarray]:

@@ -42,7 +42,7 @@ def whole_file(dst: Path | str) -> Iterator[BinaryIO]:
         with path.open("x+b") as file:
             temporary = path
             _lock(file)
-            yield file  # type: ignore[misc]
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(dst)

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip("shapely")
 UNIT = Path(__file__).parents[1]
 sys.path.append(str(UNIT / "detectors" / "data"))
 
@@ -200,7 +199,6 @@ def test_wrong_submissions_are_refused_with_file_and_line(tmp_path, capsys):
 @pytest.fixture
 def lamps(tmp_path):
     """Return a folder with a model that reports a box where an 8 x 8 px cell is white, and patches with such cells."""
-    pytest.importorskip("onnx")
     spec = importlib.util.spec_from_file_location("runtime_model", UNIT / "compress" / "runtime" / "conftest.py")
     model = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(model)

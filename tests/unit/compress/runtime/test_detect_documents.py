@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import typer
 from typer.testing import CliRunner
 
@@ -35,7 +36,6 @@ def picture(tmp_path, white_cells):
 @pytest.fixture
 def geotiff(tmp_path, white_cells):
     """Return a GeoTIFF with 0.5 m a pixel whose upper left corner lies at 500,000 E 5,000,000 N of zone 32."""
-    rasterio = pytest.importorskip("rasterio")
     path = tmp_path / "field.tif"
     image = white_cells((264, 376), CELLS)
     with rasterio.open(

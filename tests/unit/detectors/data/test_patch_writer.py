@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from dota_tree import OVERLAP, SIZE, reference_patches, write_tree
 
-pytest.importorskip("shapely")
-
 from compress.cli.main import main
 from detectors.data import folder_builder
 from detectors.data.patches import Patch

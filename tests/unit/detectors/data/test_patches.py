@@ -8,8 +8,6 @@ from dota_tree import area, clip, reference_patches, reference_starts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("shapely")
-
 from compress.errors import DataError
 from detectors.data.patches import (
     Patch,

@@ -81,7 +81,6 @@ def test_the_truth_itself_scores_one(case):
 
 
 def test_the_loader_gives_batches_of_the_deployed_size(case):
-    pytest.importorskip("torch")
     name, folder, classes, *_ = case
     data = make(name, STYLES / folder, classes)
     batches = list(data.loader("val", INPUT, batch_size=2, augment=False, seed=0))
