@@ -79,7 +79,7 @@ def same_budget(recipes: list[Path], overrides: list[str]) -> None:
     for path in recipes:
         recipe = load_recipe(path, overrides)
         train = next(stage for stage in recipe.stages if stage.stage == "train")
-        budgets[path.name] = {"data": recipe.data} | {field: getattr(train, field) for field in SHARED}
+        budgets[path.name] = {"data": recipe.data} | {field: getattr(train.training, field) for field in SHARED}
     first_name, first = next(iter(budgets.items()))
     for name, budget in budgets.items():
         for field, value in budget.items():

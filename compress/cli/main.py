@@ -50,7 +50,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
-        help="Override one field; repeatable. A stage is named by its name or number: stages.qat.epochs=1, "
+        help="Override one field; repeatable. A stage is named by its name or number: stages.qat.training.epochs=1, "
         "stages[2].steps=4. The value is YAML: 0.5, null, [512, 640], {macs: 0.6}.",
     ),
 ]

@@ -92,7 +92,7 @@ def test_finetune_keeps_the_zeros_of_sparse_layers_and_learns_from_the_teacher(t
 
 def test_val_is_read_only_if_the_training_is_scored():
     assert Finetune().splits() == ("train",)
-    assert Train(evaluate_every=1).splits() == ("train", "val")
+    assert Train(training={"evaluate_every": 1}).splits() == ("train", "val")
 
 
 def test_an_unknown_field_is_refused():
