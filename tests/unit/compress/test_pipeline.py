@@ -409,9 +409,11 @@ def test_a_second_run_in_the_same_folder_is_refused_or_waits(recipe_file, out):
 def test_the_parent_imports_torch_only_when_a_stage_to_be_run_needs_a_model(monkeypatch):
     imported = []
     monkeypatch.setattr("importlib.import_module", imported.append)
-    pipeline.real_preload(engine_fakes.FakeDetector, [engine_fakes.FakePack(stage="pack")])
+    data = engine_fakes.FakeDataset(engine_fakes.FakeData(), ())
+    detector = engine_fakes.FakeDetector(engine_fakes.FakeConfig(), data)
+    pipeline.real_preload(detector, [engine_fakes.FakePack(stage="pack")])
     assert imported == []
-    pipeline.real_preload(engine_fakes.FakeDetector, [engine_fakes.FakeQat(stage="qat")])
+    pipeline.real_preload(detector, [engine_fakes.FakeQat(stage="qat")])
     assert imported == ["torch"]
 
 

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from fake_plugin import FakePlugin
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
 from compress.actions.evaluate import plain_scores
 from compress.codec import pack_file
-from compress.dataset import InputFormat, Picture, Scores
+from compress.dataset import Picture, Scores
 from compress.errors import StageError
 from compress.kind import Kind
 from compress.metrics.paired import load_resampled
@@ -22,7 +23,7 @@ from compress.stages.evaluate import Evaluate
 META = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]}
 
 
-class FakeDetector:
+class FakeDetector(FakePlugin):
     """Counts images; its network is a ReLU."""
 
     def __init__(self):
@@ -38,13 +39,6 @@ class FakeDetector:
         import torch
 
         return torch.zeros(batch_size, 3, 8, 8)
-
-    @property
-    def data(self):
-        return self  # its own data set
-
-    def input_format(self):
-        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def loader(self, split, input_format, *, batch_size, augment, seed):
         raise AssertionError("no stage here trains")
