@@ -27,7 +27,12 @@ BROUGHT_FOR = {
     "onnxscript": "torch.onnx.export(dynamo=True) imports it",
     "setuptools": "brevitas imports pkg_resources",
 }
-IMPORT_NAMES = {"opencv-python-headless": "cv2", "ruamel-yaml": "ruamel", "torch-pruning": "torch_pruning"}
+IMPORT_NAMES = {
+    "onnx-ir": "onnx_ir",
+    "opencv-python-headless": "cv2",
+    "ruamel-yaml": "ruamel",
+    "torch-pruning": "torch_pruning",
+}
 
 
 def setup_cfg():
