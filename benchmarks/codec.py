@@ -5,12 +5,12 @@
     .venv-codec/bin/python benchmarks/codec.py --weights my.safetensors more.pth     on networks of your own
 
 What it does
-  sizes    Weights of trained networks (the zoo's float network and those of --weights), quantised here per output
+  sizes    Weights of trained networks (the zoo's float network and those of --weights), quantized here per output
            channel to 8, 6 and 4 bits with 0, 50, 80 and 90 % of them pruned, and synthetic ones of 2 to 8 bits with 0
            to 95 % zeros: bytes of each coder against the order-0 entropy. Each coder's output is decoded and compared.
   speeds   Millions of weights a second, encode and decode, coders in turns; median of the rounds.
   files    Whole ONNX files: .krimp against general compressors, and its integers against NNCodec's.
-  loading  From file to a ready ONNX Runtime session for a quantised detector of 36 M weights, against the plain
+  loading  From file to a ready ONNX Runtime session for a quantized detector of 36 M weights, against the plain
            ONNX file; peak memory; the first call of a process (numba compiles once and keeps it).
 
 How to read it
@@ -99,7 +99,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
     record["environment"]["versions"] |= {name: version_of(name) or "not installed" for name in RIVALS}
     known = _known_sizes(options.sizes_from, record) if options.sizes_from else {}
-    alone = [coder for coder in coders if coder.name in ("Krimp", "NNCodec optimised", "constriction ANS")]
+    alone = [coder for coder in coders if coder.name in ("Krimp", "NNCodec optimized", "constriction ANS")]
     real, tensors, grid, timed = [], [], [], []
     if "sizes" in options.only:
         bits, zeros = ((8, 4), (0.0, 0.8)) if quick else (REAL_BITS, REAL_ZEROS)
@@ -172,7 +172,7 @@ def _timed(quick: bool) -> Iterator[Weights]:
 
 
 def _files(pth: Path | None, coders: Sequence[Coder], quick: bool, known: dict[str, Row]) -> Iterator[Row]:
-    nncodec = next((coder for coder in coders if coder.name == "NNCodec optimised" and not coder.missing), None)
+    nncodec = next((coder for coder in coders if coder.name == "NNCodec optimized" and not coder.missing), None)
     general = whole_file_coders()
     for path in sorted(ZOO.glob("*.krimp")):
         say(f"whole file {path.stem}")
@@ -240,7 +240,7 @@ def table(record: dict[str, Any]) -> str:
 
 def _header(names: Sequence[str], record: dict[str, Any]) -> str:
     free = set(record["tables_not_counted"])
-    short = [name.replace("optimised", "opt.").replace("NumPy alone", "NumPy") for name in names]
+    short = [name.replace("optimized", "opt.").replace("NumPy alone", "NumPy") for name in names]
     cells = [text + ("*" if name in free else "") for name, text in zip(names, short, strict=True)]
     return f"{cells[0]:30}" + "".join(f"{cell:>18}" for cell in cells[1:])
 

@@ -65,7 +65,7 @@ def all_coders() -> list[Coder]:
         "xz -9": _xz,
         "ZipNN": _zipnn,
         "NNCodec": lambda: _nncodec(optimize=False),
-        "NNCodec optimised": lambda: _nncodec(optimize=True),
+        "NNCodec optimized": lambda: _nncodec(optimize=True),
         "constriction ANS": _constriction,
         "dahuffman": _dahuffman,
     }
@@ -226,7 +226,7 @@ def _zipnn() -> Coder:
 def _nncodec(*, optimize: bool) -> Coder:
     """Return NNCodec's own arithmetic coder (DeepCABAC, ISO/IEC 15938-17) on the integers, without its file headers.
 
-    Uniform quantisation indices (no dependent quantisation, which would change them), eleven greater-than flags as in
+    Uniform quantization indices (no dependent quantization, which would change them), eleven greater-than flags as in
     its default; `optimize` tries its context parameters per tensor, which it calls param_opt.
     """
     engine = importlib.import_module("nncodec.extensions.deepCABAC")
@@ -255,7 +255,7 @@ def _nncodec(*, optimize: bool) -> Coder:
             found.append(values)
         return found
 
-    name = "NNCodec optimised" if optimize else "NNCodec"
+    name = "NNCodec optimized" if optimize else "NNCodec"
     return Coder(name, encode, lambda streams: sum(map(len, streams)), decode, slow=True, few_weights=True)
 
 

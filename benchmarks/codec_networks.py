@@ -1,4 +1,4 @@
-"""Whole ONNX files for benchmarks/codec.py: quantised trained networks, and a detector-shaped one of 36 M weights."""
+"""Whole ONNX files for benchmarks/codec.py: quantized trained networks, and a detector-shaped one of 36 M weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPSET = 19
 def quantized_onnx(path: Path, bit_width: int, zeros: float) -> bytes:
     """Return torchvision's MobileNetV2 with the weights of a file as ONNX, convolutions in integers per channel.
 
-    Weights are int8 initialisers behind DequantizeLinear, as every runtime reads them; activations stay float.
+    Weights are int8 initializers behind DequantizeLinear, as every runtime reads them; activations stay float.
 
     Args:
         path: its state dictionary, .pth.
@@ -42,7 +42,7 @@ def quantized_onnx(path: Path, bit_width: int, zeros: float) -> bytes:
 
 
 def float_onnx(path: Path, *, half: bool = False) -> bytes:
-    """Return the same network as exported, float32, or with float16 initialisers behind Cast."""
+    """Return the same network as exported, float32, or with float16 initializers behind Cast."""
     data = _float_onnx(path)
     if not half:
         return data
@@ -78,9 +78,9 @@ def _float_onnx(path: Path) -> bytes:
 
 
 class LargeNetwork:
-    """A quantised detector: ResNet-50's bottlenecks, a feature pyramid and two towers, QDQ throughout.
+    """A quantized detector: ResNet-50's bottlenecks, a feature pyramid and two towers, QDQ throughout.
 
-    Every weight is int8 per channel, biases int32, activations uint8, as a quantising exporter writes them; the
+    Every weight is int8 per channel, biases int32, activations uint8, as a quantizing exporter writes them; the
     weights are Gaussian, each channel scaled to its largest: about 6.9 bits each, like trained ones (ANCHORS 2.6).
     """
 

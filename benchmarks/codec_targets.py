@@ -98,7 +98,7 @@ def _whole_files(record: dict[str, Any]) -> Iterator[Verdict]:
 
 
 def _against_nncodec(record: dict[str, Any]) -> Iterator[Verdict]:
-    rival = "NNCodec optimised"
+    rival = "NNCodec optimized"
     cases = [
         (_label(row), row["bit_width"], row["bytes"]["Krimp"] / row["bytes"][rival] - 1)
         for row in record["real_sizes"] + _single(record, 1_000_000)

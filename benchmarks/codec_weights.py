@@ -1,4 +1,4 @@
-"""Quantised weights for benchmarks/codec.py: of trained networks, of files given by path, and synthetic ones."""
+"""Quantized weights for benchmarks/codec.py: of trained networks, of files given by path, and synthetic ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Weights:
 
     Attributes:
         name: network, or 'synthetic'.
-        bit_width: bits of the quantiser, range -(2^(b-1)-1) .. 2^(b-1)-1.
+        bit_width: bits of the quantizer, range -(2^(b-1)-1) .. 2^(b-1)-1.
         zeros: share of zeros that pruning was asked for; 0 keeps what rounding gives.
         tensors: int8, (output channels, rest).
     """
@@ -73,7 +73,7 @@ def default_files() -> list[Path]:
 def real_weights(
     networks: dict[str, dict[str, np.ndarray]], bits: tuple[int, ...], zeros: tuple[float, ...]
 ) -> Iterator[Weights]:
-    """Yield every network at every bit width and share of zeros, quantised here."""
+    """Yield every network at every bit width and share of zeros, quantized here."""
     for name, matrices in networks.items():
         for share in zeros:
             pruned = prune(list(matrices.values()), share)
@@ -111,7 +111,7 @@ def quantize(matrix: np.ndarray, bit_width: int) -> np.ndarray:
 
 
 def synthetic(bit_width: int, zeros: float, count: int, seed: int = 0) -> Weights:
-    """Return Laplace-distributed weights that are quantised to a bit width and pruned by magnitude.
+    """Return Laplace-distributed weights that are quantized to a bit width and pruned by magnitude.
 
     The scale puts the largest integer at six times the mean magnitude, as in trained layers.
 

@@ -177,7 +177,7 @@ def main() -> int:
     parser.add_argument(
         "--backbone-weights", help="file with torchvision's MobileNetV2; default: from scratch, for all"
     )
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="optimiser steps of every run")
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="optimizer steps of every run")
     parser.add_argument("--list", action="store_true", help="print the configurations")
     parser.add_argument("--run", choices=CONFIGURATIONS, metavar="NAME", help="one configuration")
     parser.add_argument("--seed", type=int, default=0, help="of --run")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Batch(Protocol):
     """What a loader yields: `images` plus what the `loss` of a detector reads."""
 
-    images: Tensor  # (N, 3, H, W) float32, normalised
+    images: Tensor  # (N, 3, H, W) float32, normalized
 
     def to(self, device: Any) -> Batch:
         """Return the batch on another device."""

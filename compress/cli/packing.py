@@ -28,7 +28,7 @@ def pack(
 
     Weights are Huffman-coded (by table ANS where that is smaller), the rest is compressed by lzma. External data
     of an ONNX model is packed with it. Before the file appears it is unpacked
-    once and compared with the original, byte for byte. Quantised weights shrink most: sparse int8 to a
+    once and compared with the original, byte for byte. Quantized weights shrink most: sparse int8 to a
     fifth and less, float32 by about 15 %.
 
     Example: krimp pack model.onnx     (writes model.krimp)

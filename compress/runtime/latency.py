@@ -70,7 +70,7 @@ def measure_interleaved(
     return times_ms
 
 
-def summarise(times_ms: np.ndarray) -> dict[str, float]:
+def summarize(times_ms: np.ndarray) -> dict[str, float]:
     """Return percentiles and mean of (n,) milliseconds under the names the report uses."""
     p50, p90, p99 = np.percentile(times_ms, [50, 90, 99])
     return {
@@ -119,7 +119,7 @@ def compare(
     times_ms = measure_interleaved(calls, warmup=warmup, runs=runs, tick=tick)
     reference = next(iter(times_ms))
     return {
-        "models": {label: summarise(times) for label, times in times_ms.items()},
+        "models": {label: summarize(times) for label, times in times_ms.items()},
         "ratios": {
             label: speedup_of(times_ms[reference], times) for label, times in times_ms.items() if label != reference
         },

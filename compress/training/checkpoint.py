@@ -26,7 +26,7 @@ class Position:
     Attributes:
         fingerprint: settings and structure that the checkpoint belongs to.
         epoch, batch: the next batch to train on is `batch` of `epoch`, both 0-based.
-        step: optimiser steps done.
+        step: optimizer steps done.
         loss_sums: sum of each loss over the batches of this epoch.
         epoch_seconds, train_seconds: time in this epoch and in all, scoring left out.
         images: images seen in all.
@@ -86,7 +86,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move the average towards the model after optimiser step `step` (0-based)."""
+        """Move the average towards the model after optimizer step `step` (0-based)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, tensor in tensors_of(model).items():
             if tensor.is_floating_point():
@@ -110,7 +110,7 @@ def using_values(model: nn.Module, values: Mapping[str, Tensor] | None) -> Itera
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser state flat: 'parameter index/name' -> tensor."""
+    """Return the optimizer state flat: 'parameter index/name' -> tensor."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}/{name}": value

@@ -170,7 +170,7 @@ def test_every_named_module_exists_and_every_output_has_a_name():
     for config in (RETINA, RTMDET, S2ANET, ORIENTED_RCNN):
         detector = small(config)
         model = detector.build().eval()
-        named = [*detector.not_prunable(model), *detector.not_quantisable(model), *detector.distill_points(model)]
+        named = [*detector.not_prunable(model), *detector.not_quantizable(model), *detector.distill_points(model)]
         for name in named:
             model.get_submodule(name)
         assert detector.distill_points(model)

@@ -198,7 +198,7 @@ class FakeFinetune(_Fake):
 
 
 class FakeQat(_Fake):
-    MAKES: ClassVar[Kind] = Kind.QUANTISED
+    MAKES: ClassVar[Kind] = Kind.QUANTIZED
     NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL,)
     stage: Literal["qat"]
     bit_width: int = Field(7, ge=2, le=8)
@@ -206,7 +206,7 @@ class FakeQat(_Fake):
 
 class FakeExport(_Fake):
     MAKES: ClassVar[Kind] = Kind.ONNX
-    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL, Kind.QUANTISED)
+    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL, Kind.QUANTIZED)
     stage: Literal["export_onnx"]
 
 
@@ -218,7 +218,7 @@ class FakePack(_Fake):
 
 class FakeEvaluate(_Fake):
     MAKES: ClassVar[Kind] = Kind.SCORES
-    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL, Kind.QUANTISED, Kind.ONNX, Kind.PACKED)
+    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL, Kind.QUANTIZED, Kind.ONNX, Kind.PACKED)
     stage: Literal["evaluate"]
     split: str = "val"
 

@@ -23,7 +23,7 @@ class FakePlugin:
     def not_prunable(self, model) -> dict[str, str]:
         return {}
 
-    def not_quantisable(self, model) -> dict[str, str]:
+    def not_quantizable(self, model) -> dict[str, str]:
         return {}
 
     def custom_pruners(self, model) -> dict[type, Any]:

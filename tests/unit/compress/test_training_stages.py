@@ -67,7 +67,7 @@ def test_train_leaves_a_loadable_model_and_its_facts(tmp_path):
     assert facts["sparsity"] == 0
     assert facts["parameters_bytes"] > 4 * 125
     assert len(facts["history"]) == 2
-    assert build.quantisation is None
+    assert build.quantization is None
     assert torch.isfinite(model(torch.randn(1, 3, 8, 8))).all()
 
 

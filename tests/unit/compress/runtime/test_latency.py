@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from benchmarks import latency as latency_script
 from compress.errors import StageError
 from compress.machine import latency_machine
-from compress.runtime.latency import compare, measure_interleaved, random_inputs, speedup_of, summarise
+from compress.runtime.latency import compare, measure_interleaved, random_inputs, speedup_of, summarize
 from compress.runtime.session import open_session
 
 
@@ -36,7 +36,7 @@ def test_models_take_turns_and_the_first_place_rotates():
 
 
 def test_percentiles_and_mean_of_known_times():
-    row = summarise(np.arange(1, 102, dtype=float))
+    row = summarize(np.arange(1, 102, dtype=float))
     assert row["latency_ms_p50"] == 51
     assert row["latency_ms_p90"] == 91
     assert row["latency_ms_p99"] == 100

@@ -139,7 +139,7 @@ def test_a_torch_model_is_exported_and_packed_to_know_its_bytes(tmp_path):
         def metadata(self):
             return META | {"plugin": "fake"}
 
-        def not_quantisable(self, model):
+        def not_quantizable(self, model):
             return {}
 
         def example_input(self, batch_size=1):
@@ -208,8 +208,8 @@ def test_end_to_end_runs_on_the_first_picture_of_the_split(tmp_path, artifacts, 
 
 
 def test_what_cannot_be_timed_is_refused(tmp_path, artifacts):
-    artifacts["qat"] = SimpleNamespace(kind=Kind.QUANTISED, label="qat")
-    with pytest.raises(StageError, match="'qat' holds quantised, expected onnx or packed"):
+    artifacts["qat"] = SimpleNamespace(kind=Kind.QUANTIZED, label="qat")
+    with pytest.raises(StageError, match="'qat' holds quantized, expected onnx or packed"):
         Benchmark(models=("pack", "qat")).run(context(tmp_path, artifacts, FakeDetector()))
     for models in ((), ("pack", "pack")):
         with pytest.raises(ValidationError):

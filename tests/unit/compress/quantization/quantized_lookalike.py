@@ -1,4 +1,4 @@
-"""A small detector-shaped network with everything that makes quantisation hard, and its plug-in."""
+"""A small detector-shaped network with everything that makes quantization hard, and its plug-in."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class Lookalike(FakePlugin):
     def example_input(self, batch_size: int = 1) -> Tensor:
         return torch.zeros(batch_size, 3, HEIGHT, WIDTH)
 
-    def not_quantisable(self, model: nn.Module) -> dict[str, str]:
+    def not_quantizable(self, model: nn.Module) -> dict[str, str]:
         if self.islands is not None:
             return self.islands
         return {
