@@ -29,9 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.artifact import write_whole
 from compress.machine import describe_machine
 from compress.progress import console
+from compress.whole_file import write_whole
 from detectors.dcfl.assigner import assign, coarse_candidates
 from detectors.dcfl.prior import grid_priors, level_shapes, move_priors
 from detectors.dcfl.rules import Rules, published_rules

@@ -59,9 +59,9 @@ from benchmarks.codec_weights import (
 )
 from benchmarks.record import RECORDS, without_folders
 from compress import codec
-from compress.artifact import write_whole
 from compress.machine import describe_machine, version_of
 from compress.progress import console, say, track
+from compress.whole_file import write_whole
 
 RIVALS = ("zstandard", "zipnn", "nncodec", "constriction", "dahuffman")
 PARTS = ("speeds", "loading", "sizes", "files")

@@ -26,11 +26,11 @@ from typing import Any
 if __name__ == "__main__":  # run as a file: make the repository importable, not the folder of this script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from compress.artifact import write_whole
 from compress.dataset import Batch
 from compress.machine import describe_machine
 from compress.progress import console
 from compress.training.settings import TrainingFields
+from compress.whole_file import write_whole
 from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl
 from detectors.dcfl.config import DcflConfig

@@ -23,12 +23,14 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.record import without_folders
-from compress.artifact import MANIFEST, open_artifact, write_whole
+from compress.artifact import MANIFEST, open_artifact
 from compress.errors import CompressError, StageError
 from compress.kind import Kind
 from compress.machine import describe_machine
 from compress.progress import console
 from compress.recipe.loading import load_recipe
+from compress.stages.train import Train
+from compress.whole_file import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD_VERSION = 1
@@ -78,7 +80,7 @@ def same_budget(recipes: list[Path], overrides: list[str]) -> None:
     budgets = {}
     for path in recipes:
         recipe = load_recipe(path, overrides)
-        train = next(stage for stage in recipe.stages if stage.stage == "train")
+        train = next(stage for stage in recipe.stages if isinstance(stage, Train))
         budgets[path.name] = {"data": recipe.data} | {field: getattr(train.training, field) for field in SHARED}
     first_name, first = next(iter(budgets.items()))
     for name, budget in budgets.items():

@@ -19,11 +19,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.artifact import MANIFEST, Artifact, damage, file_digest, open_artifact, write_whole
+from compress.artifact import MANIFEST, Artifact, damage, file_digest, open_artifact
 from compress.errors import CompressError, StageError
 from compress.kind import Kind
 from compress.machine import describe_machine
 from compress.report.collect import collect_rows, float_artifact, in_order, stage_records
+from compress.whole_file import write_whole
 
 RECORDS = Path(__file__).parent / "records"
 FORMAT_VERSION = 1

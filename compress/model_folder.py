@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from compress.artifact import write_whole
 from compress.errors import StageError
 from compress.layer_widths import apply_layers, build_layers
 from compress.metrics.size import state_once
+from compress.whole_file import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

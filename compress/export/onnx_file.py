@@ -16,12 +16,12 @@ import onnx_ir
 import torch
 from torch import nn
 
-from compress.artifact import write_whole
 from compress.errors import CompressError, StageError
 from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, translations
 from compress.export.rewrites import rewrite_for_runtime
 from compress.export.tidy import sweep, tidy
+from compress.whole_file import write_whole
 
 if TYPE_CHECKING:
     from compress.detector import Detector

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from compress.whole_file import whole_file
 
 CHECKPOINT = "training.safetensors"
 
@@ -147,20 +148,12 @@ def save_checkpoint(scratch: Path, position: Position, parts: Mapping[str, Mappi
         for part, tensors in parts.items()
         for name, tensor in tensors.items()
     }
-    partial = scratch / f"{CHECKPOINT}.partial"
-    try:
+    with whole_file(scratch / CHECKPOINT) as file:
         try:
-            save_file(flat, partial, metadata={"position": json.dumps(asdict(position))})
+            save_file(flat, file.name, metadata={"position": json.dumps(asdict(position))})
         except SafetensorError as error:  # safetensors wraps the operating system's error in its own
             code = errno.ENOSPC if f"os error {errno.ENOSPC}" in str(error) else errno.EIO
-            raise OSError(code, f"cannot write a checkpoint: {error}", str(partial)) from error
-        with partial.open("rb") as handle:
-            os.fsync(handle.fileno())
-        partial.replace(scratch / CHECKPOINT)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+            raise OSError(code, f"cannot write a checkpoint: {error}") from error
 
 
 def load_checkpoint(scratch: Path) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:
