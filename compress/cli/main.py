@@ -14,6 +14,7 @@ from compress.cli.ending import run_command
 from compress.cli.groups import CommandGroups, Engine
 from compress.cli.import_weights import import_command
 from compress.cli.json_document import JsonOption, only_documents, print_document
+from compress.cli.new import new_command
 from compress.cli.packing import app as codec_app
 from compress.cli.recipes import app as recipes_app
 from compress.cli.recipes import stages
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.add_typer(codec_app)
 app.command("detect")(detect_command)
 app.command("import")(import_command)
+app.command("new")(new_command)
 app.command("stages")(stages)
 app.add_typer(recipes_app, name="recipes")
 
