@@ -227,22 +227,3 @@ def test_an_old_recipe_is_rewritten_in_place_and_kept_beside(tmp_path, capsys):
 def test_the_fields_of_a_stage_are_printed_and_a_wrong_name_is_told(capsys):
     assert main(["stages", "qatt"]) == 2
     assert "Did you mean 'qat'?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("detector", ["dcfl", "torchvision"])
-def test_a_first_recipe_is_written_from_a_data_folder_and_says_what_is_left_to_fill_in(tmp_path, capsys, detector):
-    from detectors.data.synthetic import write_dataset
-    from detectors.data.synthetic_scenes import SceneSettings
-
-    data, out = tmp_path / "data", tmp_path / "mine.yaml"
-    write_dataset(data, SceneSettings(size=(96, 128), counts={"train": 2, "val": 1}, empty_share=0.0))
-    assert main(["new", "--data", str(data), "--detector", detector, "-o", str(out)]) == 0
-    assert ("next: krimp plan" if detector == "dcfl" else "detector: required field 'model'") in capsys.readouterr().out
-    text = out.read_text()
-    assert "image_size: [96, 128]" in text
-    assert "&id" not in text
-    assert "{stage: report, split: val}" in text
-    assert main(["new", "--data", str(data), "-o", str(out)]) == 2
-    assert out.read_text() == text
-    assert main(["new", "--data", str(tmp_path), "-o", str(tmp_path / "b.yaml")]) == 3
-    assert not (tmp_path / "b.yaml").exists()
