@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import fake_plugin
 import numpy as np
 import onnx
 import pytest
@@ -146,7 +147,7 @@ export_onnx(quantized(), Path(sys.argv[1]), detector=DETECTOR)
 
 
 def test_another_process_with_other_hashes_writes_the_same_bytes(path, tmp_path):
-    places = [str(Path(__file__).parent), str(Path(quantized_lookalike.__file__).parent)]
+    places = [str(Path(module.__file__).parent) for module in (sys.modules[__name__], quantized_lookalike, fake_plugin)]
     environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": str(ROOT)}
     call = [sys.executable, "-c", WRITE_AGAIN, str(tmp_path / "again.onnx"), *places]
     subprocess.run(call, check=True, env=environment, cwd=tmp_path)
