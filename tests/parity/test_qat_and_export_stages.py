@@ -97,7 +97,8 @@ def test_quantized_model_gives_the_same_bits_in_a_fresh_process(run):
         "numpy.savez(sys.argv[2], *[y.detach().numpy() for y in model(x)])"
     )
     here = Path(__file__).resolve().parents[2]
-    path = f"{here}:{here / 'tests/unit/compress/quantization'}"
+    shared = here / "tests/unit/compress"
+    path = f"{here}:{shared}:{shared / 'quantization'}"
     result = folder / "fresh.npz"
     command = [sys.executable, "-c", code, str(folder / "qat"), str(result)]
     environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
