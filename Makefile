@@ -19,7 +19,7 @@ setup: ## create .venv with the pinned packages, wheels only (about 3 GB to down
 setup-openmmlab: ## add the OpenMMLab stack to .venv; mmcv is compiled (g++, 8 to 12 minutes the first time)
 	@bash scripts/setup_openmmlab.sh
 
-demo: ## set-up -> synthetic data -> train -> prune -> quantise -> pack -> report, at most 8 minutes on 2 cores
+demo: ## set-up -> synthetic data -> train -> prune -> quantize -> pack -> report, at most 8 minutes on 2 cores
 	@bash scripts/demo.sh
 
 check: setup ## ruff, mypy, import-linter

@@ -29,8 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.artifact import write_whole
-from compress.report.environment import describe_environment
+from compress.machine import describe_machine
+from compress.progress import console
+from compress.whole_file import write_whole
 from detectors.dcfl.assigner import assign, coarse_candidates
 from detectors.dcfl.prior import grid_priors, level_shapes, move_priors
 from detectors.dcfl.rules import Rules, published_rules
@@ -126,7 +127,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "time": {name: summary(values, pairs) for name, values in seconds.items()},
         "memory": {"num_boxes": MEMORY_BOXES, "peak_bytes": memory, "peak_bytes_without_assignment": idle},
         "load_average": [round(value, 2) for value in os.getloadavg()],
-        "environment": describe_environment(),
+        "environment": describe_machine(),
     }
 
 
@@ -147,6 +148,7 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@console()
 def main() -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -5,12 +5,12 @@
     .venv-codec/bin/python benchmarks/codec.py --weights my.safetensors more.pth     on networks of your own
 
 What it does
-  sizes    Weights of trained networks (the zoo's float network and those of --weights), quantised here per output
+  sizes    Weights of trained networks (the zoo's float network and those of --weights), quantized here per output
            channel to 8, 6 and 4 bits with 0, 50, 80 and 90 % of them pruned, and synthetic ones of 2 to 8 bits with 0
            to 95 % zeros: bytes of each coder against the order-0 entropy. Each coder's output is decoded and compared.
   speeds   Millions of weights a second, encode and decode, coders in turns; median of the rounds.
   files    Whole ONNX files: .krimp against general compressors, and its integers against NNCodec's.
-  loading  From file to a ready ONNX Runtime session for a quantised detector of 36 M weights, against the plain
+  loading  From file to a ready ONNX Runtime session for a quantized detector of 36 M weights, against the plain
            ONNX file; peak memory; the first call of a process (numba compiles once and keeps it).
 
 How to read it
@@ -31,7 +31,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 
 from benchmarks.codec_coders import Coder, all_coders, whole_file_coders
 from benchmarks.codec_measure import Row, loading, memory, sizes, speeds, whole_file
-from benchmarks.codec_networks import LargeNetwork, float_onnx, quantised_onnx
+from benchmarks.codec_networks import LargeNetwork, float_onnx, quantized_onnx
 from benchmarks.codec_targets import MIB, Verdict, verdicts
 from benchmarks.codec_weights import (
     REAL_BITS,
@@ -60,9 +59,9 @@ from benchmarks.codec_weights import (
 )
 from benchmarks.record import RECORDS, without_folders
 from compress import codec
-from compress.artifact import write_whole
-from compress.progress import say, track
-from compress.report.environment import describe_environment
+from compress.machine import describe_machine, version_of
+from compress.progress import console, say, track
+from compress.whole_file import write_whole
 
 RIVALS = ("zstandard", "zipnn", "nncodec", "constriction", "dahuffman")
 PARTS = ("speeds", "loading", "sizes", "files")
@@ -93,14 +92,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "threads": 1,
         "warmup": 1,
         "rounds": options.rounds,
-        "environment": describe_environment(),
+        "environment": describe_machine(),
         "coders": {coder.name: coder.missing or "measured" for coder in coders},
         "tables_not_counted": [coder.name for coder in coders if not coder.tables_counted],
         "weights": {path.name: path.stat().st_size for path in files},
     }
-    record["environment"]["versions"] |= {name: _version(name) for name in RIVALS}
+    record["environment"]["versions"] |= {name: version_of(name) or "not installed" for name in RIVALS}
     known = _known_sizes(options.sizes_from, record) if options.sizes_from else {}
-    alone = [coder for coder in coders if coder.name in ("Krimp", "NNCodec optimised", "constriction ANS")]
+    alone = [coder for coder in coders if coder.name in ("Krimp", "NNCodec optimized", "constriction ANS")]
     real, tensors, grid, timed = [], [], [], []
     if "sizes" in options.only:
         bits, zeros = ((8, 4), (0.0, 0.8)) if quick else (REAL_BITS, REAL_ZEROS)
@@ -173,7 +172,7 @@ def _timed(quick: bool) -> Iterator[Weights]:
 
 
 def _files(pth: Path | None, coders: Sequence[Coder], quick: bool, known: dict[str, Row]) -> Iterator[Row]:
-    nncodec = next((coder for coder in coders if coder.name == "NNCodec optimised" and not coder.missing), None)
+    nncodec = next((coder for coder in coders if coder.name == "NNCodec optimized" and not coder.missing), None)
     general = whole_file_coders()
     for path in sorted(ZOO.glob("*.krimp")):
         say(f"whole file {path.stem}")
@@ -183,7 +182,7 @@ def _files(pth: Path | None, coders: Sequence[Coder], quick: bool, known: dict[s
     for bit_width, share in ((8, 0.0), (8, 0.5), (6, 0.8), (4, 0.0), (4, 0.9)):
         name = f"mobilenet_v2 int{bit_width}, {share:.0%} zeros"
         say(f"whole file {name}")
-        yield whole_file(name, quantised_onnx(pth, bit_width, share), general, nncodec, known)
+        yield whole_file(name, quantized_onnx(pth, bit_width, share), general, nncodec, known)
     for half in (False, True):
         name = f"float{16 if half else 32} mobilenet_v2"
         say(f"whole file {name}")
@@ -202,13 +201,6 @@ def _memory(quick: bool) -> Iterator[Row]:
     for name, tensor in large_tensors(5_000_000 if quick else 100_000_000):
         say(f"memory of one tensor, {name}")
         yield memory(f"one tensor, {name}", tensor)
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def table(record: dict[str, Any]) -> str:
@@ -248,7 +240,7 @@ def table(record: dict[str, Any]) -> str:
 
 def _header(names: Sequence[str], record: dict[str, Any]) -> str:
     free = set(record["tables_not_counted"])
-    short = [name.replace("optimised", "opt.").replace("NumPy alone", "NumPy") for name in names]
+    short = [name.replace("optimized", "opt.").replace("NumPy alone", "NumPy") for name in names]
     cells = [text + ("*" if name in free else "") for name, text in zip(names, short, strict=True)]
     return f"{cells[0]:30}" + "".join(f"{cell:>18}" for cell in cells[1:])
 
@@ -274,6 +266,7 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+@console()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; return the exit code."""
     options = parser().parse_args(arguments)

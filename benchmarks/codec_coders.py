@@ -64,8 +64,8 @@ def all_coders() -> list[Coder]:
         "zstd -19": lambda: _zstd(19),
         "xz -9": _xz,
         "ZipNN": _zipnn,
-        "NNCodec": lambda: _nncodec(optimise=False),
-        "NNCodec optimised": lambda: _nncodec(optimise=True),
+        "NNCodec": lambda: _nncodec(optimize=False),
+        "NNCodec optimized": lambda: _nncodec(optimize=True),
         "constriction ANS": _constriction,
         "dahuffman": _dahuffman,
     }
@@ -223,11 +223,11 @@ def _zipnn() -> Coder:
     return Coder("ZipNN", encode, len, decode)
 
 
-def _nncodec(*, optimise: bool) -> Coder:
+def _nncodec(*, optimize: bool) -> Coder:
     """Return NNCodec's own arithmetic coder (DeepCABAC, ISO/IEC 15938-17) on the integers, without its file headers.
 
-    Uniform quantisation indices (no dependent quantisation, which would change them), eleven greater-than flags as in
-    its default; `optimise` tries its context parameters per tensor, which it calls param_opt.
+    Uniform quantization indices (no dependent quantization, which would change them), eleven greater-than flags as in
+    its default; `optimize` tries its context parameters per tensor, which it calls param_opt.
     """
     engine = importlib.import_module("nncodec.extensions.deepCABAC")
     flags, off = 11, (engine.HdspMode.AlwaysOff, np.zeros(2, dtype=np.int8))
@@ -237,7 +237,7 @@ def _nncodec(*, optimise: bool) -> Coder:
         for tensor in tensors:
             values = np.ascontiguousarray(tensor, dtype=np.int32)
             encoder = engine.Encoder()
-            encoder.initCtxModels(flags, int(optimise))
+            encoder.initCtxModels(flags, int(optimize))
             empty_rows = (~values.reshape(len(values), -1).any(axis=1)).astype(np.int32)
             encoder.encodeLayer(values, 0, 0, 1, 0, int(empty_rows.any()), empty_rows, *off, 0, 0)
             streams.append(encoder.finish())
@@ -255,7 +255,7 @@ def _nncodec(*, optimise: bool) -> Coder:
             found.append(values)
         return found
 
-    name = "NNCodec optimised" if optimise else "NNCodec"
+    name = "NNCodec optimized" if optimize else "NNCodec"
     return Coder(name, encode, lambda streams: sum(map(len, streams)), decode, slow=True, few_weights=True)
 
 

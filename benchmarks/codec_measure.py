@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,9 +88,12 @@ def speeds(weights: Weights, coders: Sequence[Coder], rounds: int, few_count: in
             if coder.slow and number >= max(1, rounds // 3):
                 continue
             tensors = given[coder.name]
+            code = (
+                partial(coder.encode_only, coded[coder.name]) if coder.encode_only else partial(coder.encode, tensors)
+            )
             calls: dict[str, Callable[[], Any]] = {
-                "encode": lambda c=coder, t=tensors: c.encode_only(coded[c.name]) if c.encode_only else c.encode(t),
-                "decode": lambda c=coder, t=tensors: c.decode(coded[c.name], t),
+                "encode": code,
+                "decode": partial(coder.decode, coded[coder.name], tensors),
             }
             for what, call in calls.items():
                 taken[coder.name][what].append(_seconds(call))
@@ -185,7 +189,8 @@ def in_child(command: str, *arguments: Any, environment: dict[str, str] | None =
     )  # fmt: skip
     if done.returncode != 0:
         raise RuntimeError(f"benchmarks.codec_process {command} failed: {done.stderr.strip()[-400:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def loading(data: bytes, weights: int, rounds: int) -> Row:

@@ -1,4 +1,4 @@
-"""Whole ONNX files for benchmarks/codec.py: quantised trained networks, and a detector-shaped one of 36 M weights."""
+"""Whole ONNX files for benchmarks/codec.py: quantized trained networks, and a detector-shaped one of 36 M weights."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks.codec_weights import prune, quantise
+from benchmarks.codec_weights import prune, quantize
 
 OPSET = 19
 
 
-def quantised_onnx(path: Path, bit_width: int, zeros: float) -> bytes:
+def quantized_onnx(path: Path, bit_width: int, zeros: float) -> bytes:
     """Return torchvision's MobileNetV2 with the weights of a file as ONNX, convolutions in integers per channel.
 
-    Weights are int8 initialisers behind DequantizeLinear, as every runtime reads them; activations stay float.
+    Weights are int8 initializers behind DequantizeLinear, as every runtime reads them; activations stay float.
 
     Args:
         path: its state dictionary, .pth.
@@ -32,17 +32,17 @@ def quantised_onnx(path: Path, bit_width: int, zeros: float) -> bytes:
     for tensor, array, matrix in zip(chosen, arrays, pruned, strict=True):
         name = tensor.name
         scale = (np.abs(matrix).max(axis=1) / top).astype(np.float32)
-        integers = quantise(matrix, bit_width).reshape(array.shape)
+        integers = quantize(matrix, bit_width).reshape(array.shape)
         tensor.CopyFrom(numpy_helper.from_array(integers, f"{name}_int8"))
         model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
         model.graph.node.insert(
             0, helper.make_node("DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], axis=0)
         )
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def float_onnx(path: Path, *, half: bool = False) -> bytes:
-    """Return the same network as exported, float32, or with float16 initialisers behind Cast."""
+    """Return the same network as exported, float32, or with float16 initializers behind Cast."""
     data = _float_onnx(path)
     if not half:
         return data
@@ -53,7 +53,7 @@ def float_onnx(path: Path, *, half: bool = False) -> bytes:
             name = tensor.name
             tensor.CopyFrom(numpy_helper.from_array(array.astype(np.float16), f"{name}_half"))
             model.graph.node.insert(0, helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def _float_onnx(path: Path) -> bytes:
@@ -69,16 +69,18 @@ def _float_onnx(path: Path) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            network.eval(), (torch.zeros(1, 3, 224, 224),), buffer, opset_version=OPSET, dynamo=False,
+            network.eval(), (torch.zeros(1, 3, 224, 224),),
+            buffer,  # type: ignore[arg-type]  # which its annotation leaves out
+            opset_version=OPSET, dynamo=False,
             input_names=["image"], output_names=["scores"],
         )  # fmt: skip
     return buffer.getvalue()
 
 
 class LargeNetwork:
-    """A quantised detector: ResNet-50's bottlenecks, a feature pyramid and two towers, QDQ throughout.
+    """A quantized detector: ResNet-50's bottlenecks, a feature pyramid and two towers, QDQ throughout.
 
-    Every weight is int8 per channel, biases int32, activations uint8, as a quantising exporter writes them; the
+    Every weight is int8 per channel, biases int32, activations uint8, as a quantizing exporter writes them; the
     weights are Gaussian, each channel scaled to its largest: about 6.9 bits each, like trained ones (ANCHORS 2.6).
     """
 
@@ -91,7 +93,7 @@ class LargeNetwork:
             seed: of the weights.
         """
         self._rng = np.random.default_rng(seed)
-        self._width = lambda channels: max(8, round(channels * scale / 8) * 8)
+        self._scale = scale
         self._zeros = zeros
         self._nodes: list[onnx.NodeProto] = []
         self._tensors: list[TensorProto] = []
@@ -100,17 +102,20 @@ class LargeNetwork:
     def bytes(self) -> bytes:
         """Return the ONNX file."""
         self._tensors += [
-            numpy_helper.from_array(np.float32(0.05), "step"),
-            numpy_helper.from_array(np.uint8(0), "zero"),
+            numpy_helper.from_array(np.array(0.05, dtype=np.float32), "step"),
+            numpy_helper.from_array(np.array(0, dtype=np.uint8), "zero"),
         ]
         image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 256, 256])
         outputs = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", channels, "rows", "columns"])
-            for name, channels in self._body(self._quantised("image"))
+            for name, channels in self._body(self._quantized("image"))
         ]
         graph = helper.make_graph(self._nodes, "detector", [image], outputs, self._tensors)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
+
+    def _width(self, channels: int) -> int:
+        return max(8, round(channels * self._scale / 8) * 8)
 
     def _body(self, value: str) -> list[tuple[str, int]]:
         channels = self._width(64)
@@ -143,9 +148,9 @@ class LargeNetwork:
             value = self._conv(value, channels, 4 * width, 1, stride=stride, relu=False)
         name = f"add{len(self._nodes)}"
         self._nodes.append(helper.make_node("Add", [value, branch], [name]))
-        return self._quantised(name), 4 * width
+        return self._quantized(name), 4 * width
 
-    def _quantised(self, value: str) -> str:
+    def _quantized(self, value: str) -> str:
         """Return the value through uint8: negative ones become 0, which stands for ReLU."""
         self._nodes += [
             helper.make_node("QuantizeLinear", [value, "step", "zero"], [f"{value}_q"]),
@@ -171,11 +176,11 @@ class LargeNetwork:
         if relu:
             self._nodes.append(helper.make_node("Relu", [name], [f"{name}_r"]))
             name = f"{name}_r"
-        return self._quantised(name)
+        return self._quantized(name)
 
     def _weights(self, owner: str, shape: tuple[int, int, int, int]) -> None:
         floats = self._rng.standard_normal((shape[0], int(np.prod(shape[1:]))), dtype=np.float32)
-        integers = quantise(prune([floats], self._zeros)[0], 8).reshape(shape)
+        integers = quantize(prune([floats], self._zeros)[0], 8).reshape(shape)
         scale = np.full(shape[0], 0.001, dtype=np.float32)
         bias = self._rng.integers(-2000, 2000, shape[0]).astype(np.int32)
         for suffix, array in (("w", integers), ("s", scale), ("b", bias), ("bs", scale * np.float32(0.05))):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 COLOURS = {
-    "Krimp": "#d1495b", "Krimp, NumPy alone": "#e8a0a9", "NNCodec optimised": "#2e6f95", "NNCodec": "#8ab6d6",
+    "Krimp": "#d1495b", "Krimp, NumPy alone": "#e8a0a9", "NNCodec optimized": "#2e6f95", "NNCodec": "#8ab6d6",
     "constriction ANS": "#6a994e", "zstd -19": "#6c584c", "zstd -3": "#a98467", "zstd -1": "#d4b99a",
     "xz -9": "#3d405b", "ZipNN": "#8e5ea2", "dahuffman": "#999999",
 }  # fmt: skip

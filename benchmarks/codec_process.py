@@ -97,6 +97,6 @@ def _peak_bytes() -> int:
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     command, *arguments = sys.argv[1:]
-    call = {"memory": memory, "first": first, "session": session}[command]
+    calls: dict[str, Callable[..., dict[str, Any]]] = {"memory": memory, "first": first, "session": session}
     values = [int(text) if text.isdigit() else Path(text) for text in arguments]
-    print(json.dumps(call(*values)))
+    print(json.dumps(calls[command](*values)))

@@ -98,7 +98,7 @@ def _whole_files(record: dict[str, Any]) -> Iterator[Verdict]:
 
 
 def _against_nncodec(record: dict[str, Any]) -> Iterator[Verdict]:
-    rival = "NNCodec optimised"
+    rival = "NNCodec optimized"
     cases = [
         (_label(row), row["bit_width"], row["bytes"]["Krimp"] / row["bytes"][rival] - 1)
         for row in record["real_sizes"] + _single(record, 1_000_000)
@@ -142,7 +142,7 @@ def _speeds(record: dict[str, Any]) -> Iterator[Verdict]:
             continue
         worst = min(found, key=lambda name: found[name])
         yield Verdict(target, f"{found[worst]:.0f} Msym/s", found[worst] >= limit, worst)
-    for target, rival, limit in (
+    for target, rival, share in (
         ("decode at least half as fast as zstd -3", "zstd -3", 0.5),
         ("decode at least 10x constriction's ANS", "constriction ANS", 10),
         ("decode at least 10x NNCodec", "NNCodec", 10),
@@ -156,7 +156,7 @@ def _speeds(record: dict[str, Any]) -> Iterator[Verdict]:
             yield Verdict(target, f"{rival} is not installed", None)
             continue
         worst = min(ratios, key=lambda name: ratios[name])
-        yield Verdict(target, f"{ratios[worst]:.2f}x", ratios[worst] >= limit, worst)
+        yield Verdict(target, f"{ratios[worst]:.2f}x", ratios[worst] >= share, worst)
 
 
 def _loading(record: dict[str, Any]) -> Iterator[Verdict]:

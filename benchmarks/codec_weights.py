@@ -1,4 +1,4 @@
-"""Quantised weights for benchmarks/codec.py: of trained networks, of files given by path, and synthetic ones."""
+"""Quantized weights for benchmarks/codec.py: of trained networks, of files given by path, and synthetic ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Weights:
 
     Attributes:
         name: network, or 'synthetic'.
-        bit_width: bits of the quantiser, range -(2^(b-1)-1) .. 2^(b-1)-1.
+        bit_width: bits of the quantizer, range -(2^(b-1)-1) .. 2^(b-1)-1.
         zeros: share of zeros that pruning was asked for; 0 keeps what rounding gives.
         tensors: int8, (output channels, rest).
     """
@@ -73,12 +73,12 @@ def default_files() -> list[Path]:
 def real_weights(
     networks: dict[str, dict[str, np.ndarray]], bits: tuple[int, ...], zeros: tuple[float, ...]
 ) -> Iterator[Weights]:
-    """Yield every network at every bit width and share of zeros, quantised here."""
+    """Yield every network at every bit width and share of zeros, quantized here."""
     for name, matrices in networks.items():
         for share in zeros:
             pruned = prune(list(matrices.values()), share)
             for bit_width in bits:
-                yield Weights(name, bit_width, share, tuple(quantise(matrix, bit_width) for matrix in pruned))
+                yield Weights(name, bit_width, share, tuple(quantize(matrix, bit_width) for matrix in pruned))
 
 
 def prune(matrices: list[np.ndarray], share: float) -> list[np.ndarray]:
@@ -95,7 +95,7 @@ def prune(matrices: list[np.ndarray], share: float) -> list[np.ndarray]:
     return [np.where(size <= threshold, 0, matrix) for matrix, size in zip(matrices, sizes, strict=True)]
 
 
-def quantise(matrix: np.ndarray, bit_width: int) -> np.ndarray:
+def quantize(matrix: np.ndarray, bit_width: int) -> np.ndarray:
     """Return symmetric narrow-range integers with a scale for each output channel (largest value -> largest integer).
 
     Args:
@@ -106,11 +106,12 @@ def quantise(matrix: np.ndarray, bit_width: int) -> np.ndarray:
         Same shape, int8.
     """
     top = 2 ** (bit_width - 1) - 1
-    return np.round(matrix / _channel_max(matrix) * top).astype(np.int8)
+    quantized: np.ndarray = np.round(matrix / _channel_max(matrix) * top).astype(np.int8)
+    return quantized
 
 
 def synthetic(bit_width: int, zeros: float, count: int, seed: int = 0) -> Weights:
-    """Return Laplace-distributed weights that are quantised to a bit width and pruned by magnitude.
+    """Return Laplace-distributed weights that are quantized to a bit width and pruned by magnitude.
 
     The scale puts the largest integer at six times the mean magnitude, as in trained layers.
 
@@ -130,7 +131,8 @@ def synthetic(bit_width: int, zeros: float, count: int, seed: int = 0) -> Weight
 
 
 def _channel_max(matrix: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(matrix).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    largest: np.ndarray = np.maximum(np.abs(matrix).max(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return largest
 
 
 def _state(path: Path) -> dict[str, np.ndarray]:

@@ -26,10 +26,11 @@ from typing import Any
 if __name__ == "__main__":  # run as a file: make the repository importable, not the folder of this script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from compress.artifact import write_whole
 from compress.dataset import Batch
-from compress.report.environment import describe_environment
+from compress.machine import describe_machine
+from compress.progress import console
 from compress.training.settings import TrainingFields
+from compress.whole_file import write_whole
 from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl
 from detectors.dcfl.config import DcflConfig
@@ -167,6 +168,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@console()
 def main() -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -175,7 +177,7 @@ def main() -> int:
     parser.add_argument(
         "--backbone-weights", help="file with torchvision's MobileNetV2; default: from scratch, for all"
     )
-    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="optimiser steps of every run")
+    parser.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="optimizer steps of every run")
     parser.add_argument("--list", action="store_true", help="print the configurations")
     parser.add_argument("--run", choices=CONFIGURATIONS, metavar="NAME", help="one configuration")
     parser.add_argument("--seed", type=int, default=0, help="of --run")
@@ -203,7 +205,7 @@ def main() -> int:
             "format_version": RECORD_VERSION,
             "benchmark": "dcfl_quirks",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": describe_environment(),
+            "environment": describe_machine(),
             "configurations": rows,
         }
         write_whole(options.record, json.dumps(record, indent=1, sort_keys=True) + "\n")

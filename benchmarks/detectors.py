@@ -23,11 +23,14 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.record import without_folders
-from compress.artifact import MANIFEST, open_artifact, write_whole
+from compress.artifact import MANIFEST, open_artifact
 from compress.errors import CompressError, StageError
 from compress.kind import Kind
+from compress.machine import describe_machine
+from compress.progress import console
 from compress.recipe.loading import load_recipe
-from compress.report.environment import describe_environment
+from compress.stages.train import Train
+from compress.whole_file import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD_VERSION = 1
@@ -35,7 +38,7 @@ RECIPES = tuple(
     ROOT / "recipes" / f"{name}.yaml"
     for name in ("dcfl_mbv2_hituav_budget", "rotated_retinanet_mbv2_hituav", "rotated_rtmdet_mbv2_hituav")
 )
-SHARED = ("epochs", "max_steps", "batch_size")  # fields of `train` that make the budget
+SHARED = ("epochs", "max_steps", "batch_size")  # fields of `training:` that make the budget
 COLUMNS = ("map50", "map50_below_16px", "recall_below_16px", "map50_16_to_32px", "map50_from_32px")
 
 
@@ -77,8 +80,8 @@ def same_budget(recipes: list[Path], overrides: list[str]) -> None:
     budgets = {}
     for path in recipes:
         recipe = load_recipe(path, overrides)
-        train = next(stage for stage in recipe.stages if stage.stage == "train")
-        budgets[path.name] = {"data": recipe.data} | {field: getattr(train, field) for field in SHARED}
+        train = next(stage for stage in recipe.stages if isinstance(stage, Train))
+        budgets[path.name] = {"data": recipe.data} | {field: getattr(train.training, field) for field in SHARED}
     first_name, first = next(iter(budgets.items()))
     for name, budget in budgets.items():
         for field, value in budget.items():
@@ -97,6 +100,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@console()
 def main() -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,7 +125,7 @@ def main() -> int:
             "format_version": RECORD_VERSION,
             "benchmark": "detectors",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": describe_environment(),
+            "environment": describe_machine(),
             "overrides": ["=".join(without_folders(one.split("=", 1))) for one in options.set],
             "runs": rows,
         }

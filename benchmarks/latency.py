@@ -26,12 +26,13 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 import numpy as np
 
 from compress.errors import CompressError, StageError
+from compress.machine import latency_machine
 from compress.plugins import load_deploy
 from compress.predictor import Predictor
-from compress.progress import track
+from compress.progress import console, track
 from compress.runtime.forwards import session_forward
 from compress.runtime.image_source import read_image
-from compress.runtime.latency import compare, environment, random_inputs
+from compress.runtime.latency import compare, random_inputs
 from compress.runtime.session import deploy_metadata_of, open_session
 
 RECORD_VERSION = 1
@@ -52,7 +53,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "warmup": options.warmup,
         "runs": options.runs,
         "batch_size": options.batch_size,
-        "environment": environment(),
+        "environment": latency_machine(),
     }
     inputs = {
         label: random_inputs(session, image_size=size or _size_of(session, image), batch_size=options.batch_size)
@@ -70,6 +71,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
+@console()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     options = _parser().parse_args(arguments)

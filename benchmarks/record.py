@@ -19,11 +19,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.artifact import MANIFEST, Artifact, damage, file_digest, open_artifact, write_whole
+from compress.artifact import MANIFEST, Artifact, damage, file_digest, open_artifact
 from compress.errors import CompressError, StageError
 from compress.kind import Kind
+from compress.machine import describe_machine
 from compress.report.collect import collect_rows, float_artifact, in_order, stage_records
-from compress.report.environment import describe_environment
+from compress.whole_file import write_whole
 
 RECORDS = Path(__file__).parent / "records"
 FORMAT_VERSION = 1
@@ -57,7 +58,7 @@ def make_record(run: Path, *, split: str, recipe: Path | None, note: str) -> dic
         "recipe": report.get("recipe"),
         "float": start.label if start else None,
         # Of the run where its report says so; else of this moment, which may be another commit.
-        "environment": report.get("environment") or describe_environment(),
+        "environment": report.get("environment") or describe_machine(),
         "environment_is_of": "run" if report else "record",
         "baseline": baseline,
         "rows": [row.model_dump() for row in rows],

@@ -3,7 +3,7 @@
     python benchmarks/size.py model.onnx other.krimp [--json record.json]
 
 Compares the packed file with zstd -19 and xz -9 of the whole ONNX file, and the coded weights with
-their order-0 entropy. Parts are found in the names of the initialisers or of the nodes that read them.
+their order-0 entropy. Parts are found in the names of the initializers or of the nodes that read them.
 """
 
 from __future__ import annotations
@@ -85,25 +85,25 @@ def part_of(name: str) -> str | None:
 
 
 def parts_by_initializer(model: onnx.ModelProto) -> tuple[dict[str, str], set[str]]:
-    """Return initialiser -> part, and the names of scales and zero points."""
+    """Return initializer -> part, and the names of scales and zero points."""
     readers: dict[str, list[onnx.NodeProto]] = {}
-    quantisers = set()
+    quantizers = set()
     for node in model.graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            quantisers.update(node.input[1:])
+            quantizers.update(node.input[1:])
     found = {}
     for tensor in model.graph.initializer:
         names, part = [tensor.name], part_of(tensor.name)
-        for _ in range(4):  # an initialiser, its DequantizeLinear, perhaps a cast, the layer
+        for _ in range(4):  # an initializer, its DequantizeLinear, perhaps a cast, the layer
             if part or not names:
                 break
             nodes = [node for name in names for node in readers.get(name, [])]
             part = next((p for node in nodes for text in (node.name, *node.output) if (p := part_of(text))), None)
             names = [name for node in nodes for name in node.output]
         found[tensor.name] = part or "other"
-    return found, quantisers
+    return found, quantizers
 
 
 def measure(path: Path) -> Size:
@@ -124,14 +124,14 @@ def measure(path: Path) -> Size:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise CodecError(f"{path}: holds no ONNX network ({error}). Parts are counted in ONNX files only.") from error
-    part_by_name, quantisers = parts_by_initializer(model)
+    part_by_name, quantizers = parts_by_initializer(model)
     parts = {name: Part() for name in (*PARTS, "other", GRAPH)}
     for tensor in model.graph.initializer:
         elements = 1
         for size in tensor.dims:
             elements *= size
         part = parts[part_by_name[tensor.name]]
-        if tensor.name not in quantisers and not REPEATED_BIAS.search(tensor.name):
+        if tensor.name not in quantizers and not REPEATED_BIAS.search(tensor.name):
             part.elements += elements
             part.float32_bytes += 4 * elements
         fact = coded.get(tensor.name)

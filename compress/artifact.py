@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 from compress.errors import StageError
 from compress.kind import Kind
+from compress.whole_file import sync, write_whole
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -132,11 +134,11 @@ def seal(draft: Artifact, *, root: Path, name: str) -> Artifact:
     manifest = json.loads(to_json(manifest))
     manifest["manifest_digest"] = hash_json(manifest)
     for file_name in files:
-        _sync(folder / file_name)
+        sync(folder / file_name)
     for subfolder in [path for path in folder.rglob("*") if path.is_dir()]:
-        _sync(subfolder)
+        sync(subfolder)
     write_whole(folder / MANIFEST, to_json(manifest, indent=1))
-    _sync(folder)
+    sync(folder)
     return open_artifact(_put_in_place(folder, root, name))
 
 
@@ -148,7 +150,7 @@ def _put_in_place(folder: Path, root: Path, name: str) -> Path:
             shutil.rmtree(old)
         final.rename(old)
     folder.rename(final)
-    _sync(root)
+    sync(root)
     if old.exists():
         shutil.rmtree(old)
     return final
@@ -256,7 +258,7 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[int]:
                 raise StageError(
                     f"{root}: in use by {holder}. Wait until it ends, pass --wait, or choose another --out."
                 ) from None
-            print(f"{root}: waiting for {holder}", flush=True)
+            logging.getLogger("krimp").info(f"{root}: waiting for {holder}")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         with contextlib.suppress(OSError):  # a courtesy to others, for which a full disk must not end the run
             os.ftruncate(descriptor, 0)
@@ -266,14 +268,6 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[int]:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all: temporary file, fsync, rename. Text becomes UTF-8."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    _sync(temporary)
-    temporary.replace(path)
-
-
 def _file_names(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path.relative_to(folder).as_posix() for path in paths)
@@ -281,11 +275,3 @@ def _file_names(folder: Path) -> list[str]:
 
 def _subfolders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

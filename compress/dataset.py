@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 class Batch(Protocol):
     """What a loader yields: `images` plus what the `loss` of a detector reads."""
 
-    images: Tensor  # (N, 3, H, W) float32, normalised
+    images: Tensor  # (N, 3, H, W) float32, normalized
 
     def to(self, device: Any) -> Batch:
         """Return the batch on another device."""
@@ -155,4 +156,32 @@ class Dataset(Protocol):
         Args:
             detections: what the detector's deployed part gives for each image.
             truths: of `Picture`, in the same order.
+        """
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """What lies in a folder, as far as a first recipe needs it.
+
+    Attributes:
+        data: fields of the recipe's `data:` part, without `format`.
+        classes: that the files declare, in their order.
+        splits: those that are there.
+    """
+
+    data: Mapping[str, Any]
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]
+
+
+@runtime_checkable
+class DescribesFolder(Protocol):
+    """Hook of data sets: `krimp new`. Without it the command knows nothing of the format."""
+
+    @classmethod
+    def describe(cls, root: Path) -> DataFolder | None:
+        """Return what lies in a folder, or None if it is not of this format. Torch-free.
+
+        Raises:
+            DataError: it is of this format and cannot be read.
         """

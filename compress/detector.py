@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import Tensor, nn
 
-# A batch of images, (N, 3, H, W) float32 normalised -> raw outputs, one array per name in
+# A batch of images, (N, 3, H, W) float32 normalized -> raw outputs, one array per name in
 # `Detector.output_names(config)`, same order.
 Forward = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -58,12 +58,12 @@ class Detector(Protocol):
         """Return the names of the exported raw outputs, in order."""
 
     def example_input(self, batch_size: int = 1) -> Tensor:
-        """Return float32 (N, 3, H, W), normalised, at the deployed image size."""
+        """Return float32 (N, 3, H, W), normalized, at the deployed image size."""
 
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
         """Return module name -> reason for layers whose output channels are fixed."""
 
-    def not_quantisable(self, model: nn.Module) -> dict[str, str]:
+    def not_quantizable(self, model: nn.Module) -> dict[str, str]:
         """Return module name -> reason for layers whose activations stay float."""
 
     def custom_pruners(self, model: nn.Module) -> dict[type, Any]:
@@ -76,7 +76,7 @@ class Detector(Protocol):
         """Return how pixels enter the network; `Dataset.loader` makes its batches so."""
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Batch) -> dict[str, Tensor]:
-        """Return named scalar losses from raw outputs; their sum is minimised."""
+        """Return named scalar losses from raw outputs; their sum is minimized."""
 
     def set_train_mode(self, model: nn.Module) -> None:
         """Put the model in training mode with the stem and BN frozen as configured."""

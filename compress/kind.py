@@ -9,9 +9,14 @@ class Kind(StrEnum):
     """What an artifact holds."""
 
     MODEL = "model"  # float torch model: model.safetensors + build.json
-    QUANTISED = "quantised"  # fake-quantised torch model: model.safetensors + build.json
+    QUANTIZED = "quantized"  # fake-quantized torch model: model.safetensors + build.json
     ONNX = "onnx"  # model.onnx
     PACKED = "packed"  # model.krimp
     SCORES = "scores"  # scores.json
     LATENCY = "latency"  # latency.json
     REPORT = "report"  # report.json, report.md, pictures
+
+    @classmethod
+    def _missing_(cls, value: object) -> Kind | None:
+        """Read the spelling of artifacts made before 2026-11-28."""
+        return cls.QUANTIZED if value == "quantized" else None

@@ -1,7 +1,7 @@
 """A model in a folder: `model.safetensors` and `build.json`, and the way back without pickle.
 
 A pruned model is rebuilt directly: the plug-in builds the unpruned network, every layer is cut to
-the widths that `build.json` records, a quantised one gets its quantisers, then the state is loaded.
+the widths that `build.json` records, a quantized one gets its quantizers, then the state is loaded.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from compress.artifact import write_whole
 from compress.errors import StageError
 from compress.layer_widths import apply_layers, build_layers
 from compress.metrics.size import state_once
+from compress.whole_file import write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 BUILD_FILE = "build.json"
+_OLD_NAME = ("activation_quantizers", "activation_quantizers")  # artifacts made before 2026-11-28
 
 
 class Build(BaseModel):
@@ -33,15 +34,15 @@ class Build(BaseModel):
     Attributes:
         layers: module name -> final widths, e.g. {"in_channels": 24, "out_channels": 64, "groups": 1}.
         sparse_layers: names of modules whose zero weights must stay zero.
-        quantisation: fields of `QuantisationSettings`, or None for a float model.
+        quantization: fields of `QuantizationSettings`, or None for a float model.
         provenance: what was done, oldest first; for people and the report, never replayed.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     layers: dict[str, dict[str, int]] = Field(default_factory=dict)
     sparse_layers: tuple[str, ...] = ()
-    quantisation: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = Field(None, validation_alias=AliasChoices("quantization", "quantization"))
     provenance: list[Any] = Field(default_factory=list)
 
 
@@ -50,13 +51,13 @@ def save_model(folder: Path, model: nn.Module, build: Build) -> None:
 
     Args:
         folder: must exist.
-        model: float or fake-quantised; its state must hold tensors only.
-        build: its `layers` are replaced by the widths that the model has now (a quantised model
+        model: float or fake-quantized; its state must hold tensors only.
+        build: its `layers` are replaced by the widths that the model has now (a quantized model
             keeps those given, because they describe the float network underneath).
     """
     from safetensors.torch import save
 
-    if build.quantisation is None or not build.layers:
+    if build.quantization is None or not build.layers:
         build = build.model_copy(update={"layers": build_layers(model)})
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_once(model).items()}
     write_whole(folder / WEIGHTS_FILE, save(state))
@@ -77,13 +78,13 @@ def load_model(folder: Path, detector: Detector) -> tuple[nn.Module, Build]:
     build = read_build(folder)
     model = detector.build()
     apply_layers(model, build.layers)
-    if build.quantisation is not None:
-        from compress.quantization import QuantisationSettings, quantise
+    if build.quantization is not None:
+        from compress.quantization import QuantizationSettings, quantize
 
-        model = quantise(model, QuantisationSettings(**build.quantisation), detector)
+        model = quantize(model, QuantizationSettings(**build.quantization), detector)
     path = folder / WEIGHTS_FILE
     try:
-        state = load(path.read_bytes())
+        state = {name.replace(*_OLD_NAME): tensor for name, tensor in load(path.read_bytes()).items()}
     except (OSError, SafetensorError) as error:
         raise StageError(f"{path}: cannot be read: {error}. Delete the folder; the stage rebuilds it.") from error
     _load_state_strictly(model, state, path)

@@ -1,13 +1,16 @@
-"""Progress and messages: a bar on a terminal, plain lines elsewhere.
+"""Progress and messages: records of the logger `krimp`, which a command shows as a bar or as plain lines.
 
-Warnings are kept as well as shown, because a setting that was skipped must reach the report.
+A program that uses Krimp as a library routes the logger as it likes; the command line installs `console()`.
+Warnings are kept as well as logged, because a setting that was skipped must reach the report.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -18,27 +21,57 @@ T = TypeVar("T")
 LINE_INTERVAL_S = 10.0  # plain mode: at most one line per so many seconds, and the last
 _QUIET_S = 1.0  # plain mode: a loop that is over sooner prints nothing
 
+LOGGER = logging.getLogger("krimp")
+
 _warnings: list[str] = []
 _bars: list[Progress] = []  # the one live display, shared by nested loops
 
 
+class Console(logging.Handler):
+    """Prints messages to stdout and warnings to stderr; with a bar on screen, all above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        is_warning = record.levelno >= logging.WARNING
+        text = f"warning: {record.getMessage()}" if is_warning else record.getMessage()
+        if _bars:
+            _bars[-1].console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr if is_warning else sys.stdout, flush=True)
+
+
+@contextmanager
+def console() -> Iterator[None]:
+    """Show messages, warnings and progress to the person at the command line while the block runs."""
+    if _is_shown():
+        yield
+        return
+    handler, level, propagates = Console(), LOGGER.level, LOGGER.propagate
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
+        LOGGER.propagate = propagates
+
+
+def _is_shown() -> bool:
+    return any(isinstance(handler, Console) for handler in LOGGER.handlers)
+
+
 def say(text: str) -> None:
-    """Print a line; with a bar on screen, above it."""
-    if _bars:
-        _bars[-1].console.print(text, markup=False, highlight=False, soft_wrap=True)
-    else:
-        print(text, flush=True)
+    """Log a message."""
+    LOGGER.info(text)
 
 
 def warn(text: str) -> None:
-    """Print a warning to stderr and keep it for the report; each text once."""
-    if text in _warnings:
-        return
-    _warnings.append(text)
-    if _bars:
-        say(f"warning: {text}")
-    else:
-        print(f"warning: {text}", file=sys.stderr, flush=True)
+    """Log a warning and keep it for the report; each text once."""
+    if text not in _warnings:
+        _warnings.append(text)
+        LOGGER.warning(text)
 
 
 def collected_warnings() -> list[str]:
@@ -47,7 +80,7 @@ def collected_warnings() -> list[str]:
 
 
 def restore_warnings(texts: Iterable[str]) -> None:
-    """Add warnings of earlier stages without printing them again."""
+    """Add warnings of earlier stages without logging them again."""
     _warnings.extend(text for text in texts if text not in _warnings)
 
 
@@ -57,7 +90,7 @@ def clear_warnings() -> None:
 
 
 def track(iterable: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Yield from an iterable and show how far it is.
+    """Yield from an iterable and say how far it is: with a bar on a person's terminal, else in messages.
 
     Args:
         iterable: anything; its length is used when it has one.
@@ -69,7 +102,8 @@ def track(iterable: Iterable[T], label: str, total: int | None = None) -> Iterat
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    return _bar(iterable, label, total) if sys.stdout.isatty() else _lines(iterable, label, total)
+    has_bar = _is_shown() and sys.stdout.isatty()
+    return (_bar if has_bar else _lines)(iterable, label, total)
 
 
 def _bar(iterable: Iterable[T], label: str, total: int | None) -> Iterator[T]:
@@ -102,7 +136,7 @@ def _bar(iterable: Iterable[T], label: str, total: int | None) -> Iterator[T]:
             progress.stop()
             _bars.clear()
             if time.monotonic() - start >= _QUIET_S:
-                print(_line(label, done, total, time.monotonic() - start), flush=True)
+                say(_line(label, done, total, time.monotonic() - start))
 
 
 def _lines(iterable: Iterable[T], label: str, total: int | None) -> Iterator[T]:
@@ -114,12 +148,12 @@ def _lines(iterable: Iterable[T], label: str, total: int | None) -> Iterator[T]:
             done += 1
             now = time.monotonic()
             if now - last >= LINE_INTERVAL_S:
-                print(_line(label, done, total, now - start), flush=True)
+                say(_line(label, done, total, now - start))
                 last, printed = now, done
     finally:
         seconds = time.monotonic() - start
         if done != printed and (printed or seconds >= _QUIET_S):
-            print(_line(label, done, total, seconds), flush=True)
+            say(_line(label, done, total, seconds))
 
 
 def _line(label: str, done: int, total: int | None, seconds: float) -> str:

@@ -274,7 +274,7 @@ def mutate_section(data: bytes, seed: int, mutate: Callable[[bytes], bytes]) -> 
         return mutate(data[:_HEADER]) + data[_HEADER:]
     at = _HEADER + sum(sizes[:chosen])
     section = mutate(data[at : at + sizes[chosen]])
-    changes = {names[chosen]: len(section)}
+    changes: dict[str, Any] = {names[chosen]: len(section)}
     plain, packed = (("skeleton_bytes", "skeleton_packed_by_lzma"), ("index_bytes", "index_packed_by_lzma"))[
         chosen == 2
     ]
@@ -308,7 +308,7 @@ def small_packed() -> Iterator[tuple[str, bytes]]:
 
     rng = np.random.default_rng(0)
     sparse = np.where(rng.random(4000) < 0.9, 0, rng.integers(-60, 60, 4000)).astype(np.int8)
-    tensors = {
+    tensors: dict[str, tuple[str, np.ndarray]] = {
         "sparse": ("I8", sparse),
         "dense": ("I8", np.round(rng.laplace(0, 9, 3000)).clip(-127, 127).astype(np.int8)),
         "ternary": ("U8", rng.choice(3, 4000, p=[0.1, 0.8, 0.1]).astype(np.uint8)),
@@ -349,7 +349,7 @@ def _onnx_seeds() -> Iterator[tuple[str, bytes]]:
 def _onnx(tensors: Sequence[Any], nodes: Sequence[Any] = ()) -> bytes:
     from onnx import helper
 
-    return helper.make_model(helper.make_graph(nodes, "g", [], [], tensors)).SerializeToString()
+    return bytes(helper.make_model(helper.make_graph(nodes, "g", [], [], tensors)).SerializeToString())
 
 
 def fuzz(target: str, seconds: int, corpus: Path, findings: Path, *, replay: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Write the generated tables into README.md: results from benchmarks/records/, stages from the code.
+"""Write the generated tables into README.md: results from benchmarks/records/.
 
 python scripts/update_readme.py [--check]
 """
@@ -15,7 +15,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.recipe.plan import stage_table  # noqa: E402
 from compress.report.numbers import count_text, fixed_text, share_text, size_text  # noqa: E402
 
 README = ROOT / "README.md"
@@ -94,8 +93,8 @@ def with_block(text: str, name: str, content: str) -> str:
 
 
 def updated(text: str) -> str:
-    """Return the README with all its generated blocks up to date."""
-    return with_block(with_block(text, "results", all_results()), "stages", stage_table())
+    """Return the README with its generated block up to date."""
+    return with_block(text, "results", all_results())
 
 
 def main() -> int:

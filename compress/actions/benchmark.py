@@ -10,11 +10,12 @@ from onnxruntime import InferenceSession
 
 from compress.artifact import Artifact, to_json
 from compress.errors import StageError
+from compress.machine import cpu_name, latency_machine
 from compress.plugins import deploy_of
 from compress.predictor import Predictor
 from compress.progress import track
 from compress.runtime.forwards import MODEL_FILES, session_forward
-from compress.runtime.latency import compare, cpu_name, environment
+from compress.runtime.latency import compare
 from compress.runtime.session import open_session
 from compress.stage import StageContext
 from compress.stages.benchmark import Benchmark
@@ -42,7 +43,7 @@ def run(stage: Benchmark, context: StageContext) -> dict[str, Any]:
         "batch_size": 1,
         "image_size": list(images.shape[2:]),
         "cpu": cpu_name(),
-        "environment": environment(),
+        "environment": latency_machine(),
     }
     context.folder.joinpath("latency.json").write_text(to_json(facts, indent=2) + "\n", encoding="utf-8")
     return facts

@@ -66,7 +66,7 @@ def _without_nan(value: Any) -> Any:
 
 def _cost(source: Artifact, detector: Detector, with_sizes: bool) -> dict[str, Any]:
     """Return params, macs, sparsity, onnx_bytes, packed_bytes; None where it is not known."""
-    if source.kind in (Kind.MODEL, Kind.QUANTISED):
+    if source.kind in (Kind.MODEL, Kind.QUANTIZED):
         return _torch_cost(source, detector, with_sizes)
     cost: dict[str, Any] = {name: source.facts.get(name) for name in _LINEAGE_FACTS}
     if source.kind is Kind.PACKED:

@@ -39,8 +39,8 @@ def run(stage: ExportOnnx, context: StageContext) -> dict[str, Any]:
         "images": stage.parity_images,
         "split": stage.parity_split,
     }
-    if build.quantisation is not None:
-        reasons = detector.not_quantisable(model)
+    if build.quantization is not None:
+        reasons = detector.not_quantizable(model)
         unfused = unfused_convolutions(path, reasons)
         facts["unfused"] = [{"name": u.name, "reason": u.reason} for u in unfused]
         surprising = [u for u in unfused if u.layer not in reasons]

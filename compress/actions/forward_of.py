@@ -15,7 +15,7 @@ def forward_of(artifact: Artifact, detector: Detector, *, threads: int = 0, devi
     """Return the forward of an artifact that holds a model.
 
     Args:
-        artifact: of kind model, quantised, onnx or packed.
+        artifact: of kind model, quantized, onnx or packed.
         detector: rebuilds torch models.
         threads: for ONNX Runtime; 0 means one per core.
         device: for torch models; 'auto' takes CUDA where there is one.
@@ -25,7 +25,7 @@ def forward_of(artifact: Artifact, detector: Detector, *, threads: int = 0, devi
     """
     if artifact.kind in MODEL_FILES:
         return onnx_forward(artifact.file(MODEL_FILES[artifact.kind]), threads)
-    if artifact.kind not in (Kind.MODEL, Kind.QUANTISED):
+    if artifact.kind not in (Kind.MODEL, Kind.QUANTIZED):
         raise StageError(
             f"{artifact.label}: holds {artifact.kind.value}, expected a model. Name another stage in `from:`."
         )

@@ -1,4 +1,4 @@
-"""Action of stage qat: quantise, calibrate on real images, then train with the rounding."""
+"""Action of stage qat: quantize, calibrate on real images, then train with the rounding."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from compress.actions.model_facts import model_facts, training_facts
 from compress.devices import on_device
 from compress.model_folder import keep_zeros, load_model, masks_of, save_model
 from compress.progress import track
-from compress.quantization import calibrate, quantise
+from compress.quantization import calibrate, quantize
 from compress.quantization.calibration import first_images
-from compress.quantization.checks import check_zeros, quantisation_facts
+from compress.quantization.checks import check_zeros, quantization_facts
 from compress.stage import StageContext
 from compress.stages.qat import Qat
 from compress.training.in_stage import train_in_stage
 
 
 def run(stage: Qat, context: StageContext) -> dict[str, Any]:
-    """Quantise, calibrate, train, check and save.
+    """Quantize, calibrate, train, check and save.
 
     Raises:
-        StageError: the model cannot be quantised, or a zero weight did not stay zero.
+        StageError: the model cannot be quantized, or a zero weight did not stay zero.
     """
     detector, settings = context.detector, stage.settings()
     float_model, build = load_model(context.source.path, detector)
     masks = masks_of(float_model, build)
     facts = model_facts(float_model, detector)
-    model = quantise(float_model, settings, detector)
+    model = quantize(float_model, settings, detector)
     with on_device(model, context.device) as device:
         images = calibrate(model, (batch.to(device) for batch in _calibration_batches(stage, context)))
     keep = keep_zeros(model, masks)
     result = train_in_stage(model, context, stage.training, label=stage.label, distill=stage.distill, after_step=keep)
     check_zeros(model, masks, label=stage.label)
-    quantisation = settings.model_dump(mode="json")
-    save_model(context.folder, model, build.model_copy(update={"quantisation": quantisation}))
+    quantization = settings.model_dump(mode="json")
+    save_model(context.folder, model, build.model_copy(update={"quantization": quantization}))
     # Counted on the float model: folding changes neither MACs nor what a float deployment needs.
-    own = {"calibration_images": images, **quantisation_facts(model)}
+    own = {"calibration_images": images, **quantization_facts(model)}
     return facts | own | training_facts(result)
 
 

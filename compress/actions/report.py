@@ -10,12 +10,12 @@ from typing import Any
 from compress.actions.forward_of import forward_of
 from compress.artifact import Artifact
 from compress.kind import Kind
+from compress.machine import describe_machine
 from compress.progress import collected_warnings, say
 from compress.report import collect
 from compress.report.charts import draw_results, draw_training
 from compress.report.collect import final_artifact, float_artifact, in_order
 from compress.report.document import Document, dump, finite, parse
-from compress.report.environment import describe_environment
 from compress.report.markdown import plain_table, render
 from compress.report.pictures import draw_pictures
 from compress.report.requirements import check_requirements
@@ -90,7 +90,7 @@ def _document(stage: Report, context: StageContext) -> Document:
         requirements_met=all(entry.ok for entry in requirements),
         left_out=collect.collect_left_out(artifacts),
         warnings=collected_warnings(),
-        environment=describe_environment(),
+        environment=describe_machine(),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from compress.cli.json_document import JsonOption, only_documents, print_document
 from compress.errors import DataError, StageError
 from compress.runtime.detect import Results, detect, find_images, open_predictor
 from compress.runtime.documents import CocoIds, Format
@@ -27,7 +27,7 @@ def detect_command(
     tile: Annotated[str | None, typer.Option(help="Window, HEIGHTxWIDTH in pixels; default: the model's.")] = None,
     overlap: Annotated[int | None, typer.Option(min=0, help="Pixels that windows share; default: a fifth.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 is one per core.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Also print detections.json.")] = False,
+    as_json: JsonOption = False,
     pictures: Annotated[bool, typer.Option(help="Write pictures with the boxes drawn.")] = True,
     formats: Annotated[
         list[Format] | None,
@@ -50,6 +50,9 @@ def detect_command(
     named at the end (exit code 3); the others are done. TIFFs are read window by window (with the extra `geo`), so
     that a large one needs little memory. COCO results go to `coco_results.json`, boxes on the map to `NAME.geojson`.
 
+    --json also prints detections.json: format_version, model, plugin, classes, score_threshold, drawn_score_threshold,
+    tile_size, images (file, name, height, width, num_windows, detections) and failed (file, error).
+
     \b
     krimp detect model.krimp photo.jpg --out found
     krimp detect model.onnx 'flight/*.png' more/ --out found --score 0.4 --json
@@ -64,10 +67,10 @@ def detect_command(
     predictor = open_predictor(
         model, score_threshold=score, tile_size=_parse_size(tile), overlap_px=overlap, threads=threads
     )
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+    with only_documents(as_json):
         record = detect(predictor, track(files, "detect"), results, model_name=model.name)
     if as_json:
-        typer.echo(json.dumps(record))
+        print_document(record)
     count = sum(len(image["detections"]) for image in record["images"])
     print(
         f"{count} objects in {len(record['images'])} pictures, written to {out}", file=sys.stderr if as_json else None

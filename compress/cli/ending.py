@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 from compress.engine.child import INTERRUPTED, is_disk_full
 from compress.errors import CompressError, StageError
+from compress.progress import console
 
 
 def run_command(work: Callable[[], int | None], *, debug: bool = False) -> int:
-    """Run a command; print what stops it; return the exit code.
+    """Run a command with messages on the console; print what stops it; return the exit code.
 
     Args:
         work: does it, and may return an exit code.
@@ -21,7 +22,8 @@ def run_command(work: Callable[[], int | None], *, debug: bool = False) -> int:
         Exception: any with `debug`; else those that are no `CompressError` and come from no file.
     """
     try:
-        return work() or 0
+        with console():
+            return work() or 0
     except CompressError as error:
         if debug:
             raise

@@ -9,6 +9,7 @@ import typer
 
 from compress.detector import ImportsWeights
 from compress.errors import DetectorError
+from compress.whole_file import whole_file
 
 
 def import_command(
@@ -37,11 +38,7 @@ def import_command(
     from safetensors.torch import save_file
 
     tensors = plugin.import_checkpoint(file)
-    temporary = out.with_name(f".{out.name}.part")
-    try:
-        save_file(tensors, temporary)
-        temporary.replace(out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(out) as written:
+        save_file(tensors, written.name)
     count = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
     print(f"{out}: {len(tensors)} tensors, {count:,} numbers")

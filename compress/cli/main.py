@@ -11,8 +11,10 @@ import typer
 
 from compress.cli.detecting import detect_command
 from compress.cli.ending import run_command
-from compress.cli.import_weights import import_command
 from compress.cli.groups import CommandGroups, Engine
+from compress.cli.import_weights import import_command
+from compress.cli.json_document import JsonOption, only_documents, print_document
+from compress.cli.new import new_command
 from compress.cli.packing import app as codec_app
 from compress.cli.recipes import app as recipes_app
 from compress.cli.recipes import stages
@@ -40,6 +42,7 @@ app = typer.Typer(
 app.add_typer(codec_app)
 app.command("detect")(detect_command)
 app.command("import")(import_command)
+app.command("new")(new_command)
 app.command("stages")(stages)
 app.add_typer(recipes_app, name="recipes")
 
@@ -49,7 +52,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
-        help="Override one field; repeatable. A stage is named by its name or number: stages.qat.epochs=1, "
+        help="Override one field; repeatable. A stage is named by its name or number: stages.qat.training.epochs=1, "
         "stages[2].steps=4. The value is YAML: 0.5, null, [512, 640], {macs: 0.6}.",
     ),
 ]
@@ -69,38 +72,43 @@ def run(
     start: FromOption = None,
     until: UntilOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in the same folder.")] = False,
+    as_json: JsonOption = False,
 ) -> int:
     """Run a recipe, resuming what was stopped.
 
     What did not change comes from the cache; a stage that was killed goes on where it was. Each stage leaves a folder
     below OUT/NAME-OF-THE-RECIPE. Exit code 1 if the report's `require:` names a limit that was missed.
 
+    --json prints format_version, recipe, folder, report, requirements, requirements_met and stages: of each label,
+    stage, kind, folder, was_cached, seconds, peak_memory_bytes, digest, lineage and facts.
+
     \b
     krimp run recipes/demo.yaml
     krimp run recipe.yaml --set data.root=/data/hit-uav --set stages.qat.weight_bit_width=4
     krimp run recipe.yaml --from qat --until pack
     """  # noqa: D301 click ends no line after \b
-    from compress.cli.printing import missed_limits, print_results
+    from compress.cli.printing import print_results
     from compress.engine import pipeline
-    from compress.engine.decisions import plan_text
+    from compress.engine.outcome import RunResult
     from compress.engine.ranks import follow, rank
     from compress.recipe.loading import load_recipe
 
-    loaded = load_recipe(recipe, overrides or ())
     if dry_run:
-        job = pipeline.Run(loaded, out, start=start, until=until)
-        decisions = job.decide_all()
-        print(plan_text(decisions), flush=True)
-        job.check(decisions)
-    elif rank() > 0:
-        follow(loaded, out, start=start, until=until)
-    else:
+        plan(recipe, overrides, out, start=start, until=until, as_json=as_json)
+        return 0
+    with only_documents(as_json):
+        loaded = load_recipe(recipe, overrides or ())
+        if rank() > 0:
+            follow(loaded, out, start=start, until=until)
+            return 0
         results = pipeline.run(loaded, out, start=start, until=until, wait=wait)
-        print_results(results)
-        missed = missed_limits([result.artifact for result in results])
-        print("".join(f"missed: {line}\n" for line in missed), end="", file=sys.stderr)
-        return 1 if missed else 0
-    return 0
+    result = RunResult(loaded.name, out / loaded.name, tuple(results))
+    if as_json:
+        print_document(result.to_json())
+    else:
+        print_results(result)
+    print("".join(f"missed: {line}\n" for line in result.missed), end="", file=sys.stderr)
+    return 0 if result.requirements_met else 1
 
 
 @app.command()
@@ -110,15 +118,30 @@ def plan(
     out: OutOption = Path("out"),
     start: FromOption = None,
     until: UntilOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say which stages would run and why.
 
     The same as `krimp run --dry-run`: checks the whole recipe and the data of what would run, runs nothing.
 
+    --json prints format_version, recipe, folder and stages: of each label, stage, folder, state (cached or run),
+    reasons and inputs.
+
     \b
     krimp plan recipe.yaml --set data.root=/data/hit-uav
     """  # noqa: D301 click ends no line after \b
-    run(recipe, overrides, out, dry_run=True, start=start, until=until)
+    from compress.engine import pipeline
+    from compress.engine.outcome import Plan
+    from compress.recipe.loading import load_recipe
+
+    with only_documents(as_json):
+        job = pipeline.Run(load_recipe(recipe, overrides or ()), out, start=start, until=until)
+        planned = Plan(job.recipe.name, job.root, tuple(job.decide_all()))
+        if not as_json:
+            print(planned, flush=True)
+        job.check(planned.decisions)
+    if as_json:
+        print_document(planned.to_json())
 
 
 @app.command()

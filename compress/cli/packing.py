@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from compress import codec
+from compress.cli.json_document import JsonOption, only_documents, print_document
 from compress.codec.files.packed_file import Progress
 from compress.errors import CodecError
 
@@ -28,7 +28,7 @@ def pack(
 
     Weights are Huffman-coded (by table ANS where that is smaller), the rest is compressed by lzma. External data
     of an ONNX model is packed with it. Before the file appears it is unpacked
-    once and compared with the original, byte for byte. Quantised weights shrink most: sparse int8 to a
+    once and compared with the original, byte for byte. Quantized weights shrink most: sparse int8 to a
     fifth and less, float32 by about 15 %.
 
     Example: krimp pack model.onnx     (writes model.krimp)
@@ -69,37 +69,45 @@ def unpack(file: Annotated[Path, typer.Argument(help="A .krimp file.")], out: _O
 
 
 @app.command()
-def verify(file: Annotated[Path, typer.Argument(help="A .krimp file.")]) -> None:
+def verify(file: Annotated[Path, typer.Argument(help="A .krimp file.")], as_json: JsonOption = False) -> None:
     """Prove a .krimp file against the checksums and the hash inside it; the original is not needed.
 
     Exit code 0: every tensor decodes and the SHA-256 of the whole matches. Exit code 5: the
     message names the byte and the reason.
 
+    --json prints format_version, file, packed_bytes, original_bytes, sha256 (of the original) and intact (true).
+
     Example: krimp verify model.krimp
     """
-    with _errors(), _progress(f"verify {file.name}") as progress:
+    with _errors(), _progress(f"verify {file.name}") as progress, only_documents(as_json):
         _refuse_folder(file)
         codec.verify_file(file, progress)
-    typer.echo(f"{file}: whole and intact")
+    if as_json:
+        print_document(_verified(file))
+    else:
+        typer.echo(f"{file}: whole and intact")
 
 
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .krimp file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List the tensors of a .krimp file: type, bit width, zeros, entropy, coded bits, coder, share.
 
     'entropy' is the order-0 entropy of one element, the limit for coders that look at one weight at a time;
     'coded' is what the file spends. The rest of the file is the network's graph, small tensors and code tables.
 
+    --json prints a list: of each tensor name, dims, data_type, elements, bit_width, zeros, entropy_bits_per_weight,
+    bits_per_weight, original_bytes, packed_bytes, share and coder.
+
     Example: krimp inspect model.krimp --json
     """
-    with _errors(), _progress(f"inspect {file.name}") as progress:
+    with _errors(), _progress(f"inspect {file.name}") as progress, only_documents(as_json):
         _refuse_folder(file)
         facts = codec.inspect_file(file, progress)
     if as_json:
-        typer.echo(json.dumps([asdict(entry) for entry in facts], indent=1))
+        print_document([asdict(entry) for entry in facts])
         return
     typer.echo(f"{'share':>6} {'bytes':>10} {'coded':>7} {'entropy':>7} {'zeros':>6} bits type     shape name [coder]")
     for entry in facts:
@@ -146,6 +154,19 @@ def _progress(label: str) -> Iterator[Progress | None]:
             bar.update(1000 * done // max(total, 1) - bar.pos)
 
         yield update
+
+
+def _verified(file: Path) -> dict[str, Any]:
+    with codec.PackedFile(file) as packed:
+        header = packed.header
+    return {
+        "format_version": 1,
+        "file": str(file),
+        "packed_bytes": file.stat().st_size,
+        "original_bytes": header.original_bytes,
+        "sha256": header.sha256.hex(),
+        "intact": True,
+    }
 
 
 def _original_suffix(file: Path) -> str:

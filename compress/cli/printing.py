@@ -3,65 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from compress.kind import Kind
+from compress.report.numbers import count_text, duration_text, size_text
 
 if TYPE_CHECKING:
-    from compress.artifact import Artifact
-    from compress.engine.decisions import Result
+    from compress.engine.outcome import RunResult
 
 _PLAIN_WIDTH = 160
 
 
-def print_results(results: Sequence[Result]) -> None:
+def print_results(run: RunResult) -> None:
     """Print the table of stages and where the report lies."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH, no_color=True)
     table = Table("stage", "time", "peak memory", "facts")
-    for result in results:
+    for result in run.results:
         artifact = result.artifact
-        time_text = "cached" if result.was_cached else seconds_text(artifact.seconds)
-        memory = bytes_text(artifact.peak_memory_bytes) if artifact.peak_memory_bytes else ""
+        time_text = "cached" if result.was_cached else duration_text(artifact.seconds)
+        memory = size_text(artifact.peak_memory_bytes) if artifact.peak_memory_bytes else ""
         table.add_row(artifact.label, time_text, memory, key_facts(artifact.facts))
     console.print(table)
-    report = report_path([result.artifact for result in results])
-    if report is not None:
-        print(f"report: {report}")
-
-
-def report_path(artifacts: Sequence[Artifact]) -> Path | None:
-    """Return the readable file of the last report, or None."""
-    reports = [artifact for artifact in artifacts if artifact.kind is Kind.REPORT]
-    if not reports:
-        return None
-    markdown = reports[-1].file("report.md")
-    return markdown if markdown.exists() else reports[-1].path
-
-
-def missed_limits(artifacts: Sequence[Artifact]) -> list[str]:
-    """Return a line for each requirement of a report that was not met."""
-    return [
-        f"{artifact.label}: {entry['name']} is {_limit_text(entry['value'])}, limit {entry['limit']:g} ({entry['how']})"
-        for artifact in artifacts
-        if artifact.kind is Kind.REPORT
-        for entry in artifact.facts.get("requirements", ())
-        if not entry["ok"]
-    ]
-
-
-def _limit_text(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4g}"
+    if run.report is not None:
+        print(f"report: {run.report}")
 
 
 def key_facts(facts: Mapping[str, Any]) -> str:
     """Return the few numbers of a stage that people look for first."""
     scores = facts.get("scores")
-    shown = {"packed_bytes": bytes_text} if scores else _SHOWN  # a score says little new of the model itself
+    shown = {"packed_bytes": size_text} if scores else _SHOWN  # a score says little new of the model itself
     texts = [f"{name} {show(facts[name])}" for name, show in shown.items() if facts.get(name) is not None]
     if isinstance(scores, Mapping) and scores.get("map50") is not None:
         texts.insert(0, f"map50 {scores['map50']:.4f} ({scores.get('ap_method', '?')}, {facts.get('split', '?')})")
@@ -71,36 +44,12 @@ def key_facts(facts: Mapping[str, Any]) -> str:
     return ", ".join(texts)
 
 
-def seconds_text(seconds: float) -> str:
-    """Return a duration with a fitting unit."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def bytes_text(count: float) -> str:
-    """Return a number of bytes with a fitting decimal unit."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
-
-
-def _count_text(count: float) -> str:
-    for unit in ("", " k", " M"):
-        if count < 1000:
-            return f"{count:.0f}" if not unit else f"{count:.2f}{unit}"
-        count /= 1000
-    return f"{count:.2f} G"
-
-
 _SHOWN: dict[str, Callable[[Any], str]] = {
     "best_map50": lambda value: f"{value:.4f}",
     "epochs_run": str,
-    "params": _count_text,
-    "macs": _count_text,
+    "params": count_text,
+    "macs": count_text,
     "sparsity": lambda value: f"{value:.1%}",
-    "onnx_bytes": bytes_text,
-    "packed_bytes": bytes_text,
+    "onnx_bytes": size_text,
+    "packed_bytes": size_text,
 }

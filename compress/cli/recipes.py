@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from compress.artifact import write_whole
 from compress.errors import RecipeError, suggest
 from compress.recipe.shipped import shipped_recipes
+from compress.whole_file import write_whole
 
 app = typer.Typer(
     help="List the shipped recipes, copy one, upgrade one of your own.",

@@ -1,4 +1,4 @@
-"""The .krimp codec: quantised networks in a file close to their entropy, back to identical bytes.
+"""The .krimp codec: quantized networks in a file close to their entropy, back to identical bytes.
 
 Needs NumPy and the standard library; packing also `huffman`; `numba` makes it faster. The
 format is described in FORMAT.md.

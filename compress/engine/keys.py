@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
-import os
-import platform
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from compress.artifact import file_digest, to_json
 from compress.detector import Detector
 from compress.errors import DataError
+from compress.machine import machine_key, version_of
 from compress.recipe.model import Recipe
 from compress.recipe.version import flat_training
 from compress.stage import Stage
@@ -47,11 +44,11 @@ class KeyMaker:
             "fields": _fields(stage),
             "inputs": {name: digest or _UNKNOWN for name, digest in inputs.items()},
             "data": {split: self._data_digest(split) for split in stage.splits()},
-            "libraries": {name: _version(name) for name in stage.LIBRARIES},
+            "libraries": {name: version_of(name) for name in stage.LIBRARIES},
             **self._shared(),
         }
         if stage.MACHINE_BOUND:
-            parts["machine"] = machine()
+            parts["machine"] = machine_key()
         return json.loads(to_json(parts))
 
     def _shared(self) -> dict[str, Any]:
@@ -85,11 +82,6 @@ def _fields(stage: Stage) -> dict[str, Any]:
         block, dot, name = path.rpartition(".")
         (fields[block] if dot else fields).pop(name)
     return {name: value for name, value in flat_training(fields).items() if name not in _NAMES}
-
-
-def machine() -> dict[str, Any]:
-    """Return what a latency depends on: processor, cores this process may use, operating system."""
-    return {"cpu": _cpu_name(), "cores": len(os.sched_getaffinity(0)), "system": platform.system().lower()}
 
 
 def explain_change(old: Mapping[str, Any], new: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
@@ -147,19 +139,3 @@ def _with_content(value: Any) -> Any:
 
 def _content(path: Path) -> str:
     return f"sha256:{file_digest(path)}"
-
-
-@cache
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else []:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -23,7 +23,7 @@ from compress.errors import StageError
 from compress.quantization.graph import fold_batch_norms, keep_outputs, module_of, remove_taps, trace
 from compress.quantization.insertion import is_nearest, is_passing, is_relu, relu_limit
 from compress.quantization.integer_arithmetic import LARGEST_CODE
-from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d, QuantisedLayer, add
+from compress.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, add
 
 BIAS_LIMIT = 2.0**30  # of the integer bias; the runtime's int32 then has room for the products
 
@@ -43,7 +43,7 @@ class DeployActivation(nn.Module):
 class DeployConvolution(nn.Module):
     """A convolution-like layer that runs in float on stored int8 weights; `bit_width` bits of the eight are used."""
 
-    def __init__(self, layer: QuantisedConv2d, codes: Tensor, scale: Tensor) -> None:
+    def __init__(self, layer: QuantizedConv2d, codes: Tensor, scale: Tensor) -> None:
         super().__init__()
         self.register_buffer("weight", codes)
         self.register_buffer("weight_scale", scale)
@@ -54,7 +54,7 @@ class DeployConvolution(nn.Module):
         """Dequantize the weight and convolve."""
         layer = self._layer[0]
         weight = torch.ops.krimp.dequantize_weight(self.weight, self.weight_scale)
-        if isinstance(layer, QuantisedLayer):
+        if isinstance(layer, QuantizedLayer):
             return layer.call_with(weight, *inputs)
         (x,) = inputs
         return F.conv2d(x, weight, self.bias, layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
@@ -63,7 +63,7 @@ class DeployConvolution(nn.Module):
 class DeployIntegerConvolution(nn.Module):
     """A convolution on int8 weights and int32 biases; one bias for each scale that its input has somewhere."""
 
-    def __init__(self, layer: QuantisedConv2d, codes: Tensor, scale: Tensor, input_scales: Sequence[float]) -> None:
+    def __init__(self, layer: QuantizedConv2d, codes: Tensor, scale: Tensor, input_scales: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("weight", codes)
         self.register_buffer("weight_scale", scale)
@@ -105,7 +105,7 @@ def deploy_graph(model: nn.Module, num_outputs: int, example: Tensor) -> fx.Grap
     """Return the graph to export, as a copy: batch norms folded, training outputs cut, Q/DQ in place.
 
     Args:
-        model: float model, or a calibrated one from `quantise`.
+        model: float model, or a calibrated one from `quantize`.
         num_outputs: outputs to keep, the first ones.
         example: (N, 3, H, W); nearest resizing is fixed to the factors of this size.
 
@@ -126,9 +126,9 @@ def deploy_graph(model: nn.Module, num_outputs: int, example: Tensor) -> fx.Grap
     return graph_module.eval()
 
 
-def _quantizer(graph_module: fx.GraphModule, node: object) -> ActivationQuantiser | None:
+def _quantizer(graph_module: fx.GraphModule, node: object) -> ActivationQuantizer | None:
     module = module_of(graph_module, node)
-    return module if isinstance(module, ActivationQuantiser) else None
+    return module if isinstance(module, ActivationQuantizer) else None
 
 
 def _fix_resizing(graph_module: fx.GraphModule, example: Tensor) -> None:
@@ -194,7 +194,7 @@ def _convert_convolutions(graph_module: fx.GraphModule) -> None:
     input_scales: dict[str, list[float]] = {}
     for node in graph_module.graph.nodes:
         layer = module_of(graph_module, node)
-        if not isinstance(layer, QuantisedConv2d):
+        if not isinstance(layer, QuantizedConv2d):
             continue
         scales = input_scales.setdefault(str(node.target), [])
         if layer.integer:
@@ -206,7 +206,7 @@ def _convert_convolutions(graph_module: fx.GraphModule) -> None:
             node.args = (node.args[0], scales.index(scale))
     for name, scales in input_scales.items():
         layer = graph_module.get_submodule(name)
-        assert isinstance(layer, QuantisedConv2d)
+        assert isinstance(layer, QuantizedConv2d)
         codes, weight_scale = integer_weights(layer, min(scales, default=1.0))
         deployed: nn.Module = DeployConvolution(layer, codes, weight_scale)
         if layer.integer:
@@ -214,17 +214,17 @@ def _convert_convolutions(graph_module: fx.GraphModule) -> None:
         graph_module.add_submodule(name, deployed)
 
 
-def integer_bias(layer: QuantisedConv2d, input_scale: float, weight_scale: Tensor) -> Tensor:
+def integer_bias(layer: QuantizedConv2d, input_scale: float, weight_scale: Tensor) -> Tensor:
     """Return the bias in steps of input scale times weight scale, (out,) int32.
 
-    Computed in float32, as ONNX Runtime does with a float bias and as the fake-quantised layer does.
+    Computed in float32, as ONNX Runtime does with a float bias and as the fake-quantized layer does.
     """
     assert layer.bias is not None
     step = torch.tensor(input_scale, dtype=torch.float32) * weight_scale
     return torch.round(layer.bias.detach().float() / step).to(torch.int32)
 
 
-def integer_weights(layer: QuantisedConv2d, input_scale: float) -> tuple[Tensor, Tensor]:
+def integer_weights(layer: QuantizedConv2d, input_scale: float) -> tuple[Tensor, Tensor]:
     """Return int8 weights and their scales, such that no bias overflows int32.
 
     A channel that pruning or training has emptied has a scale near zero, and its bias divided by
@@ -232,7 +232,7 @@ def integer_weights(layer: QuantisedConv2d, input_scale: float) -> tuple[Tensor,
     the bias, are rounded again.
 
     Args:
-        layer: quantised convolution.
+        layer: quantized convolution.
         input_scale: least scale of its inputs.
 
     Returns:
@@ -253,7 +253,7 @@ def _convert_quantizers(graph_module: fx.GraphModule) -> None:
     names = {str(n.target) for n in graph_module.graph.nodes if _quantizer(graph_module, n) is not None}
     for name in sorted(names):
         quantizer = graph_module.get_submodule(name)
-        assert isinstance(quantizer, ActivationQuantiser)
+        assert isinstance(quantizer, ActivationQuantizer)
         if not quantizer.is_calibrated:
             raise StageError(f"quantizer {name} has no range. Calibrate the model, or load its state, before export.")
         scale, zero_point = quantizer.grid()

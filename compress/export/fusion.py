@@ -89,11 +89,11 @@ def _guess(model: ModelProto, node: NodeProto, producers: Mapping[str, NodeProto
     if weight is None or weight.op_type != "DequantizeLinear":
         return "its weight is float"
     if source is None or source.op_type != "DequantizeLinear":
-        return "its input is not quantised"
+        return "its input is not quantized"
     if node.output[0] in {value.name for value in model.graph.output}:
-        return "its output is an output of the graph and is not quantised"
+        return "its output is an output of the graph and is not quantized"
     if len(readers) != 1:
         return f"its output has {len(readers)} readers; the runtime fuses one QuantizeLinear"
     if readers[0].op_type != "QuantizeLinear":
-        return f"its output goes to {readers[0].op_type} before it is quantised"
+        return f"its output goes to {readers[0].op_type} before it is quantized"
     return "ONNX Runtime did not fuse it although the pattern is complete"

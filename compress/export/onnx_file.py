@@ -16,12 +16,12 @@ import onnx_ir
 import torch
 from torch import nn
 
-from compress.artifact import write_whole
 from compress.errors import CompressError, StageError
 from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, translations
 from compress.export.rewrites import rewrite_for_runtime
 from compress.export.tidy import sweep, tidy
+from compress.whole_file import write_whole
 
 if TYPE_CHECKING:
     from compress.detector import Detector
@@ -42,11 +42,11 @@ def export_onnx(
     """Export a model and check the file; the same model gives the same bytes.
 
     Batch norms are folded, training outputs are cut off. The batch axis is dynamic, height and
-    width are those of the plug-in's example input. A quantised model gets QuantizeLinear /
+    width are those of the plug-in's example input. A quantized model gets QuantizeLinear /
     DequantizeLinear pairs and int8 weights.
 
     Args:
-        model: float model, or a calibrated one from `quantise`; unchanged.
+        model: float model, or a calibrated one from `quantize`; unchanged.
         path: file to write; replaced whole.
         detector: gives example input, output names and metadata.
         opset: 19 or 20 (DeformConv came with 19).

@@ -33,7 +33,7 @@ def check_parity(
     """Compare an ONNX file in ONNX Runtime, all optimizations on, with the torch model it came from.
 
     Args:
-        model: float or fake-quantised; left in evaluation mode.
+        model: float or fake-quantized; left in evaluation mode.
         path: ONNX file.
         images: batches, (N, 3, H, W), normalized.
         names: of the exported outputs, in order.
@@ -76,7 +76,7 @@ def check_parity(
 def sensitivity(model: nn.Module, images: Iterable[Tensor]) -> list[float]:
     """Return how far each output moves when the images move by a rounding error, as a relative error.
 
-    A quantised network answers a small change with whole steps, and a deep one without trained weights makes a
+    A quantized network answers a small change with whole steps, and a deep one without trained weights makes a
     difference larger from layer to layer. Where this comes near the limit of a comparison, no two runtimes, nor one
     on two CPUs, can be expected to agree.
 
@@ -104,7 +104,7 @@ def _beyond_limit(
     if own > limit / 2:
         advice = (
             f"Torch's own output moves by {own:.2%} when the images move by a millionth: "
-            "train the network before it is quantised, or give its layers more bits."
+            "train the network before it is quantized, or give its layers more bits."
         )
     return (
         f"stage {label}: output {name!r} of ONNX Runtime differs from torch by {error:.2%} (limit {limit:.2%}), "

@@ -69,7 +69,7 @@ def pad_depthwise(graph: GraphProto) -> list[Rewrite]:
 
 
 def split_stem_into_phases(graph: GraphProto) -> list[Rewrite]:
-    """Turn integer convolutions with stride 2 on the quantised image into ones with stride 1, in place.
+    """Turn integer convolutions with stride 2 on the quantized image into ones with stride 1, in place.
 
     Channel (2a + b) * C + c of the rearranged image is its channel c at the rows of parity a and the columns of
     parity b. Tap t of the kernel, counted from the first row of the output's block, lies in block t // 2, parity t % 2.

@@ -1,7 +1,7 @@
 """Counts of a torch model: parameters, multiply-accumulates, share of zero weights.
 
 MACs come from forward hooks, so they are those of the layers that really ran, a shared head
-counted once per call, deformable layers and fake-quantised layers included.
+counted once per call, deformable layers and fake-quantized layers included.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Complexity:
 
     Attributes:
         macs: multiply-accumulates of convolution-like and linear layers.
-        params: elements of all parameters, quantisers left out.
+        params: elements of all parameters, quantizers left out.
         layers: module name -> cost, in the order of the model's modules; only modules with MACs.
     """
 
@@ -43,8 +43,8 @@ class Complexity:
     layers: dict[str, LayerCost]
 
 
-def is_quantiser_name(name: str) -> bool:
-    """Return whether a parameter or module name lies inside a quantiser (Brevitas: `..._quant`)."""
+def is_quantizer_name(name: str) -> bool:
+    """Return whether a parameter or module name lies inside a quantizer (Brevitas: `..._quant`)."""
     return any(part.endswith("_quant") for part in name.split("."))
 
 
@@ -66,7 +66,7 @@ def has_convolution_weight(module: nn.Module) -> bool:
 
 
 def first_tensor(value: Any) -> Tensor:
-    """Return the first tensor in the output of a module (tensor, tuple, or quantised tensor).
+    """Return the first tensor in the output of a module (tensor, tuple, or quantized tensor).
 
     Raises:
         TypeError: there is none.
@@ -135,8 +135,8 @@ def measure_complexity(model: nn.Module, example_input: Tensor) -> Complexity:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of elements of all parameters, shared ones once, quantisers left out."""
-    return sum(p.numel() for name, p in model.named_parameters() if not is_quantiser_name(name))
+    """Return the number of elements of all parameters, shared ones once, quantizers left out."""
+    return sum(p.numel() for name, p in model.named_parameters() if not is_quantizer_name(name))
 
 
 def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: module.weight
         for name, module in model.named_modules()
-        if not is_quantiser_name(name) and (has_convolution_weight(module) or _is_linear(module))
+        if not is_quantizer_name(name) and (has_convolution_weight(module) or _is_linear(module))
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compress.layer_widths import widths_of
-from compress.metrics.complexity import is_quantiser_name
+from compress.metrics.complexity import is_quantizer_name
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -17,10 +17,10 @@ def parameters_bytes(model: nn.Module, *, fold_batch_norm: bool = True) -> int:
     Folded (the default, and the smaller, so the honest "original size"): a batch norm costs one
     bias vector, and nothing where the convolution before it already has a bias. Not folded: its
     weight, bias, running mean and running variance. `num_batches_tracked`, integer buffers,
-    quantiser parameters and the second name of a shared tensor never count.
+    quantizer parameters and the second name of a shared tensor never count.
 
     Args:
-        model: float or fake-quantised model.
+        model: float or fake-quantized model.
         fold_batch_norm: count batch norms as folded into the layer before them.
 
     Returns:
@@ -33,7 +33,7 @@ def parameters_bytes(model: nn.Module, *, fold_batch_norm: bool = True) -> int:
     tensors = {
         name: tensor.detach()
         for name, tensor in state_once(model).items()
-        if tensor.is_floating_point() and not is_quantiser_name(name)
+        if tensor.is_floating_point() and not is_quantizer_name(name)
     }
     if fold_batch_norm:
         previous: nn.Module | None = None

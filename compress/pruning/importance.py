@@ -51,7 +51,7 @@ def magnitude_scores(model: nn.Module, groups: Sequence[PruningGroup]) -> Scores
 
     Source:
         Fang et al. 2023, DepGraph, arXiv 2301.12900, section 3.3 (`GroupMagnitudeImportance`, p = 2,
-        before its normalisation).
+        before its normalization).
     """
 
     def local(module: nn.Module, member: Member) -> Tensor | None:

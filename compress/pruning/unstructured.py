@@ -139,7 +139,7 @@ class MaskKeeper:
     """Ramps masks up while a model trains and keeps the dropped weights at zero.
 
     Pass `after_step` to `training.fit`. It recomputes the masks every `update_every` steps until
-    `ramp_share` of the steps are done, then they are frozen. After every optimiser step the masks
+    `ramp_share` of the steps are done, then they are frozen. After every optimizer step the masks
     are applied again, so neither momentum nor weight decay can bring a weight back, and weights
     that were zero at the start stay zero. Which masks hold is read from the weights at the first
     forward pass, so a training that was killed and resumed ends with the same weights.
@@ -189,7 +189,7 @@ class MaskKeeper:
         """Update the masks if it is time, then apply them.
 
         Args:
-            step: optimiser steps done so far, 1..total_steps.
+            step: optimizer steps done so far, 1..total_steps.
             total_steps: steps of the whole training.
         """
         ramp_steps = self.ramp_steps(total_steps)

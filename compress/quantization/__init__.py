@@ -1,6 +1,6 @@
-"""Quantisation-aware models on Brevitas: settings (torch-free), `quantise`, `calibrate`.
+"""Quantization-aware models on Brevitas: settings (torch-free), `quantize`, `calibrate`.
 
-`from compress.quantization import QuantisationSettings` loads neither torch nor Brevitas; the
+`from compress.quantization import QuantizationSettings` loads neither torch nor Brevitas; the
 functions load them when they are first asked for.
 """
 
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from compress.quantization.settings import QuantisationSettings
+from compress.quantization.settings import QuantizationSettings
 
 if TYPE_CHECKING:
     from compress.quantization.calibration import calibrate
-    from compress.quantization.insertion import quantise
+    from compress.quantization.insertion import quantize
 
-__all__ = ["QuantisationSettings", "calibrate", "quantise"]
+__all__ = ["QuantizationSettings", "calibrate", "quantize"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "quantise":
-        from compress.quantization.insertion import quantise
+    if name == "quantize":
+        from compress.quantization.insertion import quantize
 
-        return quantise
+        return quantize
     if name == "calibrate":
         from compress.quantization.calibration import calibrate
 

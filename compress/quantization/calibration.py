@@ -1,4 +1,4 @@
-"""Sets the ranges of all activation quantisers from a few real images.
+"""Sets the ranges of all activation quantizers from a few real images.
 
 A range covers what every single image needs: the largest of the images' own percentiles. Brevitas'
 `calibration_mode` averages them instead, which cuts off whatever only some images show. On HIT-UAV that
@@ -17,7 +17,7 @@ from brevitas.graph.calibrate import quantization_status_manager
 from torch import Tensor, nn
 
 from compress.errors import StageError
-from compress.quantization.layers import ActivationQuantiser
+from compress.quantization.layers import ActivationQuantizer
 
 if TYPE_CHECKING:
     from compress.detector import Detector
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class _Observer:
     """Remembers the range that one tensor needed."""
 
-    def __init__(self, quantiser: ActivationQuantiser) -> None:
-        self.percentile = quantiser.percentile
+    def __init__(self, quantizer: ActivationQuantizer) -> None:
+        self.percentile = quantizer.percentile
         self.low, self.high = math.inf, -math.inf
 
     def __call__(self, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -62,19 +62,19 @@ def calibrate(model: nn.Module, images: Iterable[Tensor]) -> int:
     The network computes in float meanwhile, so no layer sees another one's rounding.
 
     Args:
-        model: from `quantise`; left in evaluation mode.
-        images: batches, (N, 3, H, W), normalised.
+        model: from `quantize`; left in evaluation mode.
+        images: batches, (N, 3, H, W), normalized.
 
     Returns:
         Number of images used.
 
     Raises:
-        StageError: there was no image, or a quantiser was never reached.
+        StageError: there was no image, or a quantizer was never reached.
     """
     model.eval()
-    quantisers = {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantiser)}
-    observers = {name: _Observer(quantiser) for name, quantiser in quantisers.items()}
-    hooks = [quantisers[name].register_forward_pre_hook(observer) for name, observer in observers.items()]
+    quantizers = {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)}
+    observers = {name: _Observer(quantizer) for name, quantizer in quantizers.items()}
+    hooks = [quantizers[name].register_forward_pre_hook(observer) for name, observer in observers.items()]
     count = 0
     try:
         off = {"disable_act_quant": True, "disable_weight_quant": True, "disable_bias_quant": True}
@@ -88,9 +88,9 @@ def calibrate(model: nn.Module, images: Iterable[Tensor]) -> int:
     if count == 0:
         raise StageError("calibration saw no image, so no activation has a range. Give at least one batch.")
     if missed := [name for name, observer in observers.items() if observer.high < observer.low]:
-        raise StageError(f"calibration did not reach the quantisers {missed}. They are in a branch that never runs.")
+        raise StageError(f"calibration did not reach the quantizers {missed}. They are in a branch that never runs.")
     for name, observer in observers.items():
-        quantisers[name].set_range(observer.low, observer.high)
+        quantizers[name].set_range(observer.low, observer.high)
     model.eval()
     return count
 

@@ -1,4 +1,4 @@
-"""What must hold for a quantised model, and what the report says of it."""
+"""What must hold for a quantized model, and what the report says of it."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import StageError
-from compress.quantization.layers import QuantisedConv2d
+from compress.quantization.layers import QuantizedConv2d
 
 
-def quantised_layers(model: nn.Module) -> dict[str, QuantisedConv2d]:
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedConv2d]:
     """Return module name -> layer with integer weights, shared ones once."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, QuantisedConv2d)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedConv2d)}
 
 
 def check_zeros(model: nn.Module, masks: Mapping[str, Tensor], *, label: str) -> None:
     """Check that every weight that was zero before is the integer zero.
 
     Args:
-        model: quantised.
+        model: quantized.
         masks: module name -> bool, true where a weight may be non-zero.
         label: of the stage, for the message.
 
     Raises:
         StageError: some are not.
     """
-    layers = quantised_layers(model)
+    layers = quantized_layers(model)
     for name, mask in masks.items():
         if name not in layers:
             continue
@@ -40,12 +40,12 @@ def check_zeros(model: nn.Module, masks: Mapping[str, Tensor], *, label: str) ->
             )
 
 
-def quantisation_facts(model: nn.Module) -> dict[str, Any]:
+def quantization_facts(model: nn.Module) -> dict[str, Any]:
     """Return sparsity (of the integers), weight_bit_widths (bits -> weights) and float_island_layers."""
     zeros = total = 0
     bits: dict[str, int] = {}
     floating = []
-    for name, layer in quantised_layers(model).items():
+    for name, layer in quantized_layers(model).items():
         codes, _ = layer.integer_weight()
         zeros += int((codes == 0).sum())
         total += codes.numel()

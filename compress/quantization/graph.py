@@ -1,6 +1,6 @@
 """A float model as an FX graph of whole layers, with its batch norms folded.
 
-Quantisation and export both start here, so both see the same graph. A layer is kept whole when it
+Quantization and export both start here, so both see the same graph. A layer is kept whole when it
 is of torch.nn or has a four-dimensional `weight` with in_channels / out_channels: that covers
 deformable layers, whose inside cannot be traced.
 """

@@ -1,9 +1,9 @@
-"""Where a graph gets its quantisers: the pattern that ONNX Runtime fuses into integer operators.
+"""Where a graph gets its quantizers: the pattern that ONNX Runtime fuses into integer operators.
 
-Every convolution that is not kept in float reads quantised tensors and has its output (behind a
-fusable ReLU) quantised; so do additions and concatenations between such tensors, which covers residual
-blocks and the FPN. Max-pooling and nearest resizing pass quantised values through and need no
-quantiser of their own. One quantiser belongs to one tensor, that is, to one call site: the
+Every convolution that is not kept in float reads quantized tensors and has its output (behind a
+fusable ReLU) quantized; so do additions and concatenations between such tensors, which covers residual
+blocks and the FPN. Max-pooling and nearest resizing pass quantized values through and need no
+quantizer of their own. One quantizer belongs to one tensor, that is, to one call site: the
 convolutions of a head shared by five levels are one module each, their inputs five tensors.
 
 Brevitas' own `graph.quantize.quantize` fails with a KeyError on modules that are called at several
@@ -26,13 +26,13 @@ from compress.errors import RecipeError, StageError
 from compress.metrics.complexity import has_convolution_weight
 from compress.progress import warn
 from compress.quantization.graph import Tap, fold_batch_norms, module_of, trace
-from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d, QuantisedLayer, add
-from compress.quantization.settings import QuantisationSettings, Role, saturation_problem
+from compress.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, add
+from compress.quantization.settings import QuantizationSettings, Role, saturation_problem
 
 if TYPE_CHECKING:
     from compress.detector import Detector
 
-QUANTISERS = "activation_quantisers"  # prefix of the names of all activation quantisers
+QUANTIZERS = "activation_quantizers"  # prefix of the names of all activation quantizers
 
 _RELU_MODULES = (nn.ReLU, nn.ReLU6)
 _RELU_FUNCTIONS: tuple[Any, ...] = (F.relu, F.relu6, torch.relu, torch.relu_)
@@ -42,8 +42,8 @@ _ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add)
 _CONCATENATIONS: tuple[Any, ...] = (torch.cat, torch.concat)
 
 
-def quantise(model: nn.Module, settings: QuantisationSettings, detector: Detector) -> fx.GraphModule:
-    """Return a fake-quantised copy of a float model; its activation ranges are not set yet.
+def quantize(model: nn.Module, settings: QuantizationSettings, detector: Detector) -> fx.GraphModule:
+    """Return a fake-quantized copy of a float model; its activation ranges are not set yet.
 
     Args:
         model: float model; unchanged. Its module names survive, batch norms are folded.
@@ -60,9 +60,9 @@ def quantise(model: nn.Module, settings: QuantisationSettings, detector: Detecto
     islands = float_islands(model, detector)
     graph_module = fold_batch_norms(trace(model, taps=detector.distill_points(model)))
     integer = integer_layers(graph_module, islands)
-    tensors = tensors_to_quantise(graph_module, integer)
-    _quantise_layers(graph_module, settings, integer)
-    _quantise_activations(graph_module, settings, tensors)
+    tensors = tensors_to_quantize(graph_module, integer)
+    _quantize_layers(graph_module, settings, integer)
+    _quantize_activations(graph_module, settings, tensors)
     return graph_module.eval()
 
 
@@ -72,17 +72,17 @@ def float_islands(model: nn.Module, detector: Detector) -> dict[str, str]:
     Raises:
         StageError: a named layer does not exist.
     """
-    islands = detector.not_quantisable(model)
+    islands = detector.not_quantizable(model)
     known = {name for name, _ in model.named_modules()}
     if unknown := sorted(set(islands) - known):
-        raise StageError(f"{detector.NAME}.not_quantisable names {unknown}, and the model has no such modules.")
+        raise StageError(f"{detector.NAME}.not_quantizable names {unknown}, and the model has no such modules.")
     return islands
 
 
 def integer_layers(graph_module: fx.GraphModule, islands: Mapping[str, str]) -> set[str]:
     """Return the names of the convolutions that the runtime computes in integers.
 
-    Those are all that are not float islands, and islands between two quantised tensors: the runtime
+    Those are all that are not float islands, and islands between two quantized tensors: the runtime
     fuses these as well, whatever we call them, so they must obey the limits of integer arithmetic.
     """
     calls: dict[str, list[fx.Node]] = defaultdict(list)
@@ -92,7 +92,7 @@ def integer_layers(graph_module: fx.GraphModule, islands: Mapping[str, str]) -> 
             calls[str(node.target)].append(node)
     names = {name for name in calls if name not in islands}
     while True:
-        wanted = set(tensors_to_quantise(graph_module, names))
+        wanted = set(tensors_to_quantize(graph_module, names))
         enclosed = {
             name
             for name, nodes in calls.items()
@@ -105,12 +105,12 @@ def integer_layers(graph_module: fx.GraphModule, islands: Mapping[str, str]) -> 
         if not enclosed:
             return names
         for name in sorted(enclosed):
-            warn(f"{name} lies between quantised tensors, so it is computed in integers like them.")
+            warn(f"{name} lies between quantized tensors, so it is computed in integers like them.")
         names |= enclosed
 
 
-def _quantise_layers(graph_module: fx.GraphModule, settings: QuantisationSettings, integer_names: set[str]) -> None:
-    """Replace every convolution-like layer by its quantised form, under the same name."""
+def _quantize_layers(graph_module: fx.GraphModule, settings: QuantizationSettings, integer_names: set[str]) -> None:
+    """Replace every convolution-like layer by its quantized form, under the same name."""
     done: set[str] = set()
     problems: list[str] = []
     for node in graph_module.graph.nodes:
@@ -127,12 +127,12 @@ def _quantise_layers(graph_module: fx.GraphModule, settings: QuantisationSetting
         bits = settings.bit_width(name, role)
         if (text := saturation_problem(bits, settings.target, role)) is not None:
             problems.append(f"layer_bit_widths: {name}: {text}")
-        quantised = (
-            QuantisedConv2d(layer, bit_width=bits, integer=integer)
+        quantized = (
+            QuantizedConv2d(layer, bit_width=bits, integer=integer)
             if isinstance(layer, nn.Conv2d)
-            else QuantisedLayer(layer, bit_width=bits)
+            else QuantizedLayer(layer, bit_width=bits)
         )
-        graph_module.add_submodule(name, quantised)
+        graph_module.add_submodule(name, quantized)
     if problems:
         raise RecipeError(problems)
 
@@ -145,52 +145,52 @@ def _role(node: fx.Node, layer: nn.Module) -> Role:
     return "stem" if isinstance(source, fx.Node) and source.op == "placeholder" else "plain"
 
 
-def _quantise_activations(graph_module: fx.GraphModule, settings: QuantisationSettings, tensors: list[fx.Node]) -> None:
+def _quantize_activations(graph_module: fx.GraphModule, settings: QuantizationSettings, tensors: list[fx.Node]) -> None:
     for node in tensors:
         relu = is_relu(graph_module, node)
-        quantiser = ActivationQuantiser(
+        quantizer = ActivationQuantizer(
             unsigned=relu or _is_sigmoid(graph_module, node),
             upper=relu_limit(graph_module, node) if relu else None,
             percentile=settings.activation_percentile,
             learn_range=settings.learn_activation_ranges,
         )
-        name = f"{QUANTISERS}.{node.name}"
-        graph_module.add_submodule(name, quantiser)
+        name = f"{QUANTIZERS}.{node.name}"
+        graph_module.add_submodule(name, quantizer)
         with graph_module.graph.inserting_after(node):
             new = graph_module.graph.call_module(name, (node,))
         node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)  # type: ignore[misc]
-    _connect_quantisers(graph_module)
+    _connect_quantizers(graph_module)
     graph_module.graph.lint()
     graph_module.recompile()
 
 
-def _connect_quantisers(graph_module: fx.GraphModule) -> None:
-    """Show every integer convolution and addition the quantisers around it, call site by call site."""
+def _connect_quantizers(graph_module: fx.GraphModule) -> None:
+    """Show every integer convolution and addition the quantizers around it, call site by call site."""
     graph = graph_module.graph
     for node in list(graph.nodes):
         layer = module_of(graph_module, node)
-        convolves = isinstance(layer, QuantisedConv2d) and layer.integer
-        if not convolves and not (_is_addition(node) and _quantiser_behind(graph_module, node)):
+        convolves = isinstance(layer, QuantizedConv2d) and layer.integer
+        if not convolves and not (_is_addition(node) and _quantizer_behind(graph_module, node)):
             continue
         inputs = [value for value in node.args if isinstance(value, fx.Node)]
         around = [str(origin(graph_module, value).target) for value in inputs]
-        around.append(str(_quantiser_behind(graph_module, node)))
+        around.append(str(_quantizer_behind(graph_module, node)))
         with graph.inserting_before(node):
-            quantisers = [graph.get_attr(name) for name in around]
-        node.args = (*node.args, *quantisers)
+            quantizers = [graph.get_attr(name) for name in around]
+        node.args = (*node.args, *quantizers)
         if not convolves:
             node.op, node.target = "call_function", add
 
 
-def _quantiser_behind(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
-    """Return the name of the quantiser that reads a node, through a ReLU at most."""
+def _quantizer_behind(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
+    """Return the name of the quantizer that reads a node, through a ReLU at most."""
     users = list(_behind_relu(graph_module, node).users)
-    is_quantiser = len(users) == 1 and isinstance(module_of(graph_module, users[0]), ActivationQuantiser)
-    return str(users[0].target) if is_quantiser else None
+    is_quantizer = len(users) == 1 and isinstance(module_of(graph_module, users[0]), ActivationQuantizer)
+    return str(users[0].target) if is_quantizer else None
 
 
-def tensors_to_quantise(graph_module: fx.GraphModule, integer_names: set[str]) -> list[fx.Node]:
-    """Return the nodes whose outputs get a quantiser, in the order of the graph.
+def tensors_to_quantize(graph_module: fx.GraphModule, integer_names: set[str]) -> list[fx.Node]:
+    """Return the nodes whose outputs get a quantizer, in the order of the graph.
 
     Args:
         graph_module: float graph.

@@ -1,6 +1,6 @@
 """What ONNX Runtime's integer kernels compute, step for step, on torch tensors that hold integers.
 
-A fake-quantised network in plain float arithmetic differs from the runtime by one level in a few values
+A fake-quantized network in plain float arithmetic differs from the runtime by one level in a few values
 of a million, where a value lies between two levels. Sixty layers blow that up: on DCFL-MobileNetV2 the raw
 outputs then differed by 2 to 4 %, whatever was done about bits and ranges. With the arithmetic below
 both agree in every single integer, and outputs differ by float rounding of the last layers only.
@@ -42,7 +42,7 @@ def convolve(
     output_scale: Tensor,
     **geometry: Any,
 ) -> Tensor:
-    """Convolve as QLinearConv does, up to saturation and zero point, which the quantiser behind adds.
+    """Convolve as QLinearConv does, up to saturation and zero point, which the quantizer behind adds.
 
     Args:
         x: (N, in, H, W), on a grid of step input_scale.
@@ -68,7 +68,7 @@ def convolve(
 
 
 def add(a: Tensor, b: Tensor, *grids: tuple[Tensor, int]) -> Tensor:
-    """Add as QLinearAdd does, up to saturation, which the quantiser behind adds.
+    """Add as QLinearAdd does, up to saturation, which the quantizer behind adds.
 
     Args:
         a: on its grid.

@@ -1,4 +1,4 @@
-"""The Brevitas modules that a quantised graph is made of.
+"""The Brevitas modules that a quantized graph is made of.
 
 Weights: symmetric integers, narrow range, a scale per output channel taken from the largest weight.
 Activations: uint8 per tensor, zero point 0 after a ReLU, asymmetric elsewhere. Signed activations are
@@ -26,7 +26,7 @@ ACTIVATION_BIT_WIDTH = 8
 LEAST_SCALE = 1e-6  # of a dead activation; anything smaller overflows the int32 bias
 
 
-class ActivationQuantiser(qnn.QuantIdentity):
+class ActivationQuantizer(qnn.QuantIdentity):
     """Rounds a tensor to uint8 levels; one for each tensor of the graph.
 
     Attributes:
@@ -35,9 +35,9 @@ class ActivationQuantiser(qnn.QuantIdentity):
     """
 
     def __init__(self, *, unsigned: bool, upper: float | None, percentile: float, learn_range: bool) -> None:
-        quantiser: Any = Uint8ActPerTensorFloat if unsigned else ShiftedUint8ActPerTensorFloat
+        quantizer: Any = Uint8ActPerTensorFloat if unsigned else ShiftedUint8ActPerTensorFloat
         super().__init__(
-            act_quant=quantiser.let(scaling_min_val=LEAST_SCALE),
+            act_quant=quantizer.let(scaling_min_val=LEAST_SCALE),
             bit_width=ACTIVATION_BIT_WIDTH,
             return_quant_tensor=False,
         )
@@ -110,8 +110,8 @@ class ActivationQuantiser(qnn.QuantIdentity):
         return float(scale), zero_point
 
 
-class QuantisedConv2d(qnn.QuantConv2d):
-    """Convolution with integer weights of few bits; input and output are quantised by their own modules.
+class QuantizedConv2d(qnn.QuantConv2d):
+    """Convolution with integer weights of few bits; input and output are quantized by their own modules.
 
     Attributes:
         integer: the runtime computes it in integers; False: only the stored weights are integers.
@@ -139,17 +139,17 @@ class QuantisedConv2d(qnn.QuantConv2d):
         self.train(conv.training)
 
     def forward(
-        self, input: Tensor, before: ActivationQuantiser | None = None, behind: ActivationQuantiser | None = None
+        self, input: Tensor, before: ActivationQuantizer | None = None, behind: ActivationQuantizer | None = None
     ) -> Tensor:
         """Convolve.
 
         Args:
             input: (N, in, H, W).
-            before: the quantiser that the input comes from, if the layer is an integer one.
-            behind: the quantiser that the output goes to, through a ReLU at most.
+            before: the quantizer that the input comes from, if the layer is an integer one.
+            behind: the quantizer that the output goes to, through a ReLU at most.
         """
         weight = self.quant_weight()
-        scale = getattr(weight, "scale", None)  # absent while calibration has switched quantisation off
+        scale = getattr(weight, "scale", None)  # absent while calibration has switched quantization off
         if before is None or behind is None or scale is None or not (before.is_active and behind.is_active):
             return self._conv_forward(input, getattr(weight, "value", weight), self.bias)
         input_scale, weight_scale = before.levels()[0], scale.detach().reshape(-1)
@@ -174,11 +174,11 @@ class QuantisedConv2d(qnn.QuantConv2d):
     def integer_weight(self) -> tuple[Tensor, Tensor]:
         """Return the integers (same shape as weight, int8) and the scales (out_channels,), float32."""
         with torch.no_grad():
-            quantised = self.quant_weight()
-            return quantised.int().to(torch.int8), quantised.scale.reshape(-1).float()
+            quantized = self.quant_weight()
+            return quantized.int().to(torch.int8), quantized.scale.reshape(-1).float()
 
 
-class QuantisedLayer(QuantisedConv2d):
+class QuantizedLayer(QuantizedConv2d):
     """Any other layer with a 4-D weight (deformable convolutions) on integer weights, float arithmetic.
 
     The layer itself is kept, without its weight and bias: those are parameters of this module, under
@@ -194,8 +194,8 @@ class QuantisedLayer(QuantisedConv2d):
         self.layer = layer
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:  # type: ignore[override]
-        """Call the layer with its quantised weight."""
-        weight = self.quant_weight()  # a plain tensor while calibration has switched quantisation off
+        """Call the layer with its quantized weight."""
+        weight = self.quant_weight()  # a plain tensor while calibration has switched quantization off
         return self.call_with(getattr(weight, "value", weight), *inputs, **named)
 
     def call_with(self, weight: Tensor, *inputs: Tensor, **named: Tensor) -> Tensor:
@@ -209,11 +209,11 @@ class QuantisedLayer(QuantisedConv2d):
             self.layer.weight = self.layer.bias = None  # type: ignore[assignment]
 
 
-def add(a: Tensor, b: Tensor, *quantisers: ActivationQuantiser) -> Tensor:
-    """Add two tensors; the quantisers are those of a, of b and of the sum."""
-    if quantisers[2].training or not all(quantiser.is_active for quantiser in quantisers):
+def add(a: Tensor, b: Tensor, *quantizers: ActivationQuantizer) -> Tensor:
+    """Add two tensors; the quantizers are those of a, of b and of the sum."""
+    if quantizers[2].training or not all(quantizer.is_active for quantizer in quantizers):
         return a + b
-    return arithmetic.add(a, b, *(quantiser.levels() for quantiser in quantisers))
+    return arithmetic.add(a, b, *(quantizer.levels() for quantizer in quantizers))
 
 
 def _copy_parameter(source: nn.Module, target: nn.Module, name: str) -> None:

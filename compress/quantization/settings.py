@@ -1,4 +1,4 @@
-"""What a quantised model looks like: bit widths and the kind of CPU it must be right on. Torch-free."""
+"""What a quantized model looks like: bit widths and the kind of CPU it must be right on. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Role = Literal["plain", "depthwise", "stem", "island"]
 """What a layer is: computed in integers as usual, channel by channel, on the image; or in float."""
 
 
-class QuantisationSettings(BaseModel):
+class QuantizationSettings(BaseModel):
     """Fields of the stage `qat` that shape the model; kept in `build.json` to rebuild it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +45,7 @@ class QuantisationSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _target_computes_right(self) -> QuantisationSettings:
+    def _target_computes_right(self) -> QuantizationSettings:
         for name in ("weight_bit_width", "stem_weight_bit_width"):
             if (text := saturation_problem(getattr(self, name), self.target)) is not None:
                 raise ValueError(f"{name}: {text}")

@@ -28,7 +28,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
 
     Args:
         path: YAML 1.2 file, or the name of a shipped recipe where there is no such file.
-        overrides: `path=value` each, e.g. 'data.root=/data', 'stages.qat.epochs=1'.
+        overrides: `path=value` each, e.g. 'data.root=/data', 'stages.qat.training.epochs=1'.
         check_requires: also ask whether the plug-in's framework is installed.
 
     Returns:

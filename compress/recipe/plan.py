@@ -16,8 +16,8 @@ from compress.kind import Kind
 from compress.stage import Stage
 
 FLOAT = "float"
-MODEL_KINDS = frozenset({Kind.MODEL, Kind.QUANTISED})
-SCORED_KINDS = frozenset({Kind.MODEL, Kind.QUANTISED, Kind.ONNX, Kind.PACKED})
+MODEL_KINDS = frozenset({Kind.MODEL, Kind.QUANTIZED})
+SCORED_KINDS = frozenset({Kind.MODEL, Kind.QUANTIZED, Kind.ONNX, Kind.PACKED})
 _STARTS = ("train", "load_float")
 
 

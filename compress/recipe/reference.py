@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress import stages as stage_table
+from compress.recipe.plan import stage_table as stage_table_text
 from compress.stage import Stage
 
 _KINDS = {
@@ -58,8 +59,12 @@ def stages_page() -> str:
     lines = [
         "# Stages and their fields",
         "",
-        "Made by `make docs` from the models that check recipes; `krimp stages STAGE` prints the same. Fields that",
-        "every stage has are said once:",
+        "Made by `make docs` from the models that check recipes; `krimp stages STAGE` prints the same. A stage takes",
+        "the latest artifact of a kind that it needs, or the one that `from:` names.",
+        "",
+        stage_table_text(),
+        "",
+        "Fields that every stage has are said once:",
         "",
         *_table(_common()),
     ]

@@ -239,7 +239,7 @@ def apply_override(document: Document, argument: str) -> None:
 
     Args:
         document: the recipe as read.
-        argument: e.g. 'data.root=/data', 'stages[2].sparsity=0.5' or 'stages.qat.epochs=1'
+        argument: e.g. 'data.root=/data', 'stages[2].sparsity=0.5' or 'stages.qat.training.epochs=1'
             (a list entry may be named by its `name:` or `stage:`). The value is YAML.
     """
     place = Place(f"--set {argument}")

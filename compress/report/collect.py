@@ -11,15 +11,15 @@ from compress.kind import Kind
 from compress.metrics.paired import load_resampled, loss_interval
 from compress.report.document import LeftOut, Row, StageRecord, finite
 
-MODELS = frozenset({Kind.MODEL, Kind.QUANTISED, Kind.ONNX, Kind.PACKED})
+MODELS = frozenset({Kind.MODEL, Kind.QUANTIZED, Kind.ONNX, Kind.PACKED})
 STARTS = ("train", "load_float")
 _COSTS = ("params", "macs", "sparsity", "parameters_bytes", "onnx_bytes", "packed_bytes")
 _LATENCIES = ("latency_ms_p50", "latency_ms_p90", "latency_ms_p99", "latency_ms_mean")
 _LEFT_OUT = {  # fact of a stage -> what it says
     "not_pruned": "not pruned",
     "not_prunable": "not pruned",
-    "not_quantised": "not quantised",
-    "not_quantisable": "not quantised",
+    "not_quantized": "not quantized",
+    "not_quantizable": "not quantized",
     "unfused": "not fused",
 }
 
@@ -40,7 +40,7 @@ def float_artifact(artifacts: Sequence[Artifact]) -> Artifact | None:
 
 def final_artifact(artifacts: Sequence[Artifact]) -> Artifact | None:
     """Return the model that ships: the last packed one, else the last ONNX one, else the last model."""
-    for kind in (Kind.PACKED, Kind.ONNX, Kind.QUANTISED, Kind.MODEL):
+    for kind in (Kind.PACKED, Kind.ONNX, Kind.QUANTIZED, Kind.MODEL):
         found = [artifact for artifact in artifacts if artifact.kind is kind]
         if found:
             return found[-1]
@@ -142,7 +142,7 @@ def stage_records(artifacts: Iterable[Artifact]) -> list[StageRecord]:
 
 
 def collect_left_out(artifacts: Iterable[Artifact]) -> list[LeftOut]:
-    """Return the layers that stages name as not pruned, not quantised or not fused."""
+    """Return the layers that stages name as not pruned, not quantized or not fused."""
     found = []
     for artifact in artifacts:
         for fact, what in _LEFT_OUT.items():

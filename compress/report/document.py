@@ -85,7 +85,7 @@ class LeftOut(_Part):
     """A layer that a pass did not touch, with the reason."""
 
     stage: str
-    what: str = Field(description="'not pruned', 'not quantised' or 'not fused'.")
+    what: str = Field(description="'not pruned', 'not quantized' or 'not fused'.")
     layer: str
     reason: str
 

@@ -275,7 +275,7 @@ def _exports(document: Document) -> str:
     ]
     if not rows:
         return ""
-    note = "Largest relative L2 error of a raw output: ONNX Runtime, all optimisations on, against its torch model."
+    note = "Largest relative L2 error of a raw output: ONNX Runtime, all optimizations on, against its torch model."
     head = ["export", "ONNX bytes", "opset", "worst error", "limit", "images"]
     return _section("Export", f"{note}\n\n{_table(head, rows)}")
 

@@ -26,6 +26,7 @@ from compress.runtime.documents import CocoIds, Format, coco_results, geojson
 from compress.runtime.forwards import session_forward
 from compress.runtime.image_source import INSTALL, RasterSource, has_rasterio, open_source
 from compress.runtime.session import deploy_metadata_of, open_session
+from compress.whole_file import write_whole
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 RESULT_FILE = "detections.json"
@@ -167,8 +168,8 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
             record["failed"].append({"file": str(path), "error": str(error)})
     if Format.COCO in results.formats:
         rows = coco_results([(image["file"], image["detections"]) for image in record["images"]], results.coco_ids)
-        _write(results.folder / COCO_FILE, (json.dumps(rows) + "\n").encode())
-    _write(results.folder / RESULT_FILE, (json.dumps(record) + "\n").encode())
+        write_whole(results.folder / COCO_FILE, (json.dumps(rows) + "\n").encode(), synced=False)
+    write_whole(results.folder / RESULT_FILE, (json.dumps(record) + "\n").encode(), synced=False)
     return record
 
 
@@ -188,18 +189,18 @@ def _detect_one(
     found = predictor.detect(source, watch=watch)
     name = _free_name(path, taken)
     records = deploy.to_json(found)
-    _write(results.folder / f"{name}.txt", deploy.to_text(found).encode())
+    write_whole(results.folder / f"{name}.txt", deploy.to_text(found).encode(), synced=False)
     if Format.GEOJSON in results.formats and position is not None:
         crs = position.name if results.own_map else None
         document = geojson(records, position.mapper(own_map=results.own_map), crs=crs)
-        _write(results.folder / f"{name}.geojson", (json.dumps(document) + "\n").encode())
+        write_whole(results.folder / f"{name}.geojson", (json.dumps(document) + "\n").encode(), synced=False)
     if results.pictures:
         if isinstance(source, RasterSource) and height * width > MAX_DRAWN_PIXELS:
             warn(f"{path}: {width} x {height} px are too many to draw; its boxes are in {name}.txt.")
         else:
             whole = source.read((0, 0, width, height))
             drawn = deploy.draw(whole, found, score_threshold=predictor.drawn_threshold)
-            _write(results.folder / f"{name}.png", _encode(drawn))
+            write_whole(results.folder / f"{name}.png", _encode(drawn), synced=False)
     return {
         "file": str(path),
         "name": name,
@@ -230,18 +231,3 @@ def _encode(image: np.ndarray) -> bytes:
     if not done:
         raise StageError(f"picture of {image.shape} cannot be encoded as PNG.")
     return content.tobytes()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        OSError: it cannot be written; its `filename` is set even where the system leaves it out (disk full).
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -58,7 +58,7 @@ def session_forward(session: InferenceSession) -> Forward:
 
 
 def torch_forward(model: nn.Module, num_outputs: int, device: Any = "cpu") -> Forward:
-    """Return the forward of a torch model, float or fake-quantised.
+    """Return the forward of a torch model, float or fake-quantized.
 
     Args:
         model: put in evaluation mode and on `device` by this call.

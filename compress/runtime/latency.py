@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import gc
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +70,7 @@ def measure_interleaved(
     return times_ms
 
 
-def summarise(times_ms: np.ndarray) -> dict[str, float]:
+def summarize(times_ms: np.ndarray) -> dict[str, float]:
     """Return percentiles and mean of (n,) milliseconds under the names the report uses."""
     p50, p90, p99 = np.percentile(times_ms, [50, 90, 99])
     return {
@@ -123,7 +119,7 @@ def compare(
     times_ms = measure_interleaved(calls, warmup=warmup, runs=runs, tick=tick)
     reference = next(iter(times_ms))
     return {
-        "models": {label: summarise(times) for label, times in times_ms.items()},
+        "models": {label: summarize(times) for label, times in times_ms.items()},
         "ratios": {
             label: speedup_of(times_ms[reference], times) for label, times in times_ms.items() if label != reference
         },
@@ -161,28 +157,6 @@ def random_inputs(
     return feeds
 
 
-def environment() -> dict[str, Any]:
-    """Return the machine and the versions that decide latency."""
-    return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "cpu_features": _cpu_features(),
-        "governor": _read_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
-        "load_average_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("onnxruntime", "numpy", "opencv-python-headless")},
-    }
-
-
-def cpu_name() -> str:
-    """Return the CPU's name as the system states it."""
-    for line in (_read_text(Path("/proc/cpuinfo")) or "").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _concrete_shape(
     name: str, shape: Sequence[Any], image_size: tuple[int, int] | None, batch_size: int
 ) -> tuple[int, ...]:
@@ -208,26 +182,3 @@ def _draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> 
     if dtype.kind == "f":
         return rng.standard_normal(shape).astype(dtype)
     return rng.integers(0, 256 if dtype == np.uint8 else 2, shape).astype(dtype)
-
-
-def _cpu_features() -> list[str]:
-    wanted = ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
-    for line in (_read_text(Path("/proc/cpuinfo")) or "").splitlines():
-        if line.startswith(("flags", "Features")):
-            flags = set(line.partition(":")[2].split())
-            return [name for name in wanted if name in flags]
-    return []
-
-
-def _read_text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

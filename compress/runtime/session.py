@@ -18,7 +18,7 @@ PACKED_SUFFIX = ".krimp"
 
 
 def open_session(
-    source: Path | bytes, *, threads: int = 0, optimise: bool = True, check_hash: bool = True
+    source: str | Path | bytes, *, threads: int = 0, optimize: bool = True, check_hash: bool = True
 ) -> InferenceSession:
     """Open a model on the CPU.
 
@@ -28,14 +28,15 @@ def open_session(
     Args:
         source: an ONNX file, a `.krimp` file, or the bytes of an ONNX model.
         threads: threads inside an operator; 0 means one per core.
-        optimise: all graph optimisations, else none.
+        optimize: all graph optimizations, else none.
         check_hash: compare the SHA-256 inside a `.krimp` file; without it the checksums of its tensors are compared.
 
     Raises:
         CodecError: the file is missing, damaged, truncated or no ONNX model.
         StageError: ONNX Runtime cannot run the model (unknown operator or opset, wrong types).
     """
-    options = _options(threads, optimise)
+    source = Path(source) if isinstance(source, str) else source
+    options = _options(threads, optimize)
     try:
         if isinstance(source, Path) and _is_packed(source):
             return _packed_session(source, options, check_hash=check_hash)
@@ -47,7 +48,7 @@ def open_session(
         raise explained from error
 
 
-def _options(threads: int, optimise: bool) -> SessionOptions:
+def _options(threads: int, optimize: bool) -> SessionOptions:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -55,7 +56,7 @@ def _options(threads: int, optimise: bool) -> SessionOptions:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     level = ort.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
     if threads == 1:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

@@ -13,7 +13,7 @@ from compress.stage import Stage
 class Evaluate(Stage):
     """Score the source through the deployed post-processing; torch, ONNX and packed models alike."""
 
-    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL, Kind.QUANTISED, Kind.ONNX, Kind.PACKED)
+    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL, Kind.QUANTIZED, Kind.ONNX, Kind.PACKED)
     MAKES: ClassVar[Kind] = Kind.SCORES
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "onnxruntime", "onnx")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"threads"})

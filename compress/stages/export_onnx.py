@@ -11,9 +11,9 @@ from compress.stage import Stage
 
 
 class ExportOnnx(Stage):
-    """Write `model.onnx` from a float or quantised model, and prove that ONNX Runtime computes the same."""
+    """Write `model.onnx` from a float or quantized model, and prove that ONNX Runtime computes the same."""
 
-    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.QUANTISED, Kind.MODEL)
+    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.QUANTIZED, Kind.MODEL)
     MAKES: ClassVar[Kind] = Kind.ONNX
     LIBRARIES: ClassVar[tuple[str, ...]] = (
         "torch", "torchvision", "brevitas", "onnx", "onnx-ir", "onnxscript", "onnxruntime",

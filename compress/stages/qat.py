@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from compress.kind import Kind
-from compress.quantization.settings import QuantisationSettings
+from compress.quantization.settings import QuantizationSettings
 from compress.stage import Stage
 from compress.training.settings import DistillFields, TrainingFields
 
@@ -21,14 +21,14 @@ class QatTraining(TrainingFields):
     schedule: Literal["step", "cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
 
 
-class Qat(Stage, QuantisationSettings):
-    """Quantise, calibrate and train a model; `training: {epochs: 0}` is post-training quantisation.
+class Qat(Stage, QuantizationSettings):
+    """Quantize, calibrate and train a model; `training: {epochs: 0}` is post-training quantization.
 
     Weights that are zero in sparse layers stay zero, also as integers; the stage checks it.
     """
 
     NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL,)
-    MAKES: ClassVar[Kind] = Kind.QUANTISED
+    MAKES: ClassVar[Kind] = Kind.QUANTIZED
     NOT_AFTER: ClassVar[tuple[str, ...]] = ("qat",)
     SPLITS: ClassVar[tuple[str, ...]] = ("train",)
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "brevitas")
@@ -50,6 +50,6 @@ class Qat(Stage, QuantisationSettings):
         """Return 'train', and 'val' if the training is scored."""
         return ("train", "val") if self.training.evaluate_every and self.training.epochs else ("train",)
 
-    def settings(self) -> QuantisationSettings:
+    def settings(self) -> QuantizationSettings:
         """Return the fields that shape the model."""
-        return QuantisationSettings(**{name: getattr(self, name) for name in QuantisationSettings.model_fields})
+        return QuantizationSettings(**{name: getattr(self, name) for name in QuantizationSettings.model_fields})

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from compress.whole_file import whole_file
 
 CHECKPOINT = "training.safetensors"
 
@@ -26,7 +27,7 @@ class Position:
     Attributes:
         fingerprint: settings and structure that the checkpoint belongs to.
         epoch, batch: the next batch to train on is `batch` of `epoch`, both 0-based.
-        step: optimiser steps done.
+        step: optimizer steps done.
         loss_sums: sum of each loss over the batches of this epoch.
         epoch_seconds, train_seconds: time in this epoch and in all, scoring left out.
         images: images seen in all.
@@ -86,7 +87,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move the average towards the model after optimiser step `step` (0-based)."""
+        """Move the average towards the model after optimizer step `step` (0-based)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, tensor in tensors_of(model).items():
             if tensor.is_floating_point():
@@ -110,7 +111,7 @@ def using_values(model: nn.Module, values: Mapping[str, Tensor] | None) -> Itera
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimiser state flat: 'parameter index/name' -> tensor."""
+    """Return the optimizer state flat: 'parameter index/name' -> tensor."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}/{name}": value
@@ -147,20 +148,12 @@ def save_checkpoint(scratch: Path, position: Position, parts: Mapping[str, Mappi
         for part, tensors in parts.items()
         for name, tensor in tensors.items()
     }
-    partial = scratch / f"{CHECKPOINT}.partial"
-    try:
+    with whole_file(scratch / CHECKPOINT) as file:
         try:
-            save_file(flat, partial, metadata={"position": json.dumps(asdict(position))})
+            save_file(flat, file.name, metadata={"position": json.dumps(asdict(position))})
         except SafetensorError as error:  # safetensors wraps the operating system's error in its own
             code = errno.ENOSPC if f"os error {errno.ENOSPC}" in str(error) else errno.EIO
-            raise OSError(code, f"cannot write a checkpoint: {error}", str(partial)) from error
-        with partial.open("rb") as handle:
-            os.fsync(handle.fileno())
-        partial.replace(scratch / CHECKPOINT)
-    except OSError:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+            raise OSError(code, f"cannot write a checkpoint: {error}") from error
 
 
 def load_checkpoint(scratch: Path) -> tuple[Position, dict[str, dict[str, Tensor]]] | None:

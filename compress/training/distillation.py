@@ -67,7 +67,7 @@ def output_loss(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Ten
 
 
 def as_tensors(value: Any) -> list[Tensor]:
-    """Return all tensors of a module's output, in order: a tensor, a quantised tensor, or nests of them."""
+    """Return all tensors of a module's output, in order: a tensor, a quantized tensor, or nests of them."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(getattr(value, "value", None), Tensor):  # Brevitas' QuantTensor is a tuple: unwrap it first
@@ -142,7 +142,7 @@ class Distiller:
         self._teacher_taps.close()
 
     def teach(self, images: Tensor) -> None:
-        """Let the teacher look at what the student got, (N, 3, H, W) float32, normalised."""
+        """Let the teacher look at what the student got, (N, 3, H, W) float32, normalized."""
         with torch.no_grad():
             self._taught = tuple(tensor.float() for tensor in as_tensors(self.teacher(images)))
 

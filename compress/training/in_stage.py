@@ -28,7 +28,7 @@ def train_in_stage(
     """Train a model in place as a stage's fields say; `fit` describes what is not said here.
 
     Args:
-        model: float or fake-quantised model.
+        model: float or fake-quantized model.
         context: of the running stage; gives detector, device and the teacher's artifact.
         settings: the training fields of the stage.
         label: name for messages.

@@ -1,4 +1,4 @@
-"""The one training loop: float training, recovery, quantisation-aware training and distillation."""
+"""The one training loop: float training, recovery, quantization-aware training and distillation."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def fit(
     one, else they are read and dropped.
 
     Args:
-        model: float model, traced graph or fake-quantised model; forward(images) -> raw tensors.
+        model: float model, traced graph or fake-quantized model; forward(images) -> raw tensors.
         detector: gives loader, loss, training mode and distillation points.
         settings: the fields of the stage.
         scratch: folder that survives a kill; one training each.
@@ -91,7 +91,7 @@ def fit(
         seed: decides order, augmentation and every random number.
         teacher: distils into the model if `distill` is given too.
         distill: weights of the distillation losses.
-        after_step: called with (steps done, all steps) after each optimiser step and before the moving
+        after_step: called with (steps done, all steps) after each optimizer step and before the moving
             average sees it; masks are re-applied here.
         score: scores the model (the moving average if there is one) every `evaluate_every` epochs and at the
             end; the weights with the best map50 are kept. None: the last weights are kept.

@@ -1,4 +1,4 @@
-"""The optimiser of a training, and which parameters decay."""
+"""The optimizer of a training, and which parameters decay."""
 
 from __future__ import annotations
 

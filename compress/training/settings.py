@@ -37,7 +37,7 @@ class TrainingFields(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     epochs: int = Field(12, ge=0, description="Passes over the split 'train'; 0 trains nothing.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimiser steps in all.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after so many optimizer steps in all.")
     batch_size: int = Field(8, ge=1, description="Images a step, over all processes together.")
     optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum, or AdamW.")
     lr: float = Field(0.01, gt=0, description="Learning rate after the warm-up.")
@@ -78,7 +78,7 @@ class TrainingFields(BaseModel):
         return ("train", *(("val",) if self.evaluate_every else ())) if self.epochs else ()
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Return how many optimiser steps the whole training takes without early stop."""
+        """Return how many optimizer steps the whole training takes without early stop."""
         steps = self.epochs * steps_per_epoch
         return steps if self.max_steps is None else min(steps, self.max_steps)
 

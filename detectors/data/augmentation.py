@@ -74,7 +74,7 @@ class CropAroundObjects:
 
 def extents_of(boxes: Tensor) -> Tensor:
     """Return the axis-aligned rectangle around each rotated box, (n, 4) float32: left, top, right, bottom."""
-    centers, width, height, angle = torch.split(boxes, (2, 1, 1, 1), dim=-1)
+    centers, width, height, angle = torch.split(boxes, [2, 1, 1, 1], dim=-1)
     cosine, sine = torch.cos(angle), torch.sin(angle)
     half_x = torch.abs(width / 2 * cosine) + torch.abs(height / 2 * sine)
     half_y = torch.abs(width / 2 * sine) + torch.abs(height / 2 * cosine)

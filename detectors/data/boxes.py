@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
-from compress.dataset import InputFormat, Scores
+from compress.dataset import DataFolder, InputFormat, Scores
 from compress.errors import DataError
 from compress.progress import track
 from detectors.data.config import BoxData
+from detectors.data.image_header import read_image_size
 from detectors.data.samples import Sample, SampleImages, Truth, class_table
 from detectors.geometry.detections import Detections
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from detectors.data.loader import BoxBatch
 
 MAX_LISTED = 20
+SIZED_IMAGES = 50  # read for the size that a first recipe names
+LARGEST_FIRST_SIDE = 1024  # px; larger pictures are looked at in tiles of this size
 Check = Literal["header", "full"]
 Config = TypeVar("Config", bound=BoxData)
 
@@ -84,6 +88,35 @@ class BoxDataset(ABC, Generic[Config]):
         Raises:
             DataError: as of `read`, or a file that declares classes is wrong.
         """
+
+    @classmethod
+    @abstractmethod
+    def splits_present(cls, config: Config) -> list[str]:
+        """Return the splits that are there.
+
+        Raises:
+            DataError: nothing of this format is there.
+        """
+
+    # ---- a first recipe ---------------------------------------------------------------------------
+
+    @classmethod
+    def describe(cls, root: Path) -> DataFolder | None:
+        """Return classes, splits and the commonest size of the first images, sides of at most `LARGEST_FIRST_SIDE`."""
+        config: Any = cls.CONFIG(root=str(root), image_size=(1, 1))
+        try:
+            splits = tuple(cls.splits_present(config))
+        except DataError:
+            return None
+        if not splits:
+            return None
+        classes = cls.class_names(config)
+        samples, _ = cls(config, classes).read(splits[0], {name: label for label, name in enumerate(classes)})
+        sizes = Counter(read_image_size(sample.image_path) for sample in samples[:SIZED_IMAGES])
+        if not sizes:
+            raise DataError(f"{root}: split {splits[0]!r} has no image, expected at least one.")
+        height, width = (min(side, LARGEST_FIRST_SIDE) for side in sizes.most_common(1)[0][0])
+        return DataFolder({"root": str(root), "image_size": [height, width]}, classes, splits)
 
     # ---- the contract -----------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def example_images(batch_size: int, input_size: tuple[int, int]) -> Tensor:
-    """Return noise of the range of normalised images, (N, 3, H, W) float32; the same at every call.
+    """Return noise of the range of normalized images, (N, 3, H, W) float32; the same at every call.
 
     Args:
         batch_size: N.

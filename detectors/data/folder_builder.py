@@ -25,6 +25,7 @@ from typing import Any
 
 from compress.errors import DataError
 from compress.progress import say, track
+from compress.whole_file import write_whole
 from detectors.data.dota_release import Source, raise_all
 
 MANIFEST = "manifest.json"
@@ -140,13 +141,7 @@ def write_file(path: Path, content: bytes) -> int:
     Raises:
         OSError: it cannot be written (disk full, no permission); `filename` says which.
     """
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_bytes(content)
-        scratch.replace(path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    write_whole(path, content, synced=False)
     return len(content)
 
 

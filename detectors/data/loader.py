@@ -28,7 +28,7 @@ class BoxBatch:
     """Images of one step with their truth.
 
     Attributes:
-        images: (N, 3, H, W) float32 RGB, normalised, padded with 0 to the right and below.
+        images: (N, 3, H, W) float32 RGB, normalized, padded with 0 to the right and below.
         boxes: N times (n, 5) float32: cx, cy, w, h (px), angle_rad; w >= h, angle in [-pi/4, 3 pi/4).
         labels: N times (n,) int64.
         ignored: N times (m, 5) float32, boxes that are neither truth nor background.
@@ -58,7 +58,7 @@ def build_loader(
     Args:
         samples: checked samples, sorted.
         data: how they are augmented.
-        input_format: how they are normalised and padded.
+        input_format: how they are normalized and padded.
         batch_size: images a batch; the last one may be smaller.
         augment: random order, crops, flips and jitter; else images in sorted order, padded to `image_size` or, where
             they are larger, a window of that size around an object: what the deployed network takes.
@@ -158,7 +158,7 @@ class SeededImages(Dataset[LoadedImage]):
 
 
 def collate(items: Sequence[LoadedImage], *, input_format: InputFormat, minimum_size: Size = (0, 0)) -> BoxBatch:
-    """Normalise and pad the images to one batch of at least (height, width) px."""
+    """Normalize and pad the images to one batch of at least (height, width) px."""
     heights, widths = zip(*(item.pixels.shape[:2] for item in items), strict=True)
     longest = (max(*heights, minimum_size[0]), max(*widths, minimum_size[1]))
     divisor = input_format.size_divisor

@@ -172,8 +172,8 @@ def read_submission(path: Path, classes: Sequence[str]) -> dict[str, Detections]
             rows[columns[0]].append((corners, score, label))
     found = {}
     for image, items in rows.items():
-        corners, scores, labels = zip(*items, strict=True)
-        together = Detections(quads_to_boxes(np.array(corners)), np.array(scores), np.array(labels))
+        quads, scores, labels = zip(*items, strict=True)
+        together = Detections(quads_to_boxes(np.array(quads)), np.array(scores), np.array(labels))
         found[image] = together.take(np.argsort(-together.scores, kind="stable"))
     return found
 

@@ -18,14 +18,17 @@ JOINED, PARTS = "trainval", ("train", "val")
 CORES = os.cpu_count() or 1
 HALF_THE_MEMORY_GB = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2e9
 
-Splits = Annotated[list[str] | None, typer.Option("--splits", "--split", metavar="SPLIT...", show_default=False)]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option("--splits", "--split", metavar="SPLIT...", help="Default: all that are there.", show_default=False),
+]
 Processes = Annotated[int, typer.Option(help="That work at once; default: one a core.", show_default=False)]
 
 
 def prepare_dota(
     roots: Annotated[
         list[Path],
-        typer.Argument(metavar="ROOT...", help="Folder of the release; several are read as one.", show_default=False),
+        typer.Argument(metavar="ROOT", help="Folder of the release; several are read as one.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the patches.", show_default=False)],
     version: Annotated[str, typer.Option(help="Whose labels and classes: 1.0, 1.5 or 2.0.")] = "1.0",

@@ -72,7 +72,7 @@ def road(canvas: Canvas, rng: np.random.Generator, pose: Pose) -> None:
 def finish(canvas: Canvas, rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """Return the picture at image size, uint8 BGR, with cloud shadow, haze, blur and sensor noise."""
     height, width = size
-    image = cv2.resize(canvas.image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    image: np.ndarray = cv2.resize(canvas.image, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     image *= 1 - 0.28 * np.clip(noise(rng, height, width, (3, 5)), 0, 1)[..., None]
     image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.35, 0.7))
     haze = rng.uniform(0, 0.16)

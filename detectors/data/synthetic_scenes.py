@@ -202,7 +202,7 @@ def harbour(scene: Scene) -> None:
     scene.canvas.line(shore.points(np.array([[-0.5, 0.0], [0.5, 0.0]])), (170, 175, 175), 3)
     pitch = length * 0.32 * 1.3 + 1.5
     for along in np.arange(-far / 4, far / 4, length * 2 + 26):
-        start = shore.moved(along, 0)
+        start = shore.moved(float(along), 0)
         ships = int(rng.integers(3, 10))
         pier = Pose(start.x, start.y, 6, (ships + 1) * pitch * 2, angle)
         scene.canvas.fill(pier.corners(), (135, 145, 150))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from compress.errors import DataError
 from detectors.data.formats.coco import CROWD
 from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.formats.yolo import DATA_FILES, label_path
@@ -95,14 +96,20 @@ def coco_files(split: str, images: Sequence[LabelledImage], classes: Sequence[st
 
 
 def yolo_files(split: str, images: Sequence[LabelledImage], classes: Sequence[str], *, upright: bool) -> dict[str, str]:
-    """Return YOLO's label files: `class cx cy w h` if upright, else `class x1 y1 ... x4 y4`, shares of the size."""
+    """Return YOLO's label files: `class cx cy w h` if upright, else `class x1 y1 ... x4 y4`, shares of the size.
+
+    Raises:
+        DataError: a box reaches so far out of its image that no reader would take its line.
+    """
     line = format_detect if upright else format_obb
-    return {
-        label_path(Path(f"images/{split}/{image.name}{image.suffix}")).as_posix(): "".join(
-            line(item.label, item.quad, image.size) for item in image.objects
-        )
-        for image in images
-    }
+    files = {}
+    for image in images:
+        try:
+            text = "".join(line(item.label, item.quad, image.size) for item in image.objects)
+        except ValueError as error:
+            raise DataError(f"{image.name}: {error}. Pass --clip to cut such boxes.") from error
+        files[label_path(Path(f"images/{split}/{image.name}{image.suffix}")).as_posix()] = text
+    return files
 
 
 def yolo_data_file(splits: Sequence[str], classes: Sequence[str]) -> dict[str, str]:

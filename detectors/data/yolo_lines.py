@@ -56,19 +56,31 @@ def parse_line(line: str, num_classes: int, image_size: tuple[int, int]) -> tupl
 
 
 def format_detect(label: int, quad: Sequence[float], image_size: tuple[int, int]) -> str:
-    """Return the line `class cx cy w h` of the upright rectangle around a quadrilateral (px)."""
+    """Return the line `class cx cy w h` of the upright rectangle around a quadrilateral (px).
+
+    Raises:
+        ValueError: it reaches so far out that no reader would take the line.
+    """
     points = np.array(quad, np.float64).reshape(4, 2) / (image_size[1], image_size[0])
     low, high = points.min(axis=0), points.max(axis=0)
     return _line(label, [*((low + high) / 2), *(high - low)])
 
 
 def format_obb(label: int, quad: Sequence[float], image_size: tuple[int, int]) -> str:
-    """Return the line `class x1 y1 x2 y2 x3 y3 x4 y4` of a quadrilateral (px)."""
+    """Return the line `class x1 y1 x2 y2 x3 y3 x4 y4` of a quadrilateral (px).
+
+    Raises:
+        ValueError: as for `format_detect`.
+    """
     points = np.array(quad, np.float64).reshape(4, 2) / (image_size[1], image_size[0])
     return _line(label, points.reshape(-1))
 
 
 def _line(label: int, shares: Sequence[float] | np.ndarray) -> str:
+    if not all(LOWEST <= share <= HIGHEST for share in shares):
+        raise ValueError(
+            f"a box reaches from {min(shares):g} to {max(shares):g} of the picture's size, expected 0 to 1"
+        )
     # 12 digits: a pixel of a picture of 100,000 px keeps 7 of its own.
     return f"{label} {' '.join(f'{share:.12g}' for share in shares)}\n"
 

@@ -104,7 +104,7 @@ class Dcfl:
         return tuple(f"{kind}_p{level}" for kind in ("cls_score", "bbox_pred") for level in LEVELS)
 
     def example_input(self, batch_size: int = 1) -> Tensor:
-        """Return noise of the shape and range of normalised images; the same at every call."""
+        """Return noise of the shape and range of normalized images; the same at every call."""
         from detectors.data.examples import example_images
 
         return example_images(batch_size, self.input_size())
@@ -121,7 +121,7 @@ class Dcfl:
         """Return the output layers and the predictor of the sampling field."""
         return dict(OUTPUT_LAYERS)
 
-    def not_quantisable(self, model: nn.Module) -> dict[str, str]:
+    def not_quantizable(self, model: nn.Module) -> dict[str, str]:
         """Return the deformable layers and what is most sensitive."""
         return dict(FLOAT_LAYERS)
 

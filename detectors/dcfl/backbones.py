@@ -123,7 +123,7 @@ class InvertedResidual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, expansion: int) -> None:
         super().__init__()
         inner = in_channels * expansion
-        # Stochastic depth of rate 0. A quantised graph rounds anew behind it: exported files stay what they were.
+        # Stochastic depth of rate 0. A quantized graph rounds anew behind it: exported files stay what they were.
         self.drop_path = nn.Identity()
         self.expand_conv = conv_norm(in_channels, inner) if expansion != 1 else None
         self.depthwise_conv = conv_norm(inner, inner, 3, stride=stride, groups=inner)

@@ -38,7 +38,7 @@ def deform_native(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Te
 
 
 def _tap_grid(offset: Tensor, height: int, width: int) -> Tensor:
-    """Return sampling positions normalised to [-1, 1], (N, 9 * H, W, 2), x before y."""
+    """Return sampling positions normalized to [-1, 1], (N, 9 * H, W, 2), x before y."""
     shift = offset.reshape(-1, TAPS, 2, height, width)
     arange = partial(torch.arange, device=offset.device, dtype=offset.dtype)
     tap = arange(-1, 2)

@@ -128,7 +128,7 @@ def share_of_all(total: Tensor) -> Tensor:
     return total.clamp(min=1) / processes
 
 
-def normaliser(owner: Tensor, *, by_image: bool) -> Tensor:
+def normalizer(owner: Tensor, *, by_image: bool) -> Tensor:
     """Return the number of positives that divides both losses of this process, a float scalar > 0.
 
     Args:
@@ -148,11 +148,11 @@ def dcfl_loss(raw: Any, batch: Any, rules: Rules) -> dict[str, Tensor]:
         rules: of assignment and division.
 
     Returns:
-        'loss_cls' and 'loss_bbox', scalars; both are summed over priors and divided by `normaliser`.
+        'loss_cls' and 'loss_bbox', scalars; both are summed over priors and divided by `normalizer`.
     """
     flat = flatten_raw(raw, shift_by_height=rules.shift_by_height)
     owner = assign_batch(flat, batch, rules)
-    total = normaliser(owner, by_image=rules.divisor_by_image)
+    total = normalizer(owner, by_image=rules.divisor_by_image)
     num_classes = flat.logits.shape[2]
     labels = torch.where(owner == IGNORED, IGNORED, num_classes)
     truth = []

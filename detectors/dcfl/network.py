@@ -40,7 +40,7 @@ class DcflNetwork(nn.Module):
         """Return raw outputs of all levels.
 
         Args:
-            images: (N, 3, H, W) float32, normalised; H and W multiples of 32.
+            images: (N, 3, H, W) float32, normalized; H and W multiples of 32.
 
         Returns:
             Fifteen tensors, P3..P7 each: class scores before the sigmoid (N, C, h, w), box

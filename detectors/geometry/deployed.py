@@ -15,7 +15,7 @@ import numpy as np
 from compress.errors import DetectorError
 from detectors.geometry.detections import Detections
 from detectors.geometry.drawing import draw_detections
-from detectors.geometry.pictures import normalise_picture
+from detectors.geometry.pictures import normalize_picture
 from detectors.geometry.text import dota_text, to_records
 from detectors.geometry.tiling import Window, merge_tiles, tile_windows
 
@@ -113,7 +113,7 @@ class BoxDeploy:
         return float(self.meta["score_threshold"])
 
     def preprocess(self, image: np.ndarray, *, minimum_size: tuple[int, int] | None = None) -> np.ndarray:
-        """Turn a picture into the network's input: RGB, normalised, padded with zeros below and to the right.
+        """Turn a picture into the network's input: RGB, normalized, padded with zeros below and to the right.
 
         Args:
             image: (H, W, 3) uint8, BGR.
@@ -126,7 +126,7 @@ class BoxDeploy:
             DetectorError: the picture is not (H, W, 3) uint8.
         """
         try:
-            return normalise_picture(
+            return normalize_picture(
                 image,
                 mean=self.meta["mean"],
                 std=self.meta["std"],

@@ -1,4 +1,4 @@
-"""Exact overlap of rotated boxes, vectorised over pairs.
+"""Exact overlap of rotated boxes, vectorized over pairs.
 
 The area of the intersection is an integral, so no polygon is built: in the frame of the
 first box the second one is a quadrilateral whose upper and lower boundary, clamped to the

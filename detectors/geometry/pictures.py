@@ -1,4 +1,4 @@
-"""From a picture to the network's input, for every plug-in that normalises and pads. NumPy only."""
+"""From a picture to the network's input, for every plug-in that normalizes and pads. NumPy only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)  # of R, G, B, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
-def normalise_picture(
+def normalize_picture(
     image: np.ndarray,
     *,
     mean: Sequence[float],
@@ -18,7 +18,7 @@ def normalise_picture(
     size_divisor: int,
     minimum_size: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Return a picture as a batch of one: RGB, normalised, padded with zeros below and to the right.
+    """Return a picture as a batch of one: RGB, normalized, padded with zeros below and to the right.
 
     Args:
         image: (H, W, 3) uint8, BGR.

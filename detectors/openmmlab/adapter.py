@@ -160,7 +160,7 @@ class OpenMmlab:
         return self.layout.export_refusal
 
     def example_input(self, batch_size: int = 1) -> Tensor:
-        """Return noise of the shape and range of normalised images; the same at every call."""
+        """Return noise of the shape and range of normalized images; the same at every call."""
         from detectors.data.examples import example_images
 
         return example_images(batch_size, padded_size(self.data.image_size, SIZE_DIVISOR))
@@ -178,7 +178,7 @@ class OpenMmlab:
             found["backbone"] = "window attention ties its channels across reshapes"
         return found
 
-    def not_quantisable(self, model: nn.Module) -> dict[str, str]:
+    def not_quantizable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers and the aligned convolutions."""
         why = "output layer: the error of a score, a delta or an angle is the error of a detection"
         found = dict.fromkeys(_layers(model, OUTPUT_PATTERN), why)

@@ -1,6 +1,6 @@
 """Alignment of features to boxes (S2A-Net): a deformable convolution whose offsets are computed from box deltas.
 
-One leaf layer with a 4-dimensional weight: it is pruned by a rule of its own, its weight is quantised, and an
+One leaf layer with a 4-dimensional weight: it is pruned by a rule of its own, its weight is quantized, and an
 exported graph holds the arithmetic of the offsets and one DeformConv a level.
 """
 

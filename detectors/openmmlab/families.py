@@ -63,7 +63,7 @@ class Layout:
             return None
         return (
             f"export to ONNX is not supported for this detector: {self.reason}. "
-            "Backbone and neck can be pruned and quantised; leave out export_onnx and what follows it."
+            "Backbone and neck can be pruned and quantized; leave out export_onnx and what follows it."
         )
 
     @property

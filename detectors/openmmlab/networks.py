@@ -56,7 +56,7 @@ class DenseNetwork(nn.Module):
         """Return the raw maps, kind by kind, level by level.
 
         Args:
-            images: (N, 3, H, W) float32, normalised; H and W multiples of 32.
+            images: (N, 3, H, W) float32, normalized; H and W multiples of 32.
         """
         return flatten(head_maps(self.bbox_head, self.neck(self.backbone(images))))
 

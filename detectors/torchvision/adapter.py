@@ -90,7 +90,7 @@ class TorchvisionDetector:
         return tuple(f"{kind}_{level}" for kind in spec.kinds for level in spec.levels)
 
     def example_input(self, batch_size: int = 1) -> Tensor:
-        """Return noise of the shape and range of normalised images; the same at every call."""
+        """Return noise of the shape and range of normalized images; the same at every call."""
         from detectors.data.examples import example_images
 
         return example_images(batch_size, self.input_size())
@@ -119,7 +119,7 @@ class TorchvisionDetector:
         named = {name: scores if "classification" in name else boxes for name in self._output_layers()}
         return {n: _OUTPUT.format("one value a cell") if n.endswith("ctrness") else text for n, text in named.items()}
 
-    def not_quantisable(self, model: nn.Module) -> dict[str, str]:
+    def not_quantizable(self, model: nn.Module) -> dict[str, str]:
         """Return the output layers; everything else that convolves is computed in integers."""
         return dict.fromkeys(self._output_layers(), _SENSITIVE)
 

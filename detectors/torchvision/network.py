@@ -49,7 +49,7 @@ class PyramidNetwork(nn.Module):
         """Return the raw maps of all levels, kind by kind.
 
         Args:
-            images: (N, 3, H, W) float32, normalised; H and W multiples of 32.
+            images: (N, 3, H, W) float32, normalized; H and W multiples of 32.
 
         Returns:
             P3..P7 each: class scores before the sigmoid (N, A * C, h, w), box values (N, A * 4, h, w), and for FCOS
@@ -92,7 +92,7 @@ class SsdLiteNetwork(nn.Module):
         """Return the raw maps of all levels, class scores first.
 
         Args:
-            images: (N, 3, H, W) float32, normalised.
+            images: (N, 3, H, W) float32, normalized.
 
         Returns:
             Six levels each: class scores before the softmax (N, A * (C + 1), h, w), box deltas (N, A * 4, h, w).

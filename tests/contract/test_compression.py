@@ -1,4 +1,4 @@
-"""One step of everything: prune, rebuild, quantise, export, ONNX Runtime, pack, unpack, detect from the file."""
+"""One step of everything: prune, rebuild, quantize, export, ONNX Runtime, pack, unpack, detect from the file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from compress.export import check_parity, export_onnx, unfused_convolutions
 from compress.metrics.complexity import count_parameters
 from compress.model_folder import Build, load_model, save_model
 from compress.pruning.structured import PruningRules, PruningSettings, measure_cost, prune_step
-from compress.quantization import QuantisationSettings, calibrate, quantise
-from compress.quantization.checks import quantised_layers
+from compress.quantization import QuantizationSettings, calibrate, quantize
+from compress.quantization.checks import quantized_layers
 from compress.quantization.graph import outputs_of
 from compress.runtime.detect import open_predictor
 from compress.runtime.forwards import onnx_forward, torch_forward
@@ -52,20 +52,20 @@ def pruned(detector, model):
 
 @pytest.fixture(scope="module")
 def exported(detector, pruned, tmp_path_factory):
-    """Return the quantised model after one step of training, and the paths of its files."""
+    """Return the quantized model after one step of training, and the paths of its files."""
     folder = tmp_path_factory.mktemp("exported")
-    quantised = quantise(pruned.model, QuantisationSettings(), detector)
-    calibrate(quantised, images_of(detector, "train"))
+    quantized = quantize(pruned.model, QuantizationSettings(), detector)
+    calibrate(quantized, images_of(detector, "train"))
     batch = next(iter(detector.data.loader("train", detector.input_format(), batch_size=2, augment=True, seed=0)))
-    detector.set_train_mode(quantised)
-    optimizer = torch.optim.SGD([p for p in quantised.parameters() if p.requires_grad], lr=1e-6)
-    sum(detector.loss(quantised, tuple(quantised(batch.images)), batch).values()).backward()
+    detector.set_train_mode(quantized)
+    optimizer = torch.optim.SGD([p for p in quantized.parameters() if p.requires_grad], lr=1e-6)
+    sum(detector.loss(quantized, tuple(quantized(batch.images)), batch).values()).backward()
     optimizer.step()
-    quantised.eval()
+    quantized.eval()
     path, packed = folder / "model.onnx", folder / "model.krimp"
-    export_onnx(quantised, path, detector=detector)
+    export_onnx(quantized, path, detector=detector)
     codec.pack_file(path, packed)
-    return SimpleNamespace(model=quantised, path=path, packed=packed, folder=folder)
+    return SimpleNamespace(model=quantized, path=path, packed=packed, folder=folder)
 
 
 def test_pruning_reaches_its_target_and_keeps_the_raw_outputs(detector, model, pruned):
@@ -92,11 +92,11 @@ def test_the_pruned_model_is_rebuilt_from_its_folder(detector, pruned, tmp_path)
         assert torch.equal(found, wanted)
 
 
-def test_the_quantised_model_is_rebuilt_from_its_folder(detector, pruned, exported, tmp_path):
+def test_the_quantized_model_is_rebuilt_from_its_folder(detector, pruned, exported, tmp_path):
     save_model(tmp_path, pruned.model, Build())
     _, build = load_model(tmp_path, detector)
-    settings = QuantisationSettings().model_dump(mode="json")
-    save_model(tmp_path, exported.model, build.model_copy(update={"quantisation": settings}))
+    settings = QuantizationSettings().model_dump(mode="json")
+    save_model(tmp_path, exported.model, build.model_copy(update={"quantization": settings}))
     again, _ = load_model(tmp_path, detector)
     images = images_of(detector, "val")[0]
     for found, wanted in zip(outputs_of(again, images), outputs_of(exported.model, images), strict=True):
@@ -110,18 +110,18 @@ def test_float_and_onnx_runtime_agree(detector, pruned, tmp_path):
     check_parity(pruned.model, path, images, names=names, limit=FLOAT_PARITY)
 
 
-def test_fake_quantised_and_onnx_runtime_agree(detector, exported):
+def test_fake_quantized_and_onnx_runtime_agree(detector, exported):
     images = images_of(detector, "val")
     check_parity(exported.model, exported.path, images, names=detector.output_names(), limit=PARITY)
 
 
 def test_every_convolution_holds_integers_and_only_declared_ones_compute_in_float(detector, exported):
-    assert quantised_layers(exported.model)
+    assert quantized_layers(exported.model)
     stored = {tensor.name: tensor for tensor in onnx.load(str(exported.path)).graph.initializer}
     kernels = [tensor for tensor in stored.values() if len(tensor.dims) == 4]
-    assert len(kernels) == len(quantised_layers(exported.model))
+    assert len(kernels) == len(quantized_layers(exported.model))
     assert {tensor.data_type for tensor in kernels} == {onnx.TensorProto.INT8}
-    reasons = detector.not_quantisable(exported.model)
+    reasons = detector.not_quantizable(exported.model)
     surprising = [one for one in unfused_convolutions(exported.path, reasons) if one.layer not in reasons]
     assert surprising == []
 
@@ -138,7 +138,7 @@ def test_the_packed_file_gives_the_same_bytes_back(exported):
     assert exported.packed.stat().st_size < exported.path.stat().st_size
 
 
-def test_packed_and_quantised_model_score_the_same(detector, exported):
+def test_packed_and_quantized_model_score_the_same(detector, exported):
     names = len(detector.output_names())
     scores = [
         evaluate(detector, forward, "val", limit=IMAGES)

@@ -68,7 +68,7 @@ def test_outputs_have_one_name_each_and_do_not_depend_on_the_rest_of_the_batch(d
         torch.testing.assert_close(output, torch.cat([one[index] for one in alone]), rtol=1e-3, atol=1e-3)
 
 
-def test_the_example_input_is_a_normalised_image_of_the_deployed_size(detector):
+def test_the_example_input_is_a_normalized_image_of_the_deployed_size(detector):
     images = detector.example_input(3)
     assert images.shape[:2] == (3, 3)
     assert images.dtype == torch.float32
@@ -79,7 +79,7 @@ def test_the_example_input_is_a_normalised_image_of_the_deployed_size(detector):
 
 def test_named_layers_exist_and_every_reason_is_given(detector, model):
     names = {name for name, _ in model.named_modules()}
-    for reasons in (detector.not_prunable(model), detector.not_quantisable(model)):
+    for reasons in (detector.not_prunable(model), detector.not_quantizable(model)):
         assert set(reasons) <= names
         assert all(isinstance(reason, str) and reason for reason in reasons.values())
     assert set(detector.distill_points(model)) <= names

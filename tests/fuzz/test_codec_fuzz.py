@@ -98,7 +98,7 @@ def tensor_bytes(draw, bits):
 
 @st.composite
 def onnx_files(draw):
-    """Return a model of initialisers, constants in subgraphs, any domains, and fields that ONNX does not know."""
+    """Return a model of initializers, constants in subgraphs, any domains, and fields that ONNX does not know."""
     tensors = []
     for data_type in draw(st.lists(st.sampled_from(sorted(ONNX_BITS)), max_size=4)):
         count, data = draw(tensor_bytes(ONNX_BITS[data_type]))

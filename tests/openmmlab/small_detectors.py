@@ -96,7 +96,7 @@ def enliven(model):
 
 
 def train_step(detector, model, batch=None):
-    """Take one optimiser step; return the losses."""
+    """Take one optimizer step; return the losses."""
     batch = scene() if batch is None else batch
     detector.set_train_mode(model)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)

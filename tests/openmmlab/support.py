@@ -1,4 +1,4 @@
-"""How far one configuration comes: builds, learns, prunes, quantises, exports, equals torch. One row of the README."""
+"""How far one configuration comes: builds, learns, prunes, quantizes, exports, equals torch. One row of the README."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compress.errors import CompressError
 from compress.export import check_parity, export_onnx
 from compress.export.parity import sensitivity
 from compress.pruning.structured import PruningRules, PruningSettings, measure_cost, prune_step
-from compress.quantization import QuantisationSettings, calibrate, quantise
+from compress.quantization import QuantizationSettings, calibrate, quantize
 from detectors.openmmlab.config import OpenMmlabConfig, config_folder, shipped_configs
 from detectors.openmmlab.families import layout_of
 from detectors.openmmlab.model_config import read_model_config
@@ -30,7 +30,7 @@ README = Path(__file__).parents[2] / "detectors" / "openmmlab" / "README.md"
 BEGIN, END = "<!-- support:begin -->", "<!-- support:end -->"
 
 STEPS = ("builds", "learns", "prunes", "QAT", "exports", "parity")
-PARITY_LIMIT = 0.03  # relative error of each raw output of the quantised network
+PARITY_LIMIT = 0.03  # relative error of each raw output of the quantized network
 FLOAT_PARITY_LIMIT = 1e-3  # and of the float one
 FAILURES = (
     CompressError, RuntimeError, NotImplementedError, ValueError, TypeError, AssertionError, AttributeError,
@@ -46,7 +46,7 @@ class Support:
         config: name of the configuration.
         done: steps that worked, in order.
         reason: why the next one did not; empty if all did.
-        parity: largest relative error of an output, ONNX Runtime against the fake-quantised model.
+        parity: largest relative error of an output, ONNX Runtime against the fake-quantized model.
         seconds: of each step.
     """
 
@@ -109,10 +109,10 @@ def _steps(config, size, result):
     yield "prunes"
 
     enliven(model)
-    quantised = quantise(model, QuantisationSettings(), detector)
-    calibrate(quantised, list(smooth_images(4, seed=0, size=size).split(1)))
-    train_step(detector, quantised, scene(size=size))
-    assert any(type(layer).__name__ == "QuantisedConv2d" and layer.integer for layer in quantised.modules())
+    quantized = quantize(model, QuantizationSettings(), detector)
+    calibrate(quantized, list(smooth_images(4, seed=0, size=size).split(1)))
+    train_step(detector, quantized, scene(size=size))
+    assert any(type(layer).__name__ == "QuantizedConv2d" and layer.integer for layer in quantized.modules())
     yield "QAT"
 
     with tempfile.TemporaryDirectory() as folder:
@@ -120,11 +120,11 @@ def _steps(config, size, result):
         images, names = list(smooth_images(2, seed=1, size=size).split(1)), detector.output_names()
         export_onnx(model, path, detector=detector)
         check_parity(model, path, images, names=names, limit=FLOAT_PARITY_LIMIT)
-        export_onnx(quantised, path, detector=detector)
+        export_onnx(quantized, path, detector=detector)
         yield "exports"
 
-        errors = check_parity(quantised, path, images, names=names, limit=math.inf)
-        beyond = beyond_limit(errors, sensitivity(quantised, images))
+        errors = check_parity(quantized, path, images, names=names, limit=math.inf)
+        beyond = beyond_limit(errors, sensitivity(quantized, images))
         assert not beyond, f"parity: {beyond}"
         result.parity = max(errors.values())
         pack_file(path, path.with_suffix(".krimp"))
@@ -137,7 +137,7 @@ def beyond_limit(errors, own):
     """Return the outputs that differ by more than the limit, and by more than rounding errors explain.
 
     The deep networks are untrained. Rounding flips of a few activations then grow from layer to layer: moving the
-    images of RTMDet-L by a millionth moved its quantised angles by 42 %. No two runtimes agree better than that.
+    images of RTMDet-L by a millionth moved its quantized angles by 42 %. No two runtimes agree better than that.
 
     Args:
         errors: output name -> relative error between ONNX Runtime and torch.

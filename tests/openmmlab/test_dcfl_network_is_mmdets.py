@@ -118,7 +118,7 @@ def test_gradients_and_running_statistics_are_mmdets_in_training(pairs):
 
 
 def traced(pair):
-    """Return operation and target of every node; quantisers and exported tensors are named after these."""
+    """Return operation and target of every node; quantizers and exported tensors are named after these."""
     graph = torch.fx.symbolic_trace(pair).graph
     nodes = [(node.op, node.name, getattr(node.target, "__name__", node.target)) for node in graph.nodes]
     return [node for node in nodes if not node[1].startswith("backbone_conv2_")]

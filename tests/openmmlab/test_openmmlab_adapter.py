@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from small_detectors import CLASSES, SIZE, enliven, scene, small, smooth_images
 
 from compress.errors import DetectorError
-from compress.plugins import contract_faults
+from compress.plugins import contract_faults, deploy_of
 from detectors.openmmlab import deploy
 from detectors.openmmlab.adapter import OpenMmlab
 from detectors.openmmlab.config import OpenMmlabConfig, config_digest, find_config, shipped_configs
@@ -170,7 +170,7 @@ def test_every_named_module_exists_and_every_output_has_a_name():
     for config in (RETINA, RTMDET, S2ANET, ORIENTED_RCNN):
         detector = small(config)
         model = detector.build().eval()
-        named = [*detector.not_prunable(model), *detector.not_quantisable(model), *detector.distill_points(model)]
+        named = [*detector.not_prunable(model), *detector.not_quantizable(model), *detector.distill_points(model)]
         for name in named:
             model.get_submodule(name)
         assert detector.distill_points(model)
@@ -334,7 +334,7 @@ def test_two_stage_detectors_are_scored_by_their_own_heads():
     model = enliven(detector.build())
     with torch.no_grad():
         raw = [one.numpy() for one in model(smooth_images(1, seed=0))]
-    found = detector._postprocess_in_torch(raw, {"score_threshold": 0.0}, image_size=(SIZE, SIZE))
+    found = deploy_of(detector).postprocess(raw, image_size=(SIZE, SIZE), score_threshold=0.0)
     assert len(found) == 1
     assert len(found[0]) > 0
     assert found[0].boxes.shape[1] == 5

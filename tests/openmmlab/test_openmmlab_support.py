@@ -34,7 +34,7 @@ def test_a_dense_detector_goes_all_the_way_to_the_packed_file(config):
     assert result.parity < 1e-3
 
 
-def test_a_two_stage_detector_is_quantised_and_its_export_refused_with_the_reason():
+def test_a_two_stage_detector_is_quantized_and_its_export_refused_with_the_reason():
     result = try_config("oriented-rcnn-le90_r50_fpn_1x_dota")
     assert result.done == ["builds", "learns", "prunes", "QAT"]
     assert "export to ONNX is not supported" in result.reason

@@ -1,6 +1,7 @@
-"""Lets these tests share the look-alike network of the quantisation tests."""
+"""Lets these tests share the look-alike network of the quantization tests, and the fake plug-in below it."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "compress" / "quantization"))
+SHARED = Path(__file__).resolve().parents[1] / "unit" / "compress"
+sys.path[:0] = [str(SHARED / "quantization"), str(SHARED)]

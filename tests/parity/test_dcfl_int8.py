@@ -1,4 +1,4 @@
-"""DCFL itself: ResNet-18 and MobileNetV2, quantised, exported and run in ONNX Runtime, tiny sizes."""
+"""DCFL itself: ResNet-18 and MobileNetV2, quantized, exported and run in ONNX Runtime, tiny sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from compress.export import check_parity, export_onnx, unfused_convolutions
 from compress.export.fusion import optimized_graph
-from compress.quantization import QuantisationSettings, calibrate, quantise
+from compress.quantization import QuantizationSettings, calibrate, quantize
 from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl
 
@@ -30,7 +30,7 @@ def smooth_images(number: int, seed: int) -> list[torch.Tensor]:
 
 @pytest.fixture(scope="module", params=["resnet18", "mobilenet_v2"])
 def exported(request, tmp_path_factory):
-    """Return detector, fake-quantised model, path of the ONNX file."""
+    """Return detector, fake-quantized model, path of the ONNX file."""
     config = Dcfl.CONFIG(backbone=request.param, channels=16, classes=["a", "b"])
     detector = Dcfl(config, DotaDataset(DotaData(image_size=(SIZE, SIZE)), config.classes))
     torch.manual_seed(0)
@@ -46,20 +46,20 @@ def exported(request, tmp_path_factory):
     with torch.no_grad():
         model.train()(torch.cat(smooth_images(4, seed=2)))
     model.eval()
-    quantised = quantise(model, QuantisationSettings(), detector)
-    calibrate(quantised, smooth_images(4, seed=0))
+    quantized = quantize(model, QuantizationSettings(), detector)
+    calibrate(quantized, smooth_images(4, seed=0))
     path = tmp_path_factory.mktemp("dcfl") / "model.onnx"
-    export_onnx(quantised, path, detector=detector)
-    return detector, quantised, path
+    export_onnx(quantized, path, detector=detector)
+    return detector, quantized, path
 
 
 def test_only_the_declared_layers_run_in_float_once_a_level(exported):
     detector, model, path = exported
-    islands = detector.not_quantisable(model)
+    islands = detector.not_quantizable(model)
     assert Counter(u.layer for u in unfused_convolutions(path, islands)) == dict.fromkeys(islands, 5)
 
 
-def test_additions_are_fused_and_one_quantise_node_is_left(exported):
+def test_additions_are_fused_and_one_quantize_node_is_left(exported):
     count = Counter(node.op_type for node in optimized_graph(exported[2]).graph.node)
     assert count["Add"] == count["Relu"] == count["Clip"] == 0
     assert count["QLinearAdd"] >= 2
@@ -73,6 +73,6 @@ def test_weights_of_the_shared_head_are_in_the_file_once(exported):
     assert all(numpy_helper.to_array(t).dtype == np.int8 for t in kernels)
 
 
-def test_runtime_equals_the_fake_quantised_model(exported):
+def test_runtime_equals_the_fake_quantized_model(exported):
     detector, model, path = exported
     check_parity(model, path, smooth_images(2, seed=1), names=detector.output_names(), limit=0.03)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from quantised_lookalike import Lookalike, images_of
+from quantized_lookalike import Lookalike, images_of
 
 from compress.artifact import Artifact
 from compress.errors import StageError
@@ -51,7 +51,7 @@ def run(tmp_path_factory):
         training={"epochs": 1, "batch_size": 2}, calibration_images=4, distill={"teacher": "float"}, weight_bit_width=6
     )
     qat = stage.run(context(folder, "qat", source=source, float=source))
-    exported = ExportOnnx().run(context(folder, "onnx", source=artifact(folder / "qat", Kind.QUANTISED, "qat")))
+    exported = ExportOnnx().run(context(folder, "onnx", source=artifact(folder / "qat", Kind.QUANTIZED, "qat")))
     return folder, qat, exported
 
 
@@ -69,17 +69,17 @@ def test_export_reports_parity_and_every_convolution_in_float(run):
     assert set(facts["parity"]["relative_error"]) == set(DETECTOR.output_names())
     assert facts["parity"]["worst"] <= 0.03
     assert len(facts["unfused"]) == 4 * 3
-    assert {entry["reason"] for entry in facts["unfused"]} == set(DETECTOR.not_quantisable(None).values())
+    assert {entry["reason"] for entry in facts["unfused"]} == set(DETECTOR.not_quantizable(None).values())
 
 
 def test_parity_beyond_the_limit_stops_the_stage(run):
     folder = run[0]
     stage = ExportOnnx(parity_limit=1e-12)
     with pytest.raises(StageError, match=r"output '\w+' of ONNX Runtime differs from torch by .* at index"):
-        stage.run(context(folder, "strict", source=artifact(folder / "qat", Kind.QUANTISED, "qat")))
+        stage.run(context(folder, "strict", source=artifact(folder / "qat", Kind.QUANTIZED, "qat")))
 
 
-def test_post_training_quantisation_is_qat_without_epochs(run):
+def test_post_training_quantization_is_qat_without_epochs(run):
     folder = run[0]
     source = artifact(folder / "float", Kind.MODEL, "float")
     facts = Qat(training={"epochs": 0}, calibration_images=2).run(context(folder, "ptq", source=source))
@@ -87,17 +87,18 @@ def test_post_training_quantisation_is_qat_without_epochs(run):
     assert Qat(training={"epochs": 0}, distill={"teacher": "float"}).references() == ()
 
 
-def test_quantised_model_gives_the_same_bits_in_a_fresh_process(run):
+def test_quantized_model_gives_the_same_bits_in_a_fresh_process(run):
     folder = run[0]
     code = (
         "import sys, numpy, torch; torch.set_num_threads(1);"
-        "from pathlib import Path; from quantised_lookalike import Lookalike, images_of;"
+        "from pathlib import Path; from quantized_lookalike import Lookalike, images_of;"
         "from compress.model_folder import load_model; d = Lookalike();"
         "model, _ = load_model(Path(sys.argv[1]), d); x = images_of(d, split='val')[0];"
         "numpy.savez(sys.argv[2], *[y.detach().numpy() for y in model(x)])"
     )
     here = Path(__file__).resolve().parents[2]
-    path = f"{here}:{here / 'tests/unit/compress/quantization'}"
+    shared = here / "tests/unit/compress"
+    path = f"{here}:{shared}:{shared / 'quantization'}"
     result = folder / "fresh.npz"
     command = [sys.executable, "-c", code, str(folder / "qat"), str(result)]
     environment = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

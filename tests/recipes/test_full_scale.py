@@ -41,10 +41,10 @@ ALL = [pytest.param(name, marks=() if name == IN_MAKE_TEST else pytest.mark.slow
 def test_recipe_says_what_was_published(name):
     recipe = load_recipe(RECIPES / f"{name}.yaml", check_requires=False)
     detector = make_detector(recipe.detector, recipe.data)
-    config, data, train = detector.config, detector.data, recipe.stages[0]
-    assert train.stage == "train"
+    config, data, training = detector.config, detector.data.config, recipe.stages[0].training
+    assert recipe.stages[0].stage == "train"
     found = (
-        data.image_size[0], len(config.classes), train.epochs, train.milestones, train.batch_size, train.lr,
+        data.image_size[0], len(config.classes), training.epochs, training.milestones, training.batch_size, training.lr,
         config.dilation, config.topk, config.topq, config.gauss_threshold, config.nms_iou, config.max_detections,
     )  # fmt: skip
     assert found == PUBLISHED[name]
@@ -53,8 +53,13 @@ def test_recipe_says_what_was_published(name):
     assert (config.channels, config.frozen_stages, config.norm_eval) == (256, 1, True)
     assert (config.backbone_weights, config.score_threshold) == ("imagenet", 0.05)
     assert config.nms_pre == config.max_detections
-    assert (train.optimizer, train.momentum, train.weight_decay, train.grad_clip) == ("sgd", 0.9, 1e-4, 35)
-    assert (train.schedule, train.warmup_steps, train.ema_decay, train.max_steps) == ("step", 500, None, None)
+    assert (training.optimizer, training.momentum, training.weight_decay, training.grad_clip) == ("sgd", 0.9, 1e-4, 35)
+    assert (training.schedule, training.warmup_steps, training.ema_decay, training.max_steps) == (
+        "step",
+        500,
+        None,
+        None,
+    )
     assert (data.flip_probability, data.min_edge_px, data.train_difficulty) == (0.25, 2, 2)
     assert (data.crop, data.brightness_jitter, data.contrast_jitter) == (None, 0, 0)
     if "dota" in name:
@@ -100,8 +105,13 @@ def data_of(tmp_path_factory):
 def recipe_of(name, root, *overrides):
     names = {"dota": "{vehicle: small-vehicle}"}.get("dota" if "dota" in name else "", "{plane: airplane}")
     fields = [f"data.root={root}", "data.ignore=[dontcare]", f"data.merge={names}", "data.num_workers=0"]
-    fields += ["detector.backbone_weights=null", "stages[0].batch_size=1", "stages[0].max_steps=1"]
-    fields += ["stages[2].batch_size=1", "stages[2].steps=1", "stages[2].taylor_batches=1", "stages[2].bn_batches=1"]
+    fields += ["detector.backbone_weights=null", "stages[0].training.batch_size=1", "stages[0].training.max_steps=1"]
+    fields += [
+        "stages[2].training.batch_size=1",
+        "stages[2].steps=1",
+        "stages[2].taylor_batches=1",
+        "stages[2].bn_batches=1",
+    ]
     fields += ["stages[1].parity_images=1"]
     return load_recipe(RECIPES / f"{name}.yaml", [*fields, *overrides])
 

@@ -150,7 +150,8 @@ def outside(counts: np.ndarray, digits: Digits) -> np.ndarray:
 def _log2(numbers: np.ndarray) -> np.ndarray:
     """Return log2 * 2 ** 16 of the leading twelve bits of positive numbers, int64."""
     shift = np.maximum(np.frexp(numbers.astype(np.float64))[1].astype(np.int64) - 12, 0)
-    return (shift << 16) + log2_table()[numbers >> shift]
+    logarithms: np.ndarray = (shift << 16) + log2_table()[numbers >> shift]
+    return logarithms
 
 
 def covering(digits: Digits, counts: np.ndarray, form: int) -> Digits:

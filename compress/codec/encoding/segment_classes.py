@@ -116,7 +116,8 @@ def _sums(found: np.ndarray, labels: np.ndarray, number: int) -> np.ndarray:
 def _bins(centre: int) -> np.ndarray:
     """Return (256,), uint8: the bin of each value, by its distance from the centre, finer near it."""
     bounds = np.array([1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20, 24, 28, 33, 39, 46, 54, 64, 76, 90, 107, 128])
-    return np.searchsorted(bounds, np.abs(np.arange(256) - centre), side="right").astype(np.uint8)
+    bins: np.ndarray = np.searchsorted(bounds, np.abs(np.arange(256) - centre), side="right").astype(np.uint8)
+    return bins
 
 
 def _costs(found: np.ndarray, sums: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ class Shape:
     @property
     def alphabet(self) -> int:
         """Return the number of symbols."""
-        return self.radix**self.group
+        return int(self.radix**self.group)
 
 
 class Tables:
@@ -158,4 +158,5 @@ def _averaged(counts: np.ndarray, bins: np.ndarray) -> np.ndarray:
     sums = np.zeros(len(members), dtype=np.int64)
     np.add.at(sums, bins, counts)
     mean = np.where(sums > 0, np.maximum((sums << 12) // np.maximum(members, 1), 1), 0)
-    return mean[bins]
+    averaged: np.ndarray = mean[bins]
+    return averaged

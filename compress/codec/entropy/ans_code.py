@@ -118,7 +118,8 @@ def decode_table(table: np.ndarray) -> np.ndarray:
     log = len(symbols).bit_length() - 1
     bits = log - (np.frexp(numbers.astype(np.float64))[1].astype(np.int64) - 1)  # exact: numbers are small
     following = (numbers << bits) - len(symbols)
-    return (symbols << 16 | following << 4 | bits).astype(np.uint32)
+    decoded: np.ndarray = (symbols << 16 | following << 4 | bits).astype(np.uint32)
+    return decoded
 
 
 def encode_tables(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

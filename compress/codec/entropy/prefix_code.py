@@ -148,7 +148,8 @@ def decode_table(lengths: np.ndarray, log: int) -> np.ndarray:
     order = _canonical_order(lengths)
     sizes = lengths[order]
     by_code = np.repeat((order << 8 | sizes).astype(np.uint32), 1 << (log - sizes))
-    return by_code[_reversed_bits(log)]
+    table: np.ndarray = by_code[_reversed_bits(log)]
+    return table
 
 
 def _canonical_order(lengths: np.ndarray) -> np.ndarray:

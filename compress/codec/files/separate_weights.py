@@ -1,4 +1,4 @@
-"""An ONNX model and its large initialisers side by side, so that a runtime takes them as they lie in memory."""
+"""An ONNX model and its large initializers side by side, so that a runtime takes them as they lie in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compress.codec.format.layout import CONTAINERS
 from compress.codec.mapped_memory import empty_space
 from compress.errors import CodecError
 
-LEAST_BYTES = 1 << 14  # smaller initialisers stay inside: runtimes look into some of them
+LEAST_BYTES = 1 << 14  # smaller initializers stay inside: runtimes look into some of them
 _ALIGNED = 64  # bytes
 _DTYPES = {
     1: "<f4", 2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8", 12: "<u4",
@@ -37,11 +37,11 @@ _PLACE = _entry(b"location", b"inside.krimp") + _entry(b"offset", b"0")  # a fil
 
 @dataclass(frozen=True)
 class ApartModel:
-    """An ONNX model without its large initialisers.
+    """An ONNX model without its large initializers.
 
     Attributes:
-        model: the ONNX file; the initialisers of `tensors` refer to external data that does not exist.
-        tensors: name -> values of these initialisers, read-only.
+        model: the ONNX file; the initializers of `tensors` refer to external data that does not exist.
+        tensors: name -> values of these initializers, read-only.
     """
 
     model: bytes
@@ -50,7 +50,7 @@ class ApartModel:
 
 @dataclass(frozen=True)
 class _Initializer:
-    """An initialiser of the main graph that can be held apart.
+    """An initializer of the main graph that can be held apart.
 
     Attributes:
         name, dtype, dims: as the model says.
@@ -82,13 +82,13 @@ class _Initializer:
 def read_apart(
     packed: PackedFile, *, least_bytes: int = LEAST_BYTES, threads: int = 1, check_hash: bool = True
 ) -> ApartModel:
-    """Decode an ONNX model, each large initialiser of its main graph into an array of its own.
+    """Decode an ONNX model, each large initializer of its main graph into an array of its own.
 
-    Everything else (subgraphs, constants, sparse and small initialisers) stays inside the model.
+    Everything else (subgraphs, constants, sparse and small initializers) stays inside the model.
 
     Args:
         packed: an open .krimp file of an ONNX model without other files.
-        least_bytes: size from which an initialiser is held apart.
+        least_bytes: size from which an initializer is held apart.
         threads: how many tensors are decoded at once.
         check_hash: compare the SHA-256 of the original instead of the tensors' checksums.
 
@@ -117,7 +117,7 @@ def read_apart(
 
 
 def _main_initializers(walker: OnnxWalker, least_bytes: int) -> tuple[tuple[int, int, int], list[_Initializer]]:
-    """Return where the main graph's field and its message begin, where both end, and the initialisers in it."""
+    """Return where the main graph's field and its message begin, where both end, and the initializers in it."""
     at, graphs = 0, []
     for number, wire, start, stop in walker.fields(0, walker.num_bytes):
         if (number, wire) == (7, 2):
@@ -135,7 +135,7 @@ def _main_initializers(walker: OnnxWalker, least_bytes: int) -> tuple[tuple[int,
 
 
 def _initializer(walker: OnnxWalker, field: int, begin: int, end: int) -> _Initializer | None:
-    """Return an initialiser if it is a plain one: raw data of a type that NumPy has."""
+    """Return an initializer if it is a plain one: raw data of a type that NumPy has."""
     dims: list[int] = []
     name, data_type, raw, at = "", 0, None, begin
     for number, wire, start, stop in walker.fields(begin, end):
@@ -166,7 +166,7 @@ def _initializer(walker: OnnxWalker, field: int, begin: int, end: int) -> _Initi
 def _places(
     packed: PackedFile, apart: dict[int, _Initializer], places: list[np.ndarray]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the arrays of the initialisers apart, in file order, and where to decode each tensor."""
+    """Return the arrays of the initializers apart, in file order, and where to decode each tensor."""
     arrays, outs = [], []
     for tensor, place in zip(packed.tensors, places, strict=True):
         size, each = tensor.record.num_bytes, apart.get(tensor.start)
@@ -181,7 +181,7 @@ def _places(
 
 
 def _without(data: memoryview, graph: tuple[int, int, int], apart: list[_Initializer]) -> bytes:
-    """Return the model with references in place of some initialisers, in file order."""
+    """Return the model with references in place of some initializers, in file order."""
     field, at, end = graph
     pieces: list[bytes | memoryview] = []
     for each in apart:

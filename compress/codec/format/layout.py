@@ -101,7 +101,7 @@ class Table:
     @property
     def alphabet(self) -> int:
         """Return the number of symbols."""
-        return self.radix**self.group
+        return int(self.radix**self.group)
 
     @cached_property
     def log(self) -> int:

@@ -61,12 +61,14 @@ def join_planes(planes: np.ndarray, is_rotated: bool, is_zigzag: bool, out: np.n
 
 def histogram(values: np.ndarray) -> np.ndarray:
     """Count values; see `contract`."""
-    return numba_encoding.histogram(values)
+    counts: np.ndarray = numba_encoding.histogram(values)
+    return counts
 
 
 def class_histograms(values: np.ndarray, bins: np.ndarray, number: int, segment: int, segments: int) -> np.ndarray:
     """Count the bins of the values in each segment; see `contract`."""
-    return numba_encoding.class_histograms(values, bins, number, segment, segments)
+    counts: np.ndarray = numba_encoding.class_histograms(values, bins, number, segment, segments)
+    return counts
 
 
 def join_digits(values: np.ndarray, digit_of_value: np.ndarray, radix: int, group: int, centre: int) -> np.ndarray:
@@ -128,7 +130,7 @@ def _tables(job: StreamJob) -> np.ndarray:
     found = [_decode_table(table, job.log, job.expansion.names) for table in job.tables]
     if len(found) == 1:
         return found[0]
-    tables = np.concatenate(found)
+    tables: np.ndarray = np.concatenate(found)
     tables.flags.writeable = False  # of one type for the compiler
     return tables
 

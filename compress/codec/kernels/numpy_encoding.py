@@ -37,7 +37,7 @@ def join_digits(values: np.ndarray, digit_of_value: np.ndarray, radix: int, grou
     if missing:
         each = np.append(each, np.full(missing, centre, dtype=np.uint8))
     columns = each.reshape(-1, group)
-    symbols = columns[:, -1].astype(np.uint16)
+    symbols: np.ndarray = columns[:, -1].astype(np.uint16)
     for i in range(group - 2, -1, -1):
         symbols *= np.uint16(radix)
         symbols += columns[:, i]
@@ -52,7 +52,8 @@ def count_symbols(symbols: np.ndarray, labels: np.ndarray, segment: int, classes
 
 def select_escapes(values: np.ndarray, digit_of_value: np.ndarray, marker: int, low: int, number: int) -> np.ndarray:
     """Return value - low of the `number` values whose digit is the marker, (number,), uint8."""
-    return values[digit_of_value[values] == np.uint8(marker)] - np.uint8(low)
+    found: np.ndarray = values[digit_of_value[values] == np.uint8(marker)] - np.uint8(low)
+    return found
 
 
 def encode_symbols(
@@ -100,7 +101,8 @@ def _prefix_fields(
 
 
 def _chunk_counts(count: int, chunk: int) -> np.ndarray:
-    return np.minimum(chunk, count - np.arange(0, count, chunk))
+    counts: np.ndarray = np.minimum(chunk, count - np.arange(0, count, chunk))
+    return counts
 
 
 def _ans_fields(symbols: np.ndarray, tables: Sequence[Table], classes: np.ndarray, chunk: int, segment: int) -> _Fields:

@@ -26,7 +26,7 @@ class Expansion:
     @property
     def group(self) -> int:
         """Return the bytes of a symbol."""
-        return self.digits.shape[1]
+        return int(self.digits.shape[1])
 
     @cached_property
     def names(self) -> bytes | None:

@@ -7,7 +7,7 @@ import torch
 from golden_cases import LEVELS, assert_near, cases, facts, network_of, read
 
 from detectors.dcfl.coder import decode
-from detectors.dcfl.losses import assign_batch, dcfl_loss, flatten_raw, focal_loss, iou_loss, normaliser
+from detectors.dcfl.losses import assign_batch, dcfl_loss, flatten_raw, focal_loss, iou_loss, normalizer
 from detectors.dcfl.names import from_published_names
 from detectors.dcfl.rules import published_rules
 
@@ -58,7 +58,7 @@ def test_moved_priors_maps_and_divisor(name):
     for found, wanted in zip(maps, expected, strict=True):
         assert (found != wanted).sum() <= max(2, 0.0005 * len(wanted))
     assert (expected > 0).sum(dim=1).tolist() == case["positives_per_image"].tolist()
-    assert normaliser(expected, by_image=True) == case["num_total_samples"]
+    assert normalizer(expected, by_image=True) == case["num_total_samples"]
 
 
 @pytest.mark.parametrize("name", LOSSES)

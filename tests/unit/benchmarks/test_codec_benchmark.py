@@ -55,9 +55,9 @@ def test_entropy_of_a_fair_coin_is_a_bit_a_weight():
 
 
 @pytest.mark.parametrize("bit_width", [2, 4, 8])
-def test_quantisation_is_symmetric_and_reaches_its_range_in_every_channel(bit_width):
+def test_quantization_is_symmetric_and_reaches_its_range_in_every_channel(bit_width):
     matrix = np.random.default_rng(0).standard_normal((10, 300)).astype(np.float32)
-    integers = codec_weights.quantise(matrix, bit_width)
+    integers = codec_weights.quantize(matrix, bit_width)
     assert (np.abs(integers.astype(int)).max(axis=1) == 2 ** (bit_width - 1) - 1).all()
     top = np.abs(matrix).max(axis=1, keepdims=True) / (2 ** (bit_width - 1) - 1)
     assert (np.abs(integers * top - matrix) <= top / 2 + 1e-6).all()
@@ -84,7 +84,7 @@ def speed(krimp, zstd):
 
 
 def row(count, krimp, nncodec=None):
-    sizes = {"Krimp": krimp} | ({"NNCodec optimised": nncodec} if nncodec else {})
+    sizes = {"Krimp": krimp} | ({"NNCodec optimized": nncodec} if nncodec else {})
     common = {"weights": "w", "bit_width": 8, "zeros": 0.0}
     return common | {"count": count, "entropy_bytes": 1_000_000, "bytes": sizes}
 

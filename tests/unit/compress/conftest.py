@@ -16,3 +16,12 @@ def fake_stages() -> Iterator[None]:
     yield
     STAGES.clear()  # the schema lists them in their order
     STAGES.update(real)
+
+
+@pytest.fixture
+def on_the_console() -> Iterator[None]:
+    """Show messages, warnings and progress as a command does."""
+    from compress.progress import console
+
+    with console():
+        yield

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from fake_plugin import FakePlugin
 from pydantic import BaseModel, ConfigDict, Field
 
 from compress import progress
 from compress import stages as stage_table
-from compress.dataset import InputFormat, Scores
+from compress.dataset import Scores
 from compress.errors import DataError, StageError
 from compress.kind import Kind
 from compress.stage import Stage, StageContext
@@ -67,13 +68,12 @@ class FakeDataset:
         return Scores(0.5, "area", 0.5, {}, 1.0, 1.0, 0.5, 1, 1)
 
 
-class FakeDetector:
-    NAME: ClassVar[str] = "fake"
-    VERSION: ClassVar[str] = "1"
+class FakeDetector(FakePlugin):
     REQUIRES: ClassVar[tuple[str, ...]] = ()
     CONFIG: ClassVar[type[BaseModel]] = FakeConfig
     DATA: ClassVar[str] = "engine_fakes:FakeDataset"
     DEPLOY: ClassVar[str] = "engine_fakes"
+    data: Any = None
 
     def __init__(self, config: FakeConfig, data: FakeDataset) -> None:
         self.config = config
@@ -88,26 +88,8 @@ class FakeDetector:
         return ("out",)
 
     def example_input(self, batch_size: int = 1) -> Any: ...
-    def not_prunable(self, model) -> dict[str, str]:
-        return {}
-
-    def not_quantisable(self, model) -> dict[str, str]:
-        return {}
-
-    def custom_pruners(self, model) -> dict[type, Any]:
-        return {}
-
-    def distill_points(self, model) -> tuple[str, ...]:
-        return ()
-
-    def input_format(self) -> InputFormat:
-        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def loss(self, model, raw, batch) -> dict[str, Any]:
-        return {}
-
-    def set_train_mode(self, model) -> None: ...
-    def metadata(self) -> dict[str, Any]:
         return {}
 
 
@@ -216,7 +198,7 @@ class FakeFinetune(_Fake):
 
 
 class FakeQat(_Fake):
-    MAKES: ClassVar[Kind] = Kind.QUANTISED
+    MAKES: ClassVar[Kind] = Kind.QUANTIZED
     NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL,)
     stage: Literal["qat"]
     bit_width: int = Field(7, ge=2, le=8)
@@ -224,7 +206,7 @@ class FakeQat(_Fake):
 
 class FakeExport(_Fake):
     MAKES: ClassVar[Kind] = Kind.ONNX
-    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL, Kind.QUANTISED)
+    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL, Kind.QUANTIZED)
     stage: Literal["export_onnx"]
 
 
@@ -236,7 +218,7 @@ class FakePack(_Fake):
 
 class FakeEvaluate(_Fake):
     MAKES: ClassVar[Kind] = Kind.SCORES
-    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL, Kind.QUANTISED, Kind.ONNX, Kind.PACKED)
+    NEEDS: ClassVar[tuple[Kind, ...]] = (Kind.MODEL, Kind.QUANTIZED, Kind.ONNX, Kind.PACKED)
     stage: Literal["evaluate"]
     split: str = "val"
 

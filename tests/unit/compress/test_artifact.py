@@ -30,7 +30,7 @@ def make(root, name="01_qat", content="weights", **changes):
     folder = new_folder(root, name)
     (folder / "model.txt").write_text(content)
     fields = {
-        "path": folder, "stage": "qat", "label": "qat", "kind": Kind.QUANTISED, "key": "k", "digest": "",
+        "path": folder, "stage": "qat", "label": "qat", "kind": Kind.QUANTIZED, "key": "k", "digest": "",
         "facts": {"params": np.int64(3), "shape": (1, 2), "score": float("nan"), "file": Path("a/b")},
         "seconds": 1.5, "peak_memory_bytes": 7, "lineage": ("float", "qat"), "key_parts": {"seed": 0},
     }  # fmt: skip
@@ -41,7 +41,7 @@ def test_a_sealed_artifact_reads_back_as_it_was_written(tmp_path):
     sealed = make(tmp_path)
     opened = open_artifact(tmp_path / "01_qat")
     assert opened.digest == sealed.digest
-    assert (opened.kind, opened.lineage, opened.key_parts) == (Kind.QUANTISED, ("float", "qat"), {"seed": 0})
+    assert (opened.kind, opened.lineage, opened.key_parts) == (Kind.QUANTIZED, ("float", "qat"), {"seed": 0})
     assert opened.facts["params"] == 3
     assert opened.facts["shape"] == [1, 2]
     assert np.isnan(opened.facts["score"])

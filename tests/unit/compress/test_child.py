@@ -11,6 +11,7 @@ import torch
 from compress.engine.child import run_in_child
 from compress.errors import CompressError
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in the background
 torch.set_num_threads(2)
 large = torch.rand(4_000_000)
 large.exp().sum()  # OpenMP has threads now

@@ -100,7 +100,7 @@ def test_an_unknown_option_exits_with_2(capsys):
 
 def test_stages_prints_the_table(capsys):
     assert main(["stages"]) == 0
-    assert "| `qat` | model | quantised | - |" in capsys.readouterr().out
+    assert "| `qat` | model | quantized | - |" in capsys.readouterr().out
 
 
 def test_schema_is_written_as_json(tmp_path):

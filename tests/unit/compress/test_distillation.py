@@ -130,9 +130,9 @@ def test_hooks_are_gone_after_the_training():
     assert not student.neck._forward_hooks
 
 
-def test_quantised_tensors_are_unwrapped_before_tuples():
-    quantised = collections.namedtuple("Quantised", "value scale")(torch.ones(1), torch.ones(2))
-    assert [t.numel() for t in as_tensors((quantised, [torch.zeros(3)]))] == [1, 3]
+def test_quantized_tensors_are_unwrapped_before_tuples():
+    quantized = collections.namedtuple("Quantized", "value scale")(torch.ones(1), torch.ones(2))
+    assert [t.numel() for t in as_tensors((quantized, [torch.zeros(3)]))] == [1, 3]
 
 
 def test_two_weights_of_zero_are_refused():

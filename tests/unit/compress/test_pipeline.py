@@ -205,6 +205,7 @@ def test_from_runs_again_what_is_cached_and_until_stops(recipe_file, out):
         (lambda folder: (folder / "manifest.json").write_text("[]"), "not a whole manifest"),
     ],
 )
+@pytest.mark.usefixtures("on_the_console")
 def test_a_damaged_artifact_is_rebuilt_and_the_reason_printed(recipe_file, out, capsys, harm, reason):
     run(recipe_file, out)
     harm(out / "small" / "02_finetune")
@@ -408,9 +409,11 @@ def test_a_second_run_in_the_same_folder_is_refused_or_waits(recipe_file, out):
 def test_the_parent_imports_torch_only_when_a_stage_to_be_run_needs_a_model(monkeypatch):
     imported = []
     monkeypatch.setattr("importlib.import_module", imported.append)
-    pipeline.real_preload(engine_fakes.FakeDetector, [engine_fakes.FakePack(stage="pack")])
+    data = engine_fakes.FakeDataset(engine_fakes.FakeData(), ())
+    detector = engine_fakes.FakeDetector(engine_fakes.FakeConfig(), data)
+    pipeline.real_preload(detector, [engine_fakes.FakePack(stage="pack")])
     assert imported == []
-    pipeline.real_preload(engine_fakes.FakeDetector, [engine_fakes.FakeQat(stage="qat")])
+    pipeline.real_preload(detector, [engine_fakes.FakeQat(stage="qat")])
     assert imported == ["torch"]
 
 

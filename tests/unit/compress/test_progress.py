@@ -1,3 +1,4 @@
+import logging
 import os
 import pty
 import re
@@ -11,9 +12,10 @@ from compress import progress
 
 
 @pytest.fixture(autouse=True)
-def no_warnings():
+def on_the_console():
     progress.clear_warnings()
-    yield
+    with progress.console():
+        yield
     progress.clear_warnings()
 
 
@@ -99,11 +101,12 @@ def _on_a_terminal(code):
 
 SLOW_LOOP = """
 import time
-from compress.progress import say, track
-for item in track(range(12), "score packed"):
-    time.sleep(0.1)
-    if item == 5:
-        say("a line in between")
+from compress.progress import console, say, track
+with console():
+    for item in track(range(12), "score packed"):
+        time.sleep(0.1)
+        if item == 5:
+            say("a line in between")
 """
 
 
@@ -124,3 +127,31 @@ def test_a_pipe_gets_plain_lines():
     assert lines[0] == "a line in between"
     assert re.fullmatch(r"score packed: 12/12 \(100%\)  0:01", lines[1])
     assert "\x1b" not in done.stdout
+
+
+def test_a_program_that_uses_the_library_routes_messages_warnings_and_progress(capsys, caplog, monkeypatch):
+    monkeypatch.setattr(progress.LOGGER, "handlers", [])  # no console
+    monkeypatch.setattr(progress.LOGGER, "propagate", True)
+    monkeypatch.setattr(progress, "time", Clock(4.0))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    caplog.set_level(logging.INFO, logger="krimp")
+    progress.say("a message")
+    progress.warn("layer y is skipped")
+    list(progress.track(range(3), "scan"))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "a message"),
+        ("WARNING", "layer y is skipped"),
+        ("INFO", "scan: 3/3 (100%)  0:12"),
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_console_leaves_the_logger_as_it_was():
+    before = list(progress.LOGGER.handlers), progress.LOGGER.level, progress.LOGGER.propagate
+    for handler in before[0]:
+        progress.LOGGER.removeHandler(handler)
+    with progress.console(), progress.console():
+        assert len(progress.LOGGER.handlers) == 1
+    assert progress.LOGGER.handlers == []
+    for handler in before[0]:
+        progress.LOGGER.addHandler(handler)

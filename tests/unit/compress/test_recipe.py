@@ -195,7 +195,7 @@ def test_wrong_overrides_are_named_with_the_argument(write, override, expected):
     [
         (
             ["{stage: qat}", "{stage: prune_structured, sparsity: 0.5}"],
-            "7:5: stages[1]: prune_structured needs model, but the latest model, 'qat', is quantised. "
+            "7:5: stages[1]: prune_structured needs model, but the latest model, 'qat', is quantized. "
             "Put prune_structured before 'qat', or name its input with `from:`.",
         ),
         (
@@ -204,7 +204,7 @@ def test_wrong_overrides_are_named_with_the_argument(write, override, expected):
         ),
         (
             ["{stage: qat}", "{stage: finetune, from: qat}"],
-            "7:29: stages[1].from: finetune needs model, but 'qat' makes quantised.",
+            "7:29: stages[1].from: finetune needs model, but 'qat' makes quantized.",
         ),
         (
             ["{stage: export_onnx}", "{stage: pack, from: exprt_onnx}"],
@@ -235,7 +235,7 @@ def test_wrong_overrides_are_named_with_the_argument(write, override, expected):
         (["{stage: qat, name: a/b}"], "6:24: stages[0].name: 'a/b': cannot name a folder."),
         (
             ["{stage: evaluate}", "{stage: train}"],
-            "6:5: stages[0]: evaluate needs model or quantised or onnx or packed, and no earlier stage makes one.",
+            "6:5: stages[0]: evaluate needs model or quantized or onnx or packed, and no earlier stage makes one.",
         ),
     ],
 )

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from fake_plugin import FakePlugin
 from pydantic import ValidationError
 from torch import nn
 
-from compress.dataset import InputFormat, Scores
+from compress.dataset import Scores
 from compress.errors import StageError
 from compress.seeds import epoch_seed
 from compress.training.checkpoint import CHECKPOINT, load_checkpoint, tensors_of
@@ -65,7 +66,7 @@ class TinyNet(nn.Module):
         return (self.head(feature),)
 
 
-class TinyDetector:
+class TinyDetector(FakePlugin):
     poison_at = None
 
     def __init__(self):
@@ -77,20 +78,10 @@ class TinyDetector:
     def distill_points(self, model):
         return ("norm",)
 
-    @property
-    def data(self):
-        return self  # its own data set
-
-    def input_format(self):
-        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
     def loader(self, split, input_format, *, batch_size, augment, seed):
         assert split == "train"
         assert augment
         return TinyLoader(batch_size, seed)
-
-    def set_train_mode(self, model):
-        model.train()
 
     def loss(self, model, raw, batch):
         self.calls += 1

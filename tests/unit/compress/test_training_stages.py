@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fake_plugin import FakePlugin
 from pydantic import ValidationError
 from torch import nn
 
-from compress.dataset import InputFormat
 from compress.model_folder import Build, load_model, save_model
 from compress.stage import StageContext
 from compress.stages.finetune import Finetune
@@ -20,7 +20,7 @@ from compress.stages.train import Train
 torch.set_num_threads(1)
 
 
-class OneLayerDetector:
+class OneLayerDetector(FakePlugin):
     def build(self):
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 1))
 
@@ -33,22 +33,12 @@ class OneLayerDetector:
     def distill_points(self, model):
         return ("2",)
 
-    @property
-    def data(self):
-        return self  # its own data set
-
-    def input_format(self):
-        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
     def loader(self, split, input_format, *, batch_size, augment, seed):
         generator = torch.Generator().manual_seed(seed)
         batches = [SimpleNamespace(images=torch.randn(batch_size, 3, 8, 8, generator=generator)) for _ in range(3)]
         for batch in batches:
             batch.to = lambda device, batch=batch: batch
         return batches
-
-    def set_train_mode(self, model):
-        model.train()
 
     def loss(self, model, raw, batch):
         return {"loss": (raw[0] - 1).square().mean()}
@@ -77,7 +67,7 @@ def test_train_leaves_a_loadable_model_and_its_facts(tmp_path):
     assert facts["sparsity"] == 0
     assert facts["parameters_bytes"] > 4 * 125
     assert len(facts["history"]) == 2
-    assert build.quantisation is None
+    assert build.quantization is None
     assert torch.isfinite(model(torch.randn(1, 3, 8, 8))).all()
 
 
@@ -102,7 +92,7 @@ def test_finetune_keeps_the_zeros_of_sparse_layers_and_learns_from_the_teacher(t
 
 def test_val_is_read_only_if_the_training_is_scored():
     assert Finetune().splits() == ("train",)
-    assert Train(evaluate_every=1).splits() == ("train", "val")
+    assert Train(training={"evaluate_every": 1}).splits() == ("train", "val")
 
 
 def test_an_unknown_field_is_refused():

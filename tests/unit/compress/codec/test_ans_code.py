@@ -20,7 +20,7 @@ COUNTS = st.lists(st.integers(0, 10**9), min_size=2, max_size=300).filter(lambda
 
 @settings(max_examples=60, deadline=None)
 @given(COUNTS, st.integers(9, MAX_LOG))
-def test_normalised_counts_fill_the_table_and_forget_no_symbol(counts, log):
+def test_normalized_counts_fill_the_table_and_forget_no_symbol(counts, log):
     table = normalize(np.array(counts), log)
     assert table.sum() == 1 << log
     assert ((table > 0) == (np.array(counts) > 0)).all()

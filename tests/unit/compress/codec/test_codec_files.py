@@ -106,7 +106,7 @@ def test_unknown_fields_and_unusual_order_come_back(tmp_path):
     packed = round_trip(tmp_path, data)
     (fact,) = codec.inspect_file(packed)
     assert (fact.name, fact.dims, fact.data_type) == ("w", (2000,), "int8")
-    assert onnx.load_model_from_string(data).SerializeToString() != data  # why nothing may be parsed and re-serialised
+    assert onnx.load_model_from_string(data).SerializeToString() != data  # why nothing may be parsed and re-serialized
 
 
 def test_safetensors_come_back(tmp_path):

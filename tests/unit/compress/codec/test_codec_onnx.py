@@ -1,4 +1,4 @@
-"""ONNX files of many shapes: subgraphs, sparse initialisers, functions, custom domains, old and new operator sets."""
+"""ONNX files of many shapes: subgraphs, sparse initializers, functions, custom domains, old and new operator sets."""
 
 import numpy as np
 import onnx
@@ -35,8 +35,8 @@ def packed_names(folder, model, onnx_check=True):
     return [fact.name for fact in codec.inspect_file(folder / "m.krimp")]
 
 
-def model(nodes, initialisers=(), inputs=(), outputs=(), opset=19, **kwargs):
-    graph = helper.make_graph(nodes, "g", list(inputs), list(outputs), list(initialisers), **kwargs)
+def model(nodes, initializers=(), inputs=(), outputs=(), opset=19, **kwargs):
+    graph = helper.make_graph(nodes, "g", list(inputs), list(outputs), list(initializers), **kwargs)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
@@ -78,7 +78,7 @@ def test_weights_in_the_body_of_loop_and_scan(tmp_path):
     assert packed_names(tmp_path, model([loop], [], inputs, outputs)) == ["k", "body_w"]
 
 
-def test_sparse_initialisers_and_sparse_constants(tmp_path):
+def test_sparse_initializers_and_sparse_constants(tmp_path):
     places = np.sort(rng.choice(10_000, 600, replace=False)).astype(np.int64)
     sparse = helper.make_sparse_tensor(tensor("s"), numpy_helper.from_array(places, "s_places"), [10_000])
     node = helper.make_node("Constant", [], ["c"], sparse_value=sparse)

@@ -1,4 +1,4 @@
-"""Lets these tests share the look-alike network of the quantisation tests."""
+"""Lets these tests share the look-alike network of the quantization tests."""
 
 import sys
 from pathlib import Path

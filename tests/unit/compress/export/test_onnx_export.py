@@ -9,13 +9,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import fake_plugin
 import numpy as np
 import onnx
 import pytest
-import quantised_lookalike
+import quantized_lookalike
 import torch
 from onnx import numpy_helper
-from quantised_lookalike import HEIGHT, WIDTH, Lookalike, images_of
+from quantized_lookalike import HEIGHT, WIDTH, Lookalike, images_of
 from torch import nn
 
 from compress.errors import DetectorError, StageError
@@ -23,8 +24,8 @@ from compress.export import check_parity, export_onnx, parity, unfused_convoluti
 from compress.export.deploy_graph import deploy_graph, integer_weights
 from compress.export.fusion import layer_of, optimized_graph
 from compress.export.parity import relative_error, sensitivity
-from compress.quantization import QuantisationSettings, calibrate, quantise
-from compress.quantization.checks import quantised_layers
+from compress.quantization import QuantizationSettings, calibrate, quantize
+from compress.quantization.checks import quantized_layers
 from compress.quantization.graph import outputs_of
 
 torch.set_num_threads(1)
@@ -32,15 +33,15 @@ DETECTOR = Lookalike()
 ROOT = Path(__file__).resolve().parents[4]
 
 
-def quantised(detector=DETECTOR, **settings):
-    model = quantise(detector.build(), QuantisationSettings(**settings), detector)
+def quantized(detector=DETECTOR, **settings):
+    model = quantize(detector.build(), QuantizationSettings(**settings), detector)
     calibrate(model, images_of(detector))
     return model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return quantised()
+    return quantized()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_no_large_float_tensor_is_left(proto):
 def test_biases_of_integer_layers_are_int32_in_steps_of_input_scale_times_weight_scale(proto):
     producers = {output: node for node in proto.graph.node for output in node.output}
     stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
-    islands = DETECTOR.not_quantisable(DETECTOR.build())
+    islands = DETECTOR.not_quantizable(DETECTOR.build())
     convolutions = [n for n in proto.graph.node if n.op_type == "Conv" and len(n.input) > 2]
     integer = [n for n in convolutions if layer_of(n.name) not in islands]
     assert len(integer) > 10
@@ -87,7 +88,7 @@ def test_a_layer_that_runs_on_three_levels_has_one_weight_and_a_bias_for_each_in
     names = [t.name for t in proto.graph.initializer if t.name.startswith("head.first.")]
     biases = ["head.first.bias", "head.first.bias_1", "head.first.bias_2"]
     assert sorted(names) == [*biases, "head.first.weight", "head.first.weight_scale"]
-    layer = quantised_layers(model)["head.first"]
+    layer = quantized_layers(model)["head.first"]
     stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
     producers = {output: node for node in proto.graph.node for output in node.output}
     for node in (n for n in proto.graph.node if n.name.startswith("head.first/Conv")):
@@ -121,8 +122,8 @@ def test_outputs_have_the_plug_ins_names_and_training_outputs_are_gone(proto):
 
 def test_operators_are_standard_and_hold_no_shape_arithmetic(proto):
     kinds = {node.op_type for node in proto.graph.node}
-    quantised = {"Conv", "QuantizeLinear", "DequantizeLinear", "Add", "MaxPool", "Resize"}
-    assert kinds <= quantised | {"DeformConv", "Sigmoid", "Slice", "Split", "Mul", "SpaceToDepth"}
+    quantized = {"Conv", "QuantizeLinear", "DequantizeLinear", "Add", "MaxPool", "Resize"}
+    assert kinds <= quantized | {"DeformConv", "Sigmoid", "Slice", "Split", "Mul", "SpaceToDepth"}
     assert {node.domain for node in proto.graph.node} == {""}
 
 
@@ -132,7 +133,7 @@ def test_metadata_tells_what_deployment_needs(proto):
 
 
 def test_same_model_gives_the_same_bytes(model, path, tmp_path):
-    export_onnx(quantised(), tmp_path / "again.onnx", detector=DETECTOR)
+    export_onnx(quantized(), tmp_path / "again.onnx", detector=DETECTOR)
     assert (tmp_path / "again.onnx").read_bytes() == path.read_bytes()
 
 
@@ -140,13 +141,13 @@ WRITE_AGAIN = """
 import sys
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
-from test_onnx_export import DETECTOR, export_onnx, quantised
-export_onnx(quantised(), Path(sys.argv[1]), detector=DETECTOR)
+from test_onnx_export import DETECTOR, export_onnx, quantized
+export_onnx(quantized(), Path(sys.argv[1]), detector=DETECTOR)
 """
 
 
 def test_another_process_with_other_hashes_writes_the_same_bytes(path, tmp_path):
-    places = [str(Path(__file__).parent), str(Path(quantised_lookalike.__file__).parent)]
+    places = [str(Path(module.__file__).parent) for module in (sys.modules[__name__], quantized_lookalike, fake_plugin)]
     environment = os.environ | {"PYTHONHASHSEED": "77", "PYTHONPATH": str(ROOT)}
     call = [sys.executable, "-c", WRITE_AGAIN, str(tmp_path / "again.onnx"), *places]
     subprocess.run(call, check=True, env=environment, cwd=tmp_path)
@@ -195,7 +196,7 @@ def test_the_refusal_of_a_network_reaches_the_user_as_it_is(tmp_path):
 
 
 def test_every_convolution_outside_the_declared_islands_is_fused(path):
-    islands = DETECTOR.not_quantisable(None)
+    islands = DETECTOR.not_quantizable(None)
     unfused = unfused_convolutions(path, islands)
     assert Counter(u.layer for u in unfused) == dict.fromkeys(islands, 3)
     assert all(u.reason == islands[u.layer] for u in unfused)
@@ -210,7 +211,7 @@ def test_additions_pooling_and_resizing_run_on_integers(path):
     assert count["DequantizeLinear"] == 3 * 2 + 3 * 4  # inputs and weights of the islands, a level at a time
 
 
-def test_convolution_without_a_quantised_input_is_reported_with_the_reason(path, tmp_path):
+def test_convolution_without_a_quantized_input_is_reported_with_the_reason(path, tmp_path):
     proto = onnx.load(str(path))
     conv = next(n for n in proto.graph.node if n.name == "head.first/Conv")
     pair = next(n for n in proto.graph.node if conv.input[0] in n.output)
@@ -218,11 +219,11 @@ def test_convolution_without_a_quantised_input_is_reported_with_the_reason(path,
     conv.input[0] = source
     onnx.save(proto, str(tmp_path / "m.onnx"))
     found = {u.name: u.reason for u in unfused_convolutions(tmp_path / "m.onnx")}
-    assert found["head.first/Conv"] == "its input is not quantised"
+    assert found["head.first/Conv"] == "its input is not quantized"
     assert "no integer DeformConv" in found["head.deform/DeformConv"]
 
 
-def test_runtime_equals_the_fake_quantised_model(model, path):
+def test_runtime_equals_the_fake_quantized_model(model, path):
     errors = check_parity(model, path, images_of(DETECTOR, split="val"), names=DETECTOR.output_names(), limit=0.01)
     assert max(errors.values()) > 0
 
@@ -268,7 +269,7 @@ def test_both_forms_and_opsets_export_and_agree(model, tmp_path, deform, opset):
     check_parity(model, path, images_of(DETECTOR, 1), names=DETECTOR.output_names(), limit=0.01)
 
 
-def test_float_model_has_no_quantisers_and_no_batch_norms(tmp_path):
+def test_float_model_has_no_quantizers_and_no_batch_norms(tmp_path):
     path = tmp_path / "float.onnx"
     model = DETECTOR.build()
     export_onnx(model, path, detector=DETECTOR)
@@ -278,7 +279,7 @@ def test_float_model_has_no_quantisers_and_no_batch_norms(tmp_path):
 
 
 def test_uncalibrated_model_is_refused(tmp_path):
-    model = quantise(DETECTOR.build(), QuantisationSettings(), DETECTOR)
+    model = quantize(DETECTOR.build(), QuantizationSettings(), DETECTOR)
     with pytest.raises(StageError, match="has no range"):
         export_onnx(model, tmp_path / "m.onnx", detector=DETECTOR)
 
@@ -291,8 +292,8 @@ def test_deploy_graph_equals_the_model_up_to_the_rounding_of_biases(model):
 
 
 def test_emptied_channel_keeps_its_bias_inside_int32(tmp_path):
-    model = quantised()
-    layer = quantised_layers(model)["neck.smooth"]
+    model = quantized()
+    layer = quantized_layers(model)["neck.smooth"]
     with torch.no_grad():
         layer.weight[0] = 0
         layer.weight[1] *= 1e-12

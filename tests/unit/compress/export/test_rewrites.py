@@ -20,13 +20,13 @@ class Net:
         self.rng = np.random.default_rng(seed)
         self.nodes, self.stored, self.channels, self.value = [], {}, 3, "images"
         self.height, self.width = height, width
-        self.quantise("images", zero_point=114)
+        self.quantize("images", zero_point=114)
 
     def store(self, name, values):
         self.stored[name] = numpy_helper.from_array(np.asarray(values), name)
         return name
 
-    def quantise(self, value, *, scale=0.02, zero_point=0):
+    def quantize(self, value, *, scale=0.02, zero_point=0):
         number = len(self.nodes)
         scale, zero = self.store(f"s{number}", np.float32(scale)), self.store(f"z{number}", np.uint8(zero_point))
         self.nodes.append(helper.make_node("QuantizeLinear", [value, scale, zero], [f"q{number}"]))
@@ -58,7 +58,7 @@ class Net:
             )
         )  # fmt: skip
         self.channels = channels
-        self.quantise(f"{name}.y")
+        self.quantize(f"{name}.y")
         return self
 
     def depthwise(self, name, **fields):

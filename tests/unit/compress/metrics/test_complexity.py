@@ -63,11 +63,11 @@ def test_a_traced_graph_counts_like_its_model():
     assert measure_complexity(fx.symbolic_trace(model), images) == measure_complexity(model, images)
 
 
-def test_fake_quantised_layers_count_like_float_ones_without_their_scales():
+def test_fake_quantized_layers_count_like_float_ones_without_their_scales():
     import brevitas.nn as brevitas
 
-    quantised = brevitas.QuantConv2d(4, 8, 3, padding=1)
-    cost = measure_complexity(quantised, torch.randn(1, 4, 8, 8))
+    quantized = brevitas.QuantConv2d(4, 8, 3, padding=1)
+    cost = measure_complexity(quantized, torch.randn(1, 4, 8, 8))
     assert (cost.macs, cost.params) == (8 * 8 * 4 * 8 * 9, 4 * 8 * 9 + 8)
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 import torch_pruning as tp
+from fake_plugin import FakePlugin
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from compress.dataset import InputFormat
 
 
 class FieldConv(nn.Module):
@@ -136,7 +135,7 @@ class LookalikeBatch:
         return LookalikeBatch(self.images.to(device), self.target.to(device))
 
 
-class LookalikeDetector:
+class LookalikeDetector(FakePlugin):
     """As much of a plug-in as the pruning stages use."""
 
     NAME, VERSION = "lookalike", "1"
@@ -159,13 +158,6 @@ class LookalikeDetector:
     def distill_points(self, model):
         return ("out1",)
 
-    @property
-    def data(self):
-        return self  # its own data set
-
-    def input_format(self):
-        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
     def loader(self, split, input_format, *, batch_size, augment, seed):
         generator = torch.Generator().manual_seed(seed)
         return [
@@ -178,9 +170,6 @@ class LookalikeDetector:
 
     def loss(self, model, raw, batch):
         return {"fit": F.mse_loss(raw[0], batch.target), "field": raw[2].square().mean()}
-
-    def set_train_mode(self, model):
-        model.train()
 
 
 @dataclass

@@ -1,95 +1,95 @@
-"""Where quantisers go, calibration, and what survives saving, loading and training."""
+"""Where quantizers go, calibration, and what survives saving, loading and training."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from quantised_lookalike import Lookalike, images_of
+from quantized_lookalike import Lookalike, images_of
 from torch import nn
 
 from compress.errors import RecipeError, StageError
 from compress.model_folder import Build, keep_zeros, load_model, masks_of, save_model
-from compress.quantization import QuantisationSettings, calibrate, quantise
+from compress.quantization import QuantizationSettings, calibrate, quantize
 from compress.quantization.calibration import value_range
-from compress.quantization.checks import check_zeros, quantisation_facts, quantised_layers
+from compress.quantization.checks import check_zeros, quantization_facts, quantized_layers
 from compress.quantization.graph import module_of, outputs_of
-from compress.quantization.insertion import QUANTISERS, origin
-from compress.quantization.layers import ActivationQuantiser, QuantisedConv2d
+from compress.quantization.insertion import QUANTIZERS, origin
+from compress.quantization.layers import ActivationQuantizer, QuantizedConv2d
 
 torch.set_num_threads(1)
 DETECTOR = Lookalike()
 
 
-def quantised(**settings):
-    model = quantise(DETECTOR.build(), QuantisationSettings(**settings), DETECTOR)
+def quantized(**settings):
+    model = quantize(DETECTOR.build(), QuantizationSettings(**settings), DETECTOR)
     calibrate(model, images_of(DETECTOR))
     return model
 
 
 @pytest.fixture(scope="module")
 def model():
-    return quantised()
+    return quantized()
 
 
-def quantiser_behind(model, target, call=0):
-    """Return the quantiser that reads a call of a module, through ReLUs."""
+def quantizer_behind(model, target, call=0):
+    """Return the quantizer that reads a call of a module, through ReLUs."""
     node = [n for n in model.graph.nodes if n.target == target][call]
-    while not isinstance(module_of(model, node), ActivationQuantiser):
+    while not isinstance(module_of(model, node), ActivationQuantizer):
         (node,) = node.users
     return module_of(model, node)
 
 
 def test_every_layer_with_a_kernel_has_integer_weights(model):
     assert not any(type(m) is nn.Conv2d for m in model.modules())
-    assert len(quantised_layers(model)) == 15
+    assert len(quantized_layers(model)) == 15
 
 
 def test_only_the_named_layers_are_float_islands(model):
-    islands = {name for name, layer in quantised_layers(model).items() if not layer.integer}
+    islands = {name for name, layer in quantized_layers(model).items() if not layer.integer}
     assert islands == {"head.deform", "head.offset", "head.score", "head.box"}
 
 
-def test_integer_convolutions_read_and_feed_quantisers_at_every_call(model):
-    calls = [n for n in model.graph.nodes if isinstance(m := module_of(model, n), QuantisedConv2d) and m.integer]
+def test_integer_convolutions_read_and_feed_quantizers_at_every_call(model):
+    calls = [n for n in model.graph.nodes if isinstance(m := module_of(model, n), QuantizedConv2d) and m.integer]
     assert len(calls) == 9 + 2 * 3
     for node in calls:
         source = origin(model, node.args[0])
-        assert isinstance(module_of(model, source), ActivationQuantiser), node
+        assert isinstance(module_of(model, source), ActivationQuantizer), node
         reader = list(node.users)
-        while not isinstance(module_of(model, reader[0]), ActivationQuantiser):
+        while not isinstance(module_of(model, reader[0]), ActivationQuantizer):
             reader = list(reader[0].users)
         assert len(reader) == 1, node
 
 
-def test_each_level_of_the_shared_head_has_its_own_activation_quantisers(model):
-    behind = {id(quantiser_behind(model, "head.dilated", call)) for call in range(3)}
+def test_each_level_of_the_shared_head_has_its_own_activation_quantizers(model):
+    behind = {id(quantizer_behind(model, "head.dilated", call)) for call in range(3)}
     assert len(behind) == 3
 
 
 def test_relu_gives_unsigned_and_the_rest_asymmetric_ranges(model):
-    assert quantiser_behind(model, "head.first").grid()[1] == 0
-    assert 0 < quantiser_behind(model, "head.dilated").grid()[1] < 255
-    assert 0 < quantiser_behind(model, "images").grid()[1] < 255
+    assert quantizer_behind(model, "head.first").grid()[1] == 0
+    assert 0 < quantizer_behind(model, "head.dilated").grid()[1] < 255
+    assert 0 < quantizer_behind(model, "images").grid()[1] < 255
 
 
-def test_residual_and_fpn_additions_are_quantised(model):
-    names = [name for name, m in model.named_modules() if isinstance(m, ActivationQuantiser)]
-    assert {f"{QUANTISERS}.add", f"{QUANTISERS}.add_1"} <= set(names)
+def test_residual_and_fpn_additions_are_quantized(model):
+    names = [name for name, m in model.named_modules() if isinstance(m, ActivationQuantizer)]
+    assert {f"{QUANTIZERS}.add", f"{QUANTIZERS}.add_1"} <= set(names)
 
 
-def test_pooling_and_resizing_get_no_quantiser_of_their_own(model):
-    names = [name for name, m in model.named_modules() if isinstance(m, ActivationQuantiser)]
+def test_pooling_and_resizing_get_no_quantizer_of_their_own(model):
+    names = [name for name, m in model.named_modules() if isinstance(m, ActivationQuantizer)]
     assert not any("pool" in name or "interpolate" in name for name in names)
 
 
 def test_relu6_range_never_exceeds_six(model):
-    quantiser = quantiser_behind(model, "backbone.block.expand.0")
-    assert quantiser.grid()[0] * 255 <= 6.0001
+    quantizer = quantizer_behind(model, "backbone.block.expand.0")
+    assert quantizer.grid()[0] * 255 <= 6.0001
 
 
 @pytest.mark.parametrize("bits", [2, 4, 7])
 def test_integer_weights_use_the_bits_they_have(bits):
-    layer = quantised_layers(quantised(weight_bit_width=bits))["head.first"]
+    layer = quantized_layers(quantized(weight_bit_width=bits))["head.first"]
     codes, scale = layer.integer_weight()
     limit = 2 ** (bits - 1) - 1
     assert codes.dtype == torch.int8
@@ -99,7 +99,7 @@ def test_integer_weights_use_the_bits_they_have(bits):
 
 
 def test_few_bits_spare_the_stem_and_depthwise_layers():
-    layers = quantised_layers(quantised(weight_bit_width=3))
+    layers = quantized_layers(quantized(weight_bit_width=3))
     assert layers["backbone.stem.0"].weight_bit_width == 7
     assert layers["backbone.block.depthwise.0"].weight_bit_width == 8
     assert layers["backbone.down.0"].weight_bit_width == 3
@@ -107,23 +107,23 @@ def test_few_bits_spare_the_stem_and_depthwise_layers():
 
 def test_glob_that_gives_an_integer_layer_eight_bits_is_a_recipe_error():
     with pytest.raises(RecipeError, match="target: vnni"):
-        quantise(DETECTOR.build(), QuantisationSettings(layer_bit_widths={"head.first": 8}), DETECTOR)
+        quantize(DETECTOR.build(), QuantizationSettings(layer_bit_widths={"head.first": 8}), DETECTOR)
 
 
 def test_unknown_float_island_is_refused():
     detector = Lookalike({"head.nothing": "?"})
     with pytest.raises(StageError, match=r"head\.nothing"):
-        quantise(detector.build(), QuantisationSettings(), detector)
+        quantize(detector.build(), QuantizationSettings(), detector)
 
 
-def test_island_between_quantised_tensors_obeys_the_limits_of_integers():
-    detector = Lookalike(DETECTOR.not_quantisable(None) | {"neck.smooth": "on a whim"})
-    model = quantise(detector.build(), QuantisationSettings(), detector)
-    assert quantised_layers(model)["neck.smooth"].integer
-    assert quantised_layers(model)["neck.smooth"].weight_bit_width == 7
+def test_island_between_quantized_tensors_obeys_the_limits_of_integers():
+    detector = Lookalike(DETECTOR.not_quantizable(None) | {"neck.smooth": "on a whim"})
+    model = quantize(detector.build(), QuantizationSettings(), detector)
+    assert quantized_layers(model)["neck.smooth"].integer
+    assert quantized_layers(model)["neck.smooth"].weight_bit_width == 7
 
 
-def test_quantised_model_is_close_to_the_float_one(model):
+def test_quantized_model_is_close_to_the_float_one(model):
     x = images_of(DETECTOR, split="val")[0]
     for a, b in zip(outputs_of(model, x), outputs_of(DETECTOR.build(), x), strict=True):
         assert (a - b).norm() / b.norm() < 0.15
@@ -131,16 +131,16 @@ def test_quantised_model_is_close_to_the_float_one(model):
 
 def test_calibration_without_images_is_an_error():
     with pytest.raises(StageError, match="no image"):
-        calibrate(quantise(DETECTOR.build(), QuantisationSettings(), DETECTOR), [])
+        calibrate(quantize(DETECTOR.build(), QuantizationSettings(), DETECTOR), [])
 
 
 def test_range_covers_every_image_and_not_their_average():
-    model = quantise(DETECTOR.build(), QuantisationSettings(activation_percentile=100), DETECTOR)
+    model = quantize(DETECTOR.build(), QuantizationSettings(activation_percentile=100), DETECTOR)
     quiet = images_of(DETECTOR)[0] * 0.01
     bright = quiet.clone()
     bright[..., :4, :4] = 2.5
     calibrate(model, [quiet] * 9 + [bright])
-    scale, zero_point = quantiser_behind(model, "images").grid()
+    scale, zero_point = quantizer_behind(model, "images").grid()
     assert (255 - zero_point) * scale > 2.49
 
 
@@ -161,16 +161,16 @@ def test_switching_modes_changes_nothing(model):
 
 
 def test_training_rounds_as_evaluation_does(model):
-    quantiser = quantiser_behind(model, "head.dilated")
-    scale, zero_point = quantiser.grid()
+    quantizer = quantizer_behind(model, "head.dilated")
+    scale, zero_point = quantizer.grid()
     x = (torch.randn(2000) * 120 * scale).requires_grad_()
-    expected = quantiser(x).detach()
+    expected = quantizer(x).detach()
     try:
-        quantiser.train()
-        found = quantiser(x)
+        quantizer.train()
+        found = quantizer(x)
         found.sum().backward()
     finally:
-        quantiser.eval()
+        quantizer.eval()
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     inside = (x / scale + zero_point).detach().sub(127.5).abs() < 127
     outside = (x / scale + zero_point).detach().sub(127.5).abs() > 128.5
@@ -179,7 +179,7 @@ def test_training_rounds_as_evaluation_does(model):
 
 
 def test_saved_and_loaded_model_is_bit_equal(model, tmp_path):
-    build = Build(quantisation=QuantisationSettings().model_dump())
+    build = Build(quantization=QuantizationSettings().model_dump())
     save_model(tmp_path, model, build.model_copy(update={"layers": {}}))
     (tmp_path / "build.json").write_text(build.model_dump_json())
     loaded, _ = load_model(tmp_path, DETECTOR)
@@ -199,7 +199,7 @@ def sparse_model():
 def test_zeros_stay_zeros_through_training():
     float_model, build = sparse_model()
     masks = masks_of(float_model, build)
-    model = quantise(float_model, QuantisationSettings(weight_bit_width=6), DETECTOR)
+    model = quantize(float_model, QuantizationSettings(weight_bit_width=6), DETECTOR)
     calibrate(model, images_of(DETECTOR))
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
     after_step = keep_zeros(model, masks)
@@ -212,13 +212,13 @@ def test_zeros_stay_zeros_through_training():
         after_step(step, 4)
     check_zeros(model, masks, label="qat")
     assert not torch.equal(model.get_submodule("head.first").weight, before)
-    assert quantisation_facts(model)["sparsity"] > 0.1
+    assert quantization_facts(model)["sparsity"] > 0.1
 
 
 def test_a_lost_zero_is_found():
     float_model, build = sparse_model()
     masks = masks_of(float_model, build)
-    model = quantise(float_model, QuantisationSettings(), DETECTOR)
+    model = quantize(float_model, QuantizationSettings(), DETECTOR)
     with torch.no_grad():
         model.get_submodule("head.deform").weight.fill_(0.1)
     with pytest.raises(StageError, match=r"pruned weights of head\.deform"):
@@ -227,24 +227,24 @@ def test_a_lost_zero_is_found():
 
 @pytest.mark.parametrize("learn", [False, True])
 def test_activation_ranges_are_trained_only_on_request(learn):
-    model = quantised(learn_activation_ranges=learn)
-    parameters = [p for n, p in model.named_parameters() if n.startswith(QUANTISERS)]
+    model = quantized(learn_activation_ranges=learn)
+    parameters = [p for n, p in model.named_parameters() if n.startswith(QUANTIZERS)]
     assert parameters
     assert all(p.requires_grad == learn for p in parameters)
 
 
 def test_learned_range_behind_relu6_stays_below_six():
-    model = quantised(learn_activation_ranges=True)
-    quantiser = quantiser_behind(model, "backbone.block.expand.0")
+    model = quantized(learn_activation_ranges=True)
+    quantizer = quantizer_behind(model, "backbone.block.expand.0")
     with torch.no_grad():
-        quantiser._scaling.value.fill_(9.0)
+        quantizer._scaling.value.fill_(9.0)
     model.train()
     model(images_of(DETECTOR)[0])
-    assert quantiser.grid()[0] * 255 <= 6.0001
+    assert quantizer.grid()[0] * 255 <= 6.0001
 
 
 def test_bias_is_rounded_to_the_steps_of_the_integer_accumulator_in_training(model):
-    layer, around = quantised_layers(model)["neck.smooth"], quantiser_behind(model, "neck.smooth")
+    layer, around = quantized_layers(model)["neck.smooth"], quantizer_behind(model, "neck.smooth")
     x = torch.zeros(1, layer.in_channels, 3, 3)
     try:
         layer.train()
@@ -264,6 +264,6 @@ def test_convolution_that_pads_with_other_than_zeros_stays_float():
         def forward(self, x):
             return self.head(x)
 
-    model = quantise(Reflecting().eval(), QuantisationSettings(), Lookalike({}))
+    model = quantize(Reflecting().eval(), QuantizationSettings(), Lookalike({}))
     assert type(model.get_submodule("head.1")) is nn.Conv2d
-    assert isinstance(model.get_submodule("head.0"), QuantisedConv2d)
+    assert isinstance(model.get_submodule("head.0"), QuantizedConv2d)

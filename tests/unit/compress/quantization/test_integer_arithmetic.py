@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 
 
 def run(nodes, tensors, inputs, shape):
-    """Run a Q/DQ graph in ONNX Runtime with all optimisations; y is float."""
+    """Run a Q/DQ graph in ONNX Runtime with all optimizations; y is float."""
     infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(x.shape)) for n, x in inputs.items()]
     out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)]
     stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in tensors.items()]

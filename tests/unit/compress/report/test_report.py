@@ -96,7 +96,7 @@ def small_run(root=Path("/out")):
         ),
         score(4, "prune_structured", 0.541, 4_000_000),
         artifact(
-            5, "qat", "qat", Kind.QUANTISED, pruned | {"sparsity": 0.61, "history": history},
+            5, "qat", "qat", Kind.QUANTIZED, pruned | {"sparsity": 0.61, "history": history},
             ["float", "prune_structured"], root=root,
         ),
         score(6, "qat", 0.55, 520_000),

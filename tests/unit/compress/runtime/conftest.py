@@ -34,10 +34,10 @@ def head_like_onnx(path, meta=META, height="height", width="width", batch="batch
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    nodes, initialisers = [], []
+    nodes, initializers = [], []
 
     def add(name, array):
-        initialisers.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
+        initializers.append(numpy_helper.from_array(np.asarray(array, np.float32), name))
         return name
 
     shapes = {}
@@ -60,7 +60,7 @@ def head_like_onnx(path, meta=META, height="height", width="width", batch="batch
         "head_like",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, height, width])],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shapes[name]) for name in META["output_names"]],
-        initialisers,
+        initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     if meta is not None:

@@ -5,10 +5,12 @@ import json
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import typer
 from typer.testing import CliRunner
 
 from compress.cli.detecting import detect_command
+from compress.cli.main import main
 from compress.errors import DataError
 from compress.runtime.detect import open_predictor
 from compress.runtime.image_source import open_source
@@ -35,8 +37,6 @@ def picture(tmp_path, white_cells):
 @pytest.fixture
 def geotiff(tmp_path, white_cells):
     """Return a GeoTIFF with 0.5 m a pixel whose upper left corner lies at 500,000 E 5,000,000 N of zone 32."""
-    import rasterio
-
     path = tmp_path / "field.tif"
     image = white_cells((264, 376), CELLS)
     with rasterio.open(
@@ -126,15 +126,14 @@ def test_a_class_that_the_annotations_lack_is_told(tmp_path, model_file, picture
     assert "class 'lamp': the annotations name no such category, expected one of ship" in str(result.exception)
 
 
-def test_a_raster_too_large_to_be_held_is_not_drawn(tmp_path, model_file, geotiff, monkeypatch):
+def test_a_raster_too_large_to_be_held_is_not_drawn(tmp_path, model_file, geotiff, monkeypatch, capsys):
     from compress.runtime import detect
 
     monkeypatch.setattr(detect, "MAX_DRAWN_PIXELS", 1000)
-    result = run(model_file, geotiff, "--out", tmp_path / "out")
-    assert result.exit_code == 0, result.output
+    assert main(["detect", str(model_file), str(geotiff), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "field.txt").is_file()
     assert not (tmp_path / "out" / "field.png").exists()
-    assert "376 x 264 px are too many to draw" in result.output
+    assert "376 x 264 px are too many to draw" in capsys.readouterr().err
 
 
 def test_a_small_raster_is_drawn_like_any_picture(tmp_path, model_file, geotiff, picture):
@@ -143,14 +142,15 @@ def test_a_small_raster_is_drawn_like_any_picture(tmp_path, model_file, geotiff,
 
 
 def test_json_on_standard_output_is_one_document_even_where_a_picture_has_many_windows(
-    tmp_path, model_file, geotiff, monkeypatch
+    tmp_path, model_file, geotiff, monkeypatch, capsys
 ):
     from compress import progress
     from compress.runtime import detect
 
     monkeypatch.setattr(detect, "MANY_WINDOWS", 1)
     monkeypatch.setattr(progress, "LINE_INTERVAL_S", 0)
-    result = run(model_file, geotiff, "--out", tmp_path / "out", "--json", "--no-pictures")
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["images"][0]["name"] == "field"
-    assert "field.tif: 1/" in result.stderr
+    arguments = [str(model_file), str(geotiff), "--out", str(tmp_path / "out"), "--json", "--no-pictures"]
+    assert main(["detect", *arguments]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["images"][0]["name"] == "field"
+    assert "field.tif: 1/" in printed.err

@@ -9,7 +9,8 @@ import pytest
 import rasterio
 
 from compress.errors import DataError
-from compress.runtime.image_source import ArraySource, RasterSource, open_source
+from compress.predictor import ArraySource
+from compress.runtime.image_source import RasterSource, open_source
 
 
 def write(path, bands, **profile):
@@ -171,7 +172,8 @@ import importlib.util
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, package=None: None if name == "rasterio" else find(name, package)
 from compress.errors import DataError
-from compress.runtime.image_source import ArraySource, RasterSource, open_source
+from compress.predictor import ArraySource
+from compress.runtime.image_source import RasterSource, open_source
 with open_source(Path({str(tmp_path / "a.tif")!r})) as source:
     assert isinstance(source, ArraySource)
 try:

@@ -10,7 +10,8 @@ from onnx import TensorProto, helper
 
 from benchmarks import latency as latency_script
 from compress.errors import StageError
-from compress.runtime.latency import compare, environment, measure_interleaved, random_inputs, speedup_of, summarise
+from compress.machine import latency_machine
+from compress.runtime.latency import compare, measure_interleaved, random_inputs, speedup_of, summarize
 from compress.runtime.session import open_session
 
 
@@ -35,7 +36,7 @@ def test_models_take_turns_and_the_first_place_rotates():
 
 
 def test_percentiles_and_mean_of_known_times():
-    row = summarise(np.arange(1, 102, dtype=float))
+    row = summarize(np.arange(1, 102, dtype=float))
     assert row["latency_ms_p50"] == 51
     assert row["latency_ms_p90"] == 91
     assert row["latency_ms_p99"] == 100
@@ -94,7 +95,7 @@ def test_an_open_or_contradicted_picture_size_is_an_error(tmp_path):
 
 
 def test_the_environment_is_json():
-    facts = json.loads(json.dumps(environment()))
+    facts = json.loads(json.dumps(latency_machine()))
     assert facts["cpu"]
     assert facts["versions"]["onnxruntime"]
 

@@ -13,7 +13,7 @@ from compress import codec
 from compress.errors import CodecError, StageError
 from compress.runtime.session import open_session
 
-SIZE = 160  # 160 x 160 int8 and more are large initialisers
+SIZE = 160  # 160 x 160 int8 and more are large initializers
 rng = np.random.default_rng(0)
 
 
@@ -21,7 +21,7 @@ def value(name, shape=(1, SIZE)):
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
-def quantised(name):
+def quantized(name):
     """Return int8 weights with their scales, and the node that makes floats of them."""
     weights = np.round(rng.laplace(0, 9, (SIZE, SIZE))).clip(-127, 127).astype(np.int8)
     scales = rng.uniform(0.001, 0.01, SIZE).astype(np.float32)
@@ -30,20 +30,20 @@ def quantised(name):
 
 
 def branch(name, values):
-    """Return a subgraph with a large initialiser and a large constant of its own."""
+    """Return a subgraph with a large initializer and a large constant of its own."""
     constant = numpy_helper.from_array(values[::-1].copy(), "")
     nodes = [
         helper.make_node("Constant", [], [f"{name}_c"], value=constant),
         helper.make_node("MatMul", ["h", f"{name}_w"], [f"{name}_1"]),
         helper.make_node("MatMul", [f"{name}_1", f"{name}_c"], [f"{name}_o"]),
     ]
-    initialisers = [numpy_helper.from_array(values, f"{name}_w")]
-    return helper.make_graph(nodes, name, [], [value(f"{name}_o")], initialisers)
+    initializers = [numpy_helper.from_array(values, f"{name}_w")]
+    return helper.make_graph(nodes, name, [], [value(f"{name}_o")], initializers)
 
 
 def model():
     """Return a model with large weights in every place: int8, float, float16, in branches, constants, sparse."""
-    weights, dequantize = quantised("w")
+    weights, dequantize = quantized("w")
     floats = (0.1 * rng.standard_normal((SIZE, SIZE))).astype(np.float32)
     halves = numpy_helper.from_array(floats.T.astype(np.float16), "halves")
     typed = helper.make_tensor("typed", TensorProto.FLOAT, [SIZE, SIZE], floats.reshape(-1) + 1)
@@ -65,20 +65,20 @@ def outputs(session):
     return [session.run(None, {"x": x, "flag": np.array(flag)})[0] for flag in (False, True)]
 
 
-@pytest.mark.parametrize("optimise", [True, False])
-def test_outputs_are_those_of_the_unpacked_file(tmp_path, optimise):
+@pytest.mark.parametrize("optimize", [True, False])
+def test_outputs_are_those_of_the_unpacked_file(tmp_path, optimize):
     (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
     codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
-    expected = outputs(open_session(tmp_path / "m.onnx", threads=1, optimise=optimise))
+    expected = outputs(open_session(tmp_path / "m.onnx", threads=1, optimize=optimize))
     for check_hash in (True, False):
-        session = open_session(tmp_path / "m.krimp", threads=1, optimise=optimise, check_hash=check_hash)
+        session = open_session(tmp_path / "m.krimp", threads=1, optimize=optimize, check_hash=check_hash)
         gc.collect()
         np.random.default_rng(2).bytes(1 << 22)  # memory that was freed by mistake would be used again
         for found, wanted in zip(outputs(session), expected, strict=True):
             assert np.array_equal(found, wanted)
 
 
-def test_large_initialisers_of_the_main_graph_alone_are_apart(tmp_path):
+def test_large_initializers_of_the_main_graph_alone_are_apart(tmp_path):
     original = model()
     (tmp_path / "m.onnx").write_bytes(original.SerializeToString())
     codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
@@ -116,7 +116,7 @@ def test_weights_in_other_files_work_too(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["m.krimp"]
 
 
-def test_two_initialisers_of_one_name_are_left_to_the_runtime(tmp_path):
+def test_two_initializers_of_one_name_are_left_to_the_runtime(tmp_path):
     twice = model()
     twice.graph.initializer.append(twice.graph.initializer[0])
     (tmp_path / "m.onnx").write_bytes(twice.SerializeToString())
@@ -144,11 +144,11 @@ def test_a_packed_file_that_is_no_onnx_model_is_refused(tmp_path):
         open_session(tmp_path / "w.krimp")
 
 
-@pytest.mark.parametrize("optimise", [True, False])
-def test_decoded_weights_are_given_back_once_the_session_has_its_copy(tmp_path, monkeypatch, optimise):
+@pytest.mark.parametrize("optimize", [True, False])
+def test_decoded_weights_are_given_back_once_the_session_has_its_copy(tmp_path, monkeypatch, optimize):
     (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
     codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
-    expected = outputs(open_session(tmp_path / "m.onnx", threads=1, optimise=optimise))
+    expected = outputs(open_session(tmp_path / "m.onnx", threads=1, optimize=optimize))
     rooms, kept, read_apart = [], [], codec.read_apart
 
     def noted(packed, **options):
@@ -162,7 +162,7 @@ def test_decoded_weights_are_given_back_once_the_session_has_its_copy(tmp_path, 
         return apart
 
     monkeypatch.setattr("compress.codec.read_apart", noted)
-    session = open_session(tmp_path / "m.krimp", threads=1, optimise=optimise)
+    session = open_session(tmp_path / "m.krimp", threads=1, optimize=optimize)
     assert isinstance(session, ort.InferenceSession)
     for room in kept:
         room[:] = 0x77

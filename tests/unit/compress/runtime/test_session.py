@@ -19,7 +19,7 @@ def tiny_model(batch="batch", operator="Relu"):
 
 
 def metadata_of(source):
-    return deploy_metadata_of(open_session(source, threads=1, optimise=False), "model")
+    return deploy_metadata_of(open_session(source, threads=1, optimize=False), "model")
 
 
 def test_metadata_is_read_from_file_bytes_and_packed_file(model_file, meta, tmp_path):

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from fake_plugin import FakePlugin
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
 from compress.actions.evaluate import plain_scores
 from compress.codec import pack_file
-from compress.dataset import InputFormat, Picture, Scores
+from compress.dataset import Picture, Scores
 from compress.errors import StageError
 from compress.kind import Kind
 from compress.metrics.paired import load_resampled
@@ -22,7 +23,7 @@ from compress.stages.evaluate import Evaluate
 META = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]}
 
 
-class FakeDetector:
+class FakeDetector(FakePlugin):
     """Counts images; its network is a ReLU."""
 
     def __init__(self):
@@ -38,13 +39,6 @@ class FakeDetector:
         import torch
 
         return torch.zeros(batch_size, 3, 8, 8)
-
-    @property
-    def data(self):
-        return self  # its own data set
-
-    def input_format(self):
-        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
     def loader(self, split, input_format, *, batch_size, augment, seed):
         raise AssertionError("no stage here trains")
@@ -118,7 +112,7 @@ def test_an_exported_model_is_scored_and_its_bytes_are_those_of_the_files(tmp_pa
 def test_the_resampled_map50_goes_into_a_file_of_its_own(tmp_path, artifacts):
     detector = FakeDetector()
     scores = Scores(0.5, "area", 0.5, {}, 0.7, 0.6, 0.3, 12, 5, (0.4, 0.6), np.linspace(0.4, 0.6, 7))
-    detector.evaluate = lambda *_, **__: scores
+    detector.score = lambda detections, truths: scores
     facts = Evaluate(limit=3, threads=1).run(context(tmp_path, {"source": artifacts["pack"]}, detector))
     assert "map50_resampled" not in facts["scores"]
     assert load_resampled(tmp_path / "result").tolist() == pytest.approx(np.linspace(0.4, 0.6, 7))
@@ -145,7 +139,7 @@ def test_a_torch_model_is_exported_and_packed_to_know_its_bytes(tmp_path):
         def metadata(self):
             return META | {"plugin": "fake"}
 
-        def not_quantisable(self, model):
+        def not_quantizable(self, model):
             return {}
 
         def example_input(self, batch_size=1):
@@ -214,8 +208,8 @@ def test_end_to_end_runs_on_the_first_picture_of_the_split(tmp_path, artifacts, 
 
 
 def test_what_cannot_be_timed_is_refused(tmp_path, artifacts):
-    artifacts["qat"] = SimpleNamespace(kind=Kind.QUANTISED, label="qat")
-    with pytest.raises(StageError, match="'qat' holds quantised, expected onnx or packed"):
+    artifacts["qat"] = SimpleNamespace(kind=Kind.QUANTIZED, label="qat")
+    with pytest.raises(StageError, match="'qat' holds quantized, expected onnx or packed"):
         Benchmark(models=("pack", "qat")).run(context(tmp_path, artifacts, FakeDetector()))
     for models in ((), ("pack", "pack")):
         with pytest.raises(ValidationError):

@@ -140,6 +140,19 @@ def test_corners_outside_are_told_and_moved_to_the_border_on_request(tmp_path):
         assert all(0 <= share <= 1 for share in shares)
 
 
+def test_a_box_so_far_outside_that_no_reader_takes_it_is_refused_for_yolo(tmp_path):
+    root = tmp_path / "set"
+    convert(open_source(STYLES / "dota8"), "dota", root, choices=Choices(copy=True))
+    labels = root / "val" / "labelTxt" / "P1470__1024__2474___0.txt"
+    labels.write_text("70 10 900 10 900 20 70 20 ship 0\n")
+    with pytest.raises(DataError, match=r"P1470__1024__2474___0: a box reaches from .* to 11\.25 .*--clip"):
+        convert(open_source(root), "yolo-obb", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    convert(open_source(root), "yolo-obb", tmp_path / "out", choices=Choices(clip=True))
+    (row,) = content(tmp_path / "out")["val"]["P1470__1024__2474___0"]
+    assert row[1:9] == (70, 10, 80, 10, 80, 20, 70, 20)
+
+
 def test_a_wrong_data_set_is_refused_with_its_mistakes_and_nothing_is_written(tmp_path):
     root = tmp_path / "wrong"
     convert(open_source(STYLES / "dota8"), "dota", root)

@@ -61,7 +61,7 @@ def test_the_seed_alone_decides_order_and_augmentation(root):
     assert same(first, batches(data_of(root, num_workers=1, **fields), seed=5))
 
 
-def test_without_augmentation_images_come_whole_sorted_normalised_rgb_with_the_truth_that_scoring_sees(root):
+def test_without_augmentation_images_come_whole_sorted_normalized_rgb_with_the_truth_that_scoring_sees(root):
     found = batches(data_of(root), augment=False)
     names = [name for batch in found for name in batch.names]
     assert names == sorted(names)

@@ -1,4 +1,4 @@
-"""The vectorised assigner against plain loops (assigner_oracle.py), on random and on adversarial scenes."""
+"""The vectorized assigner against plain loops (assigner_oracle.py), on random and on adversarial scenes."""
 
 import math
 

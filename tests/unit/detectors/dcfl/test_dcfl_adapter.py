@@ -76,7 +76,7 @@ def test_constants_of_adapter_and_network_agree():
 def test_every_named_module_exists():
     dcfl = detector()
     model = dcfl.build()
-    for name in [*dcfl.not_prunable(model), *dcfl.not_quantisable(model), *dcfl.distill_points(model)]:
+    for name in [*dcfl.not_prunable(model), *dcfl.not_quantizable(model), *dcfl.distill_points(model)]:
         model.get_submodule(name)
 
 

@@ -32,7 +32,7 @@ def empty_raw(batch_size=1):
     ]
 
 
-def test_preprocessing_swaps_to_rgb_normalises_and_pads_with_zeros():
+def test_preprocessing_swaps_to_rgb_normalizes_and_pads_with_zeros():
     image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     images = deploy.make_deploy(META).preprocess(image)
     assert images.shape == (1, 3, 64, 96)

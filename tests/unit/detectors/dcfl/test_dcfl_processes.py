@@ -14,7 +14,7 @@ import torch
 
 from compress.errors import StageError
 from compress.training.sharding import RankBatches, shard
-from detectors.dcfl.losses import normaliser, share_of_all
+from detectors.dcfl.losses import normalizer, share_of_all
 
 ROOT = Path(__file__).parents[4]
 RECIPE = """\
@@ -95,12 +95,12 @@ def test_each_process_divides_by_its_share_of_all_positives(monkeypatch):
             return 2
 
     owner = torch.tensor([[1, 0, 2], [0, 0, -1]])
-    assert float(normaliser(owner, by_image=False)) == 2
-    assert float(normaliser(torch.zeros_like(owner), by_image=False)) == 1
-    assert float(normaliser(owner, by_image=True)) == 3  # published: the second image counts one
+    assert float(normalizer(owner, by_image=False)) == 2
+    assert float(normalizer(torch.zeros_like(owner), by_image=False)) == 1
+    assert float(normalizer(owner, by_image=True)) == 3  # published: the second image counts one
     monkeypatch.setattr(torch, "distributed", TwoProcesses())
-    assert float(normaliser(owner, by_image=False)) == 16
-    assert float(normaliser(owner, by_image=True)) == 3
+    assert float(normalizer(owner, by_image=False)) == 16
+    assert float(normalizer(owner, by_image=True)) == 3
     assert float(share_of_all(torch.tensor(4.0))) == 17
 
 

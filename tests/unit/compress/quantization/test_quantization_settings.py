@@ -8,34 +8,34 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from compress.quantization import QuantisationSettings
+from compress.quantization import QuantizationSettings
 
 
 def test_eight_bit_weights_are_refused_for_avx2_and_the_way_out_is_named():
     with pytest.raises(ValidationError, match="target: vnni"):
-        QuantisationSettings(weight_bit_width=8)
+        QuantizationSettings(weight_bit_width=8)
 
 
 @pytest.mark.parametrize("target", ["vnni", "arm"])
 def test_eight_bit_weights_are_fine_on_other_targets(target):
-    assert QuantisationSettings(weight_bit_width=8, target=target).weight_bit_width == 8
+    assert QuantizationSettings(weight_bit_width=8, target=target).weight_bit_width == 8
 
 
 def test_default_fits_avx2():
-    assert QuantisationSettings().weight_bit_width == 7
+    assert QuantizationSettings().weight_bit_width == 7
 
 
 def test_float_island_has_its_own_bit_width():
-    assert QuantisationSettings(weight_bit_width=4).bit_width("a", "island") == 8
+    assert QuantizationSettings(weight_bit_width=4).bit_width("a", "island") == 8
 
 
 def test_stem_and_depthwise_layers_keep_more_bits_than_the_others():
-    settings = QuantisationSettings(weight_bit_width=4)
+    settings = QuantizationSettings(weight_bit_width=4)
     assert [settings.bit_width("a", role) for role in ("plain", "stem", "depthwise")] == [4, 7, 8]
 
 
 def test_last_matching_glob_wins():
-    settings = QuantisationSettings(layer_bit_widths={"backbone.*": 5, "backbone.stem.0": 6})
+    settings = QuantizationSettings(layer_bit_widths={"backbone.*": 5, "backbone.stem.0": 6})
     assert settings.bit_width("backbone.stem.0", "stem") == 6
     assert settings.bit_width("backbone.down.0", "plain") == 5
     assert settings.bit_width("head.first", "plain") == 7
@@ -44,7 +44,7 @@ def test_last_matching_glob_wins():
 @pytest.mark.parametrize("bits", [1, 9])
 def test_bit_widths_outside_two_to_eight_are_refused(bits):
     with pytest.raises(ValidationError):
-        QuantisationSettings(layer_bit_widths={"a": bits})
+        QuantizationSettings(layer_bit_widths={"a": bits})
 
 
 def test_settings_and_stages_import_without_torch():

@@ -1,4 +1,4 @@
-"""A small detector-shaped network with everything that makes quantisation hard, and its plug-in."""
+"""A small detector-shaped network with everything that makes quantization hard, and its plug-in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fake_plugin import FakePlugin
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import DeformConv2d
@@ -115,7 +116,7 @@ class LookalikeLoader:
             yield LookalikeBatch(F.interpolate(coarse, size=(HEIGHT, WIDTH), mode="bilinear").clamp(-2.1, 2.6))
 
 
-class Lookalike:
+class Lookalike(FakePlugin):
     NAME = "lookalike"
 
     def __init__(self, islands: dict[str, str] | None = None) -> None:
@@ -133,7 +134,7 @@ class Lookalike:
     def example_input(self, batch_size: int = 1) -> Tensor:
         return torch.zeros(batch_size, 3, HEIGHT, WIDTH)
 
-    def not_quantisable(self, model: nn.Module) -> dict[str, str]:
+    def not_quantizable(self, model: nn.Module) -> dict[str, str]:
         if self.islands is not None:
             return self.islands
         return {
@@ -146,13 +147,6 @@ class Lookalike:
     def distill_points(self, model: nn.Module) -> tuple[str, ...]:
         return ("backbone.block", "head.deform")
 
-    @property
-    def data(self) -> Lookalike:
-        return self  # its own data set
-
-    def input_format(self) -> InputFormat:
-        return InputFormat((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
     def loader(
         self, split: str, input_format: InputFormat, *, batch_size: int, augment: bool, seed: int
     ) -> LookalikeLoader:
@@ -160,9 +154,6 @@ class Lookalike:
 
     def loss(self, model: nn.Module, raw: tuple[Tensor, ...], batch: Any) -> dict[str, Tensor]:
         return {"loss": sum(x.square().mean() for x in raw[:6])}
-
-    def set_train_mode(self, model: nn.Module) -> None:
-        model.train()
 
     def metadata(self) -> dict[str, Any]:
         return {"plugin": self.NAME, "output_names": list(self.output_names())}

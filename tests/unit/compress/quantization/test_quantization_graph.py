@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from quantised_lookalike import Lookalike, images_of
+from quantized_lookalike import Lookalike, images_of
 from torch import nn
 from torchvision.ops import DeformConv2d
 

@@ -1,0 +1,94 @@
+"""Files that appear whole or not at all: the one way in which a file is written for keeps."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextmanager
+def whole_file(path: Path | str, *, synced: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` that replaces it when the block ends without error.
+
+    Args:
+        path: the file to write; behind a link the file itself is replaced.
+        synced: wait until file and folder are on the disk, and remove what killed runs left. False for thousands of
+            small files, each of which can be made again.
+
+    Yields:
+        The file; its `name` is its path.
+
+    Raises:
+        OSError: it is no regular file, the folder is missing or may not be written, or the disk is full; `filename`
+            is `path`, also where the system leaves it out.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        if path.exists() and not path.is_file():  # a rename would put a file in the place of a device
+            what = "a folder" if path.is_dir() else "a device or pipe"
+            raise OSError(errno.EINVAL, f"is {what}, expected the name of a file to write")
+        target = path.resolve() if path.is_symlink() else path
+        if synced:
+            _remove_leftovers(target)
+        name = target.with_name(f".{target.name}.{os.getpid()}.part")
+        with name.open("x+b" if synced else "w+b") as file:
+            temporary = name
+            _lock(file)
+            yield file
+            file.flush()
+            if synced:
+                os.fsync(file.fileno())
+        temporary.replace(target)
+        temporary = None
+        if synced:
+            sync(target.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def write_whole(path: Path | str, content: str | bytes, *, synced: bool = True) -> None:
+    """Write a file whole or not at all; text becomes UTF-8. Arguments and errors as of `whole_file`."""
+    with whole_file(path, synced=synced) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files of runs that were killed; a run holds a lock on its own as long as it lives."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError), left.open("r+b") as file:
+            _lock(file)
+            left.unlink()
+
+
+def _lock(file: BinaryIO) -> None:
+    """Lock a file until it is closed.
+
+    Raises:
+        BlockingIOError: somebody else has locked it.
+    """
+    if fcntl is not None:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
