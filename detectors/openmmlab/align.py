@@ -7,7 +7,7 @@ exported graph holds the arithmetic of the offsets and one DeformConv a level.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -57,7 +57,8 @@ class AlignedConv(nn.Module):
         offsets = self.offsets(level, [one.detach() for one in deltas])
         mask = offsets.new_zeros((x.shape[0], 1))  # not used: these layers have offsets only
         bias = self.weight.new_zeros(self.weight.shape[0])
-        return torch.ops.torchvision.deform_conv2d(x, self.weight, offsets, mask, bias, 1, 1, 1, 1, 1, 1, 1, 1, False)
+        convolve: Callable[..., Tensor] = torch.ops.torchvision.deform_conv2d
+        return convolve(x, self.weight, offsets, mask, bias, 1, 1, 1, 1, 1, 1, 1, 1, False)
 
     def offsets(self, level: int, deltas: Sequence[Tensor]) -> Tensor:
         """Return where the nine taps lie, (N, 18, H, W) in cells: dy0, dx0, dy1, dx1, ..."""

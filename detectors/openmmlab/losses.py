@@ -38,7 +38,7 @@ class PortableIoULoss(nn.Module):
         self.mode = "linear" if published.linear else published.mode
         self.eps = published.eps
         self.reduction = published.reduction
-        self.loss_weight = published.loss_weight
+        self.loss_weight: float = published.loss_weight
 
     def forward(
         self,
@@ -53,7 +53,8 @@ class PortableIoULoss(nn.Module):
             weight = weight.mean(-1)
         overlap = rotated_iou(pred, target).clamp(min=self.eps)
         loss = {"linear": 1 - overlap, "square": 1 - overlap**2, "log": -overlap.log()}[self.mode]
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction_override or self.reduction, avg_factor)
+        reduced: Tensor = weight_reduce_loss(loss, weight, reduction_override or self.reduction, avg_factor)
+        return self.loss_weight * reduced
 
 
 def kullback_leibler_loss(pred: Tensor, target: Tensor, fun: str = "log1p", tau: float = 1.0) -> Tensor:

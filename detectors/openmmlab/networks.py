@@ -65,8 +65,10 @@ def head_maps(head: Any, features: Sequence[Tensor]) -> Sequence[Sequence[Tensor
     """Run a head. FCOS alone multiplies its distances by the stride in evaluation; here it never does."""
     if type(head).__name__ == "RotatedFCOSHead":
         ones = [1] * len(features)
-        return multi_apply(head.forward_single, features, head.scales, ones)
-    return head(features)
+        maps: Sequence[Sequence[Tensor]] = multi_apply(head.forward_single, features, head.scales, ones)
+    else:
+        maps = head(features)
+    return maps
 
 
 def flatten(maps: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:

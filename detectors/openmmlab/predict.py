@@ -46,6 +46,6 @@ def _detections(instances: Any, score_threshold: float) -> Detections:
 def rotated(boxes: Any) -> Tensor:
     """Return boxes (n, 5) from rotated boxes or quadrilaterals, plain or wrapped."""
     tensor = get_box_tensor(boxes)
-    if tensor.shape[-1] == 8:
-        return QuadriBoxes(tensor).convert_to("rbox").tensor
-    return RotatedBoxes(tensor).tensor
+    wrapped = QuadriBoxes(tensor).convert_to("rbox") if tensor.shape[-1] == 8 else RotatedBoxes(tensor)
+    rows: Tensor = wrapped.tensor
+    return rows
