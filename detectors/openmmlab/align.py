@@ -36,7 +36,7 @@ class AlignedConv(nn.Module):
         Han et al. 2021, arXiv 2008.09397, section III-B (alignment convolution).
     """
 
-    def __init__(self, layer: nn.Module, priors: Any, coders: Sequence[Any]) -> None:
+    def __init__(self, layer: Any, priors: Any, coders: Sequence[Any]) -> None:
         super().__init__()
         self.in_channels = layer.in_channels
         self.out_channels = layer.out_channels
@@ -63,11 +63,11 @@ class AlignedConv(nn.Module):
         """Return where the nine taps lie, (N, 18, H, W) in cells: dy0, dx0, dy1, dx1, ..."""
         height, width = deltas[0].shape[-2:]
         stride = self.strides[level]
-        kind = {"device": deltas[0].device, "dtype": deltas[0].dtype}
-        rows = torch.arange(height, **kind).view(1, height, 1)
-        columns = torch.arange(width, **kind).view(1, 1, width)
-        x, y, w, h, angle = self.anchors[level]
-        box = [columns * stride + x, rows * stride + y, w, h, angle]
+        device, dtype = deltas[0].device, deltas[0].dtype
+        rows = torch.arange(height, device=device, dtype=dtype).view(1, height, 1)
+        columns = torch.arange(width, device=device, dtype=dtype).view(1, 1, width)
+        box: list[Any] = list(self.anchors[level])
+        box[:2] = columns * stride + box[0], rows * stride + box[1]
         for coder, delta in zip(self.coders, deltas, strict=True):
             box = _move(box, delta, coder)
         x, y, w, h, angle = box
@@ -142,6 +142,6 @@ def oriented_to_plain(layer: ORConv2d) -> nn.Conv2d:
     plain = nn.Conv2d(layer.in_channels, layer.out_channels * layer.nRotation, layer.kernel_size, padding=layer.padding)
     with torch.no_grad():
         plain.weight.copy_(layer.rotate_arf())
-        if layer.bias is not None:
+        if layer.bias is not None and plain.bias is not None:
             plain.bias.copy_(layer.bias)
     return plain

@@ -115,7 +115,7 @@ def make_portable(module: nn.Module) -> None:
                 use_closed_form(child)
 
 
-def dense_loss(head: nn.Module, maps: Maps, batch: Any, box_type: str) -> dict[str, Tensor]:
+def dense_loss(head: Any, maps: Maps, batch: Any, box_type: str) -> dict[str, Tensor]:
     """Return the losses of a dense head.
 
     Args:
@@ -129,7 +129,7 @@ def dense_loss(head: nn.Module, maps: Maps, batch: Any, box_type: str) -> dict[s
 
 
 def refine_loss(
-    heads: Sequence[nn.Module], maps: Maps, batch: Any, box_type: str, weights: Sequence[float]
+    heads: Sequence[Any], maps: Maps, batch: Any, box_type: str, weights: Sequence[float]
 ) -> dict[str, Tensor]:
     """Return the losses of all stages of a refining detector.
 
@@ -144,7 +144,8 @@ def refine_loss(
     earlier = len(heads) - 1
     deltas = [*maps[2 : 2 + earlier], maps[1]]
     scores = [*maps[2 + earlier :], maps[0]]
-    losses, boxes = {}, None
+    losses: dict[str, Tensor] = {}
+    boxes = None
     for stage, head in enumerate(heads):
         outputs = without_ignored([scores[stage], deltas[stage]], batch)
         if stage == 0:
@@ -160,7 +161,7 @@ def refine_loss(
 
 
 def feature_loss(
-    detector: nn.Module, features: Sequence[Tensor], batch: Any, box_type: str, *, plain_boxes: bool
+    detector: Any, features: Sequence[Tensor], batch: Any, box_type: str, *, plain_boxes: bool
 ) -> dict[str, Tensor]:
     """Return the losses of heads that read feature maps; `plain_boxes`: they take the truth as a bare tensor."""
     truth, ignored, metas = targets(batch, box_type)

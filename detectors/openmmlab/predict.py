@@ -10,14 +10,14 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 from mmrotate.structures.bbox import QuadriBoxes, RotatedBoxes
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.geometry.detections import Detections
 from detectors.openmmlab.losses import image_facts
 
 
 def predict(
-    heads: nn.Module, features: Sequence[np.ndarray], image_size: tuple[int, int], score_threshold: float
+    heads: Any, features: Sequence[np.ndarray], image_size: tuple[int, int], score_threshold: float
 ) -> list[Detections]:
     """Return the detections of each image.
 
