@@ -73,14 +73,14 @@ def closure(names):
     return found
 
 
-@pytest.mark.parametrize("part", [None, "compress", "test"], ids=["base", "compress", "test"])
+@pytest.mark.parametrize("part", [None, "compress", "geo", "test"], ids=["base", "compress", "geo", "test"])
 def test_every_requirement_is_pinned_to_a_version_that_it_admits(part):
     versions = pinned()
     wrong = [str(r) for r in requirements(part) if versions.get(canonicalize_name(r.name)) not in r.specifier]
     assert wrong == []
 
 
-@pytest.mark.parametrize("part", [None, "compress"], ids=["base", "compress"])
+@pytest.mark.parametrize("part", [None, "compress", "geo"], ids=["base", "compress", "geo"])
 def test_every_requirement_is_imported_somewhere(part):
     imported = set()
     for path in [*(ROOT / "compress").rglob("*.py"), *(ROOT / "detectors").rglob("*.py")]:
