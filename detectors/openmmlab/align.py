@@ -140,9 +140,10 @@ def oriented_to_plain(layer: ORConv2d) -> nn.Conv2d:
 
     The outputs are equal and run in integers; training no longer ties the rotations of a filter.
     """
-    plain = nn.Conv2d(layer.in_channels, layer.out_channels * layer.nRotation, layer.kernel_size, padding=layer.padding)
+    outputs, has_bias = layer.out_channels * layer.nRotation, layer.bias is not None
+    plain = nn.Conv2d(layer.in_channels, outputs, layer.kernel_size, padding=layer.padding, bias=has_bias)
     with torch.no_grad():
         plain.weight.copy_(layer.rotate_arf())
-        if layer.bias is not None and plain.bias is not None:
+        if plain.bias is not None:
             plain.bias.copy_(layer.bias)
     return plain
