@@ -92,7 +92,7 @@ class BoxDataset(ABC, Generic[Config]):
 
     @classmethod
     def splits_present(cls, config: Config) -> list[str]:
-        """Return the splits that are there; none (the default) where a format does not say, which `krimp new` passes by.
+        """Return the splits that are there; none (the default) where a format does not say: `krimp new` passes it by.
 
         Raises:
             DataError: nothing of this format is there.
