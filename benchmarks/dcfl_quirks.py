@@ -113,7 +113,8 @@ def run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     folder = options.out / f"{name.replace(' ', '_')}_seed{seed}"
     done = folder / "row.json"
     if done.exists():
-        return json.loads(done.read_text())
+        finished: dict[str, Any] = json.loads(done.read_text())
+        return finished
     folder.mkdir(parents=True, exist_ok=True)
     detector = detector_of(options, name)
     torch.manual_seed(seed)

@@ -218,7 +218,7 @@ def damage(path: Path) -> str | None:
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     try:
-        manifest = json.loads(file.read_text())
+        manifest: dict[str, Any] = json.loads(file.read_text())
         stored = manifest.pop("manifest_digest")
     except FileNotFoundError:
         raise StageError(f"{file}: file is missing") from None

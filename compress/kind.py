@@ -19,4 +19,4 @@ class Kind(StrEnum):
     @classmethod
     def _missing_(cls, value: object) -> Kind | None:
         """Read the spelling of artifacts made before 2026-11-28."""
-        return cls.QUANTIZED if value == "quantized" else None
+        return cls.QUANTIZED if value == "quantised" else None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 BUILD_FILE = "build.json"
-_OLD_NAME = ("activation_quantizers", "activation_quantizers")  # artifacts made before 2026-11-28
+_OLD_NAME = ("activation_quantisers", "activation_quantizers")  # artifacts made before 2026-11-28
 
 
 class Build(BaseModel):
@@ -42,7 +42,7 @@ class Build(BaseModel):
 
     layers: dict[str, dict[str, int]] = Field(default_factory=dict)
     sparse_layers: tuple[str, ...] = ()
-    quantization: dict[str, Any] | None = Field(None, validation_alias=AliasChoices("quantization", "quantization"))
+    quantization: dict[str, Any] | None = Field(None, validation_alias=AliasChoices("quantization", "quantisation"))
     provenance: list[Any] = Field(default_factory=list)
 
 

@@ -117,7 +117,7 @@ def site() -> dict[str, str]:
     tree, reference = pages(), reference_pages()
     made = {**tree, "reference/commands.md": command_page(), **reference}
     order = [name for name in MENU if name in tree] + [name for name in tree if name not in MENU]
-    menu = [{title(name, tree[name]): name} for name in order if name in MENU]
+    menu: list[dict[str, object]] = [{title(name, tree[name]): name} for name in order if name in MENU]
     menu += [{"Commands": "reference/commands.md"}]
     menu += [{"Reference": [{title(name, text): name} for name, text in reference.items()]}]
     menu += [{"More": [{title(name, tree[name]): name} for name in order if name not in MENU]}]

@@ -24,7 +24,7 @@ RECORDS = ROOT / "benchmarks" / "records"
 def results_table(record: dict[str, Any]) -> str:
     """Return a record as a Markdown table: one line per model that was scored or timed."""
     scored: dict[str, Any] = next((row for row in record["rows"] if row["map50"] is not None), {})
-    timed = next(iter(record.get("latency", [])), {})
+    timed: dict[str, Any] = next(iter(record.get("latency", [])), {})
     lines = [
         f"**{record['name']}** ({record['date'][:10]}, split `{record['split']}`, "
         f"map50 by {scored.get('ap_method')} at IoU {scored.get('iou_threshold')}, "

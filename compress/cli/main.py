@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
             code: int = app(given, standalone_mode=False, prog_name="krimp", obj=Engine()) or 0
         except _UsageError as error:
             error.show()
-            return error.exit_code
+            return int(error.exit_code)
         except typer.Abort as abort:
             raise KeyboardInterrupt from abort
         if code == INTERRUPTED:  # typer caught the Ctrl-C

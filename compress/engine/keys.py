@@ -49,7 +49,8 @@ class KeyMaker:
         }
         if stage.MACHINE_BOUND:
             parts["machine"] = machine_key()
-        return json.loads(to_json(parts))
+        key: dict[str, Any] = json.loads(to_json(parts))
+        return key
 
     def _shared(self) -> dict[str, Any]:
         if self._common is None:

@@ -81,7 +81,7 @@ class DeployIntegerConvolution(nn.Module):
         if self.has_bias:
             codes, scale = getattr(self, bias_name(index)), self.input_scales[index]
             bias = torch.ops.krimp.dequantize_bias(codes, scale, self.weight_scale)
-        return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 def bias_name(index: int) -> str:
@@ -141,7 +141,7 @@ def _fix_resizing(graph_module: fx.GraphModule, example: Tensor) -> None:
     if not targets:
         return
     with torch.no_grad():
-        ShapeProp(graph_module).propagate(example)  # type: ignore[no-untyped-call]
+        ShapeProp(graph_module).propagate(example)
     for node in targets:
         height, width = node.meta["tensor_meta"].shape[-2:]
         name = f"resizing.{node.name}"
@@ -164,7 +164,7 @@ def _repeat_quantizers(graph_module: fx.GraphModule) -> None:
             continue
         with graph_module.graph.inserting_after(node):
             new = graph_module.graph.call_module(str(node.all_input_nodes[0].target), (node,))
-        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)  # type: ignore[misc]
+        node.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
 
 
 def _drop_redundant_relu(graph_module: fx.GraphModule) -> None:

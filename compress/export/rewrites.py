@@ -170,7 +170,8 @@ class _View:
 
     def weight_of(self, node: NodeProto) -> str:
         """Return the name of the stored integers of a convolution's weight."""
-        return self.maker[node.input[1]].input[0]
+        weight: str = self.maker[node.input[1]].input[0]
+        return weight
 
     def shape(self, node: NodeProto) -> tuple[int, ...]:
         """Return the shape of a convolution's weight."""

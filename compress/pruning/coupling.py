@@ -256,7 +256,8 @@ def _opaque_forward(module: nn.Module, side_inputs: list[Tensor]) -> Callable[..
                 "Such a layer must return one tensor."
             )
         side_inputs.extend(tensors[1:])
-        return _Opaque.apply(tensors[0], value)
+        opaque: Tensor = _Opaque.apply(tensors[0], value)
+        return opaque
 
     return forward
 

@@ -164,13 +164,13 @@ def _fold(conv: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> None:
         factor = (variance.double() + norm.eps).rsqrt()
         if norm.weight is not None:
             factor = factor * norm.weight.double()
-        shift = -mean.double() if bias is None else bias.double() - mean.double()  # type: ignore[operator, union-attr]
+        shift = -mean.double() if bias is None else bias.double() - mean.double()  # type: ignore[operator]
         new_bias = shift * factor
         if norm.bias is not None:
             new_bias = new_bias + norm.bias.double()
         folded = weight.double() * factor.view(-1, *[1] * (weight.dim() - 1))
         weight.copy_(folded.to(weight.dtype))
-        trainable = weight.requires_grad if bias is None else bias.requires_grad  # type: ignore[union-attr]
+        trainable = weight.requires_grad if bias is None else bias.requires_grad
         conv.bias = nn.Parameter(new_bias.to(weight.dtype), requires_grad=bool(trainable))
 
 

@@ -26,7 +26,7 @@ ACTIVATION_BIT_WIDTH = 8
 LEAST_SCALE = 1e-6  # of a dead activation; anything smaller overflows the int32 bias
 
 
-class ActivationQuantizer(qnn.QuantIdentity):
+class ActivationQuantizer(qnn.QuantIdentity):  # type: ignore[misc]  # brevitas has no types
     """Rounds a tensor to uint8 levels; one for each tensor of the graph.
 
     Attributes:
@@ -62,7 +62,7 @@ class ActivationQuantizer(qnn.QuantIdentity):
         if self.learn_range and self.training and self.upper is not None:
             with torch.no_grad():
                 self._scaling.value.clamp_(-self.upper, self.upper)
-        return super().forward(input)
+        return super().forward(input)  # type: ignore[no-any-return]
 
     @property
     def _scaling(self) -> Any:
@@ -110,7 +110,7 @@ class ActivationQuantizer(qnn.QuantIdentity):
         return float(scale), zero_point
 
 
-class QuantizedConv2d(qnn.QuantConv2d):
+class QuantizedConv2d(qnn.QuantConv2d):  # type: ignore[misc]  # brevitas has no types
     """Convolution with integer weights of few bits; input and output are quantized by their own modules.
 
     Attributes:
@@ -151,7 +151,7 @@ class QuantizedConv2d(qnn.QuantConv2d):
         weight = self.quant_weight()
         scale = getattr(weight, "scale", None)  # absent while calibration has switched quantization off
         if before is None or behind is None or scale is None or not (before.is_active and behind.is_active):
-            return self._conv_forward(input, getattr(weight, "value", weight), self.bias)
+            return self._conv_forward(input, getattr(weight, "value", weight), self.bias)  # type: ignore[no-any-return]
         input_scale, weight_scale = before.levels()[0], scale.detach().reshape(-1)
         if self.training:
             # Rounding the bias is visible too: it moved 0.1 % of the first layer's outputs by a level.
@@ -159,7 +159,7 @@ class QuantizedConv2d(qnn.QuantConv2d):
             bias = self.bias
             if bias is not None:
                 bias = bias + (torch.round(bias / step) * step - bias).detach()
-            return self._conv_forward(input, weight.value, bias)
+            return self._conv_forward(input, weight.value, bias)  # type: ignore[no-any-return]
         geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
         return arithmetic.convolve(
             input,

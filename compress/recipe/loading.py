@@ -197,7 +197,7 @@ def _stand_in(stage: type[Stage], entry: dict[str, Any]) -> Stage:
     texts = {key: entry[key] for key in ("stage", "name", "from") if isinstance(entry.get(key), str)}
     if "from" in texts:
         texts["from_"] = texts.pop("from")
-    return stage.model_construct(**texts)  # type: ignore[arg-type]
+    return stage.model_construct(**texts)
 
 
 def _unique(problems: Sequence[Problem]) -> list[Problem]:

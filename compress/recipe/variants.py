@@ -119,7 +119,7 @@ def _take_out(document: Document, gone: set[int]) -> None:
     new = {old: number for number, old in enumerate(kept)}
     for places in (document.keys, document.values):
         moved = {path: places.pop(path) for path in list(places) if len(path) > 1 and path[0] == "stages"}
-        places.update({("stages", new[p[1]], *p[2:]): place for p, place in moved.items() if p[1] in new})  # type: ignore[index]
+        places.update({("stages", new[p[1]], *p[2:]): place for p, place in moved.items() if p[1] in new})
 
 
 def apply_defaults(document: Document) -> None:

@@ -43,7 +43,7 @@ def check_requirements(
     by_label = {row.label: row for row in rows}
     start, final = by_label[float_label], by_label[final_label]
     macs, sparsity = _inherited("macs", final, by_label), _inherited("sparsity", final, by_label)
-    removed = None if start.macs in (None, 0) or macs is None else 1 - macs / start.macs  # type: ignore[operator]
+    removed = None if start.macs in (None, 0) or macs is None else 1 - macs / start.macs
     values: dict[str, tuple[float | None, str]] = {
         "min_float_map50": (start.map50, f"map50 of {float_label}"),
         "min_map50": (final.map50, f"map50 of {final_label}"),

@@ -48,7 +48,8 @@ def session_forward(session: InferenceSession) -> Forward:
     def forward(images: np.ndarray) -> list[np.ndarray]:
         images = np.ascontiguousarray(images, np.float32)
         if not isinstance(fixed, int) or fixed == len(images):
-            return session.run(None, {name: images})
+            outputs: list[np.ndarray] = session.run(None, {name: images})
+            return outputs
         if len(images) % fixed:
             raise StageError(f"ONNX model: batch of {len(images)} images; its batch size is fixed to {fixed}.")
         parts = [session.run(None, {name: images[i : i + fixed]}) for i in range(0, len(images), fixed)]

@@ -67,7 +67,8 @@ class RasterSource:
         if pixels.dtype == np.uint16:
             pixels = _eight_bits(pixels)
         if self._palette is not None:
-            return self._palette[pixels[0]]
+            colors: np.ndarray = self._palette[pixels[0]]
+            return colors
         return np.ascontiguousarray(np.broadcast_to(pixels[::-1].transpose(1, 2, 0), (height, width, 3)))
 
     def close(self) -> None:

@@ -29,7 +29,8 @@ class MapPosition:
         """Return pixels (n, 2), x and y, as coordinates (n, 2) of the raster's own map."""
         points = np.asarray(points, np.float64).reshape(-1, 2)
         a, b, c, d, e, f = self.transform
-        return points @ np.array([[a, d], [b, e]]) + (c, f)
+        coordinates: np.ndarray = points @ np.array([[a, d], [b, e]]) + (c, f)
+        return coordinates
 
     def to_wgs84(self, points: np.ndarray) -> np.ndarray:
         """Return pixels (n, 2), x and y, as (n, 2) longitude and latitude in degrees.

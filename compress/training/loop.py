@@ -277,7 +277,7 @@ class _Training:
     def _batches(self, epoch: int, skip: int) -> Iterator[Batch]:
         loader = self._loader(epoch)
         can_skip = skip > 0 and isinstance(loader, SkipsBatches)
-        iterator = iter(loader.skip_batches(skip) if can_skip else loader)
+        iterator: Iterator[Batch] = iter(loader.skip_batches(skip) if can_skip else loader)
         for _ in range(0 if can_skip else skip):
             next(iterator, None)
         return iterator
@@ -303,7 +303,7 @@ class _Training:
             losses |= {name: v if name in whole else share * v for name, v in taught.items()}
         stacked = torch.stack([v.detach().float() for v in losses.values()])
         if self.several:  # what is logged, and stops the training, is the loss of the whole batch
-            stacked = self.accelerator.reduce(stacked, reduction="mean")  # type: ignore[assignment]
+            stacked = self.accelerator.reduce(stacked, reduction="mean")
         values = dict(zip(losses, stacked.tolist(), strict=True))
         self._refuse_non_finite(values)
 
@@ -313,7 +313,7 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(torch.stack([v.float() for v in losses.values()]).sum())
         norm = self.accelerator.clip_grad_norm_(self.trainable, settings.grad_clip or math.inf)
-        self._refuse_non_finite(values, gradient=float(norm))  # type: ignore[arg-type]
+        self._refuse_non_finite(values, gradient=float(norm))
         self.optimizer.step()
         position.step += 1
         if self.after_step is not None:
@@ -336,7 +336,7 @@ class _Training:
         if not self.several:
             return 1.0
         count = torch.tensor(float(num_images), device=self.accelerator.device)
-        return num_images / float(self.accelerator.reduce(count, reduction="mean"))  # type: ignore[arg-type]
+        return num_images / float(self.accelerator.reduce(count, reduction="mean"))
 
     def _refuse_non_finite(self, values: Mapping[str, float], gradient: float = 0.0) -> None:
         if math.isfinite(gradient) and all(math.isfinite(v) for v in values.values()):

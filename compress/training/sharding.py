@@ -40,7 +40,7 @@ class RankBatches(Sampler[list[int]]):
 
     def _last_size(self) -> int:
         sampler: Sequence[int] | None = getattr(self.batches, "sampler", None)
-        size = getattr(self.batches, "batch_size", None)
+        size: int | None = getattr(self.batches, "batch_size", None)
         if sampler is None or not size or getattr(self.batches, "drop_last", False):
             return self.processes
         return len(sampler) % size or size

@@ -48,7 +48,9 @@ class Source:
 
     def read(self, split: str, check: Check | None) -> tuple[list[Sample], list[str]]:
         """Return the images of a split, sorted by name, and every problem."""
-        return self.dataset.read(split, {name: label for label, name in enumerate(self.classes)}, check=check)
+        labels = {name: label for label, name in enumerate(self.classes)}
+        found: tuple[list[Sample], list[str]] = self.dataset.read(split, labels, check=check)
+        return found
 
 
 def open_source(root: Path, *, format_name: str | None = None, splits: Mapping[str, str] | None = None) -> Source:

@@ -123,7 +123,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest: dict[str, Any] = json.loads(path.read_text())
         version = manifest["header"]["format_version"]
         names = [source["name"] for source in manifest["sources"]]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -158,7 +158,7 @@ def _inside_shares(quads: np.ndarray, patches: Sequence[Patch]) -> np.ndarray:
     low, high = corners.min(axis=1, initial=np.inf), corners.max(axis=1, initial=-np.inf)
     start = np.array([(p.x, p.y) for p in patches], np.float64).reshape(-1, 2)
     stop = start + np.array([[p.side_px] for p in patches], np.float64)
-    shares = ((low[:, None] >= start) & (high[:, None] <= stop)).all(axis=2).astype(np.float64)
+    shares: np.ndarray = ((low[:, None] >= start) & (high[:, None] <= stop)).all(axis=2).astype(np.float64)
     touches = ((low[:, None] < stop) & (high[:, None] > start)).all(axis=2)
     rows, columns = np.nonzero(touches & (shares == 0))
     shapes = shapely.make_valid(shapely.polygons(corners))  # GEOS refuses to cut quadrilaterals that cross themselves

@@ -183,7 +183,8 @@ def _resampled_map50(records: MatchRecords, weights: np.ndarray) -> np.ndarray:
     truths = weights @ records.num_truths
     scores = np.stack([_resampled_ap(records, label, weights) for label in range(len(records.classes))], axis=1)
     counted = truths > 0
-    return (scores * counted).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+    means: np.ndarray = (scores * counted).sum(axis=1) / np.maximum(counted.sum(axis=1), 1)
+    return means
 
 
 def _resampled_ap(records: MatchRecords, label: int, weights: np.ndarray) -> np.ndarray:
@@ -203,4 +204,5 @@ def _resampled_ap(records: MatchRecords, label: int, weights: np.ndarray) -> np.
     missed = np.cumsum(weights[:, image] * wrong, axis=1)[:, at]
     precision = found / np.maximum(found + missed, 1)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    return (gained * envelope).sum(axis=1) / np.maximum(truths, 1)
+    areas: np.ndarray = (gained * envelope).sum(axis=1) / np.maximum(truths, 1)
+    return areas

@@ -167,7 +167,9 @@ def _canonical(detections: Detections, label: int) -> np.ndarray:
     """Return boxes and scores of one class, (n, 6) float32, best first; ties ordered by the box itself."""
     chosen = detections.labels == label
     rows = np.concatenate([detections.boxes[chosen], detections.scores[chosen, None]], axis=1).astype(np.float32)
-    return rows[np.lexsort((rows[:, 4], rows[:, 3], rows[:, 2], rows[:, 1], rows[:, 0], -rows[:, 5]))]
+    order = np.lexsort((rows[:, 4], rows[:, 3], rows[:, 2], rows[:, 1], rows[:, 0], -rows[:, 5]))
+    best_first: np.ndarray = rows[order]
+    return best_first
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ def _match(boxes: np.ndarray, wanted: np.ndarray, ignored: np.ndarray, iou_thres
 
 def _sizes(boxes: np.ndarray, at: np.ndarray | None = None) -> np.ndarray:
     """Return the square root of the area of each box, px; `at`: of the boxes of these indices, 0 past the end."""
-    sizes = np.sqrt(boxes[:, 2] * boxes[:, 3])
+    sizes: np.ndarray = np.sqrt(boxes[:, 2] * boxes[:, 3])
     return sizes if at is None else np.append(sizes, 0)[np.minimum(at, len(sizes))]
 
 

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -71,12 +72,12 @@ def _write_splits(folder: Path, settings: SceneSettings) -> None:
         (folder / split / LABEL_FOLDER / f"{name}.txt").write_text(labels)
 
 
-def _read_record(folder: Path) -> dict | None:
+def _read_record(folder: Path) -> dict[str, Any] | None:
     """Return the record of an earlier run, None if there is nothing; refuse a folder with files that are not ours."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
         ours = _file_names(record["settings"]["counts"])
     except (OSError, ValueError, KeyError, TypeError):
         text = f"{folder}: not empty and without a valid {RECORD}, expected a new folder. Choose another."
@@ -99,9 +100,10 @@ def _file_names(counts: dict[str, int]) -> set[str]:
     }
 
 
-def _record_of(settings: SceneSettings) -> dict:
+def _record_of(settings: SceneSettings) -> dict[str, Any]:
     plain = asdict(settings) | {"counts": dict(settings.counts), "generator_version": GENERATOR_VERSION}
-    return json.loads(json.dumps(plain))
+    record: dict[str, Any] = json.loads(json.dumps(plain))
+    return record
 
 
 def _digest(folder: Path) -> str:

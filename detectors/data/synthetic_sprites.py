@@ -43,7 +43,8 @@ class Pose:
         """Return image points (n, 2), px, of local ones; local x along the heading and y to its right, -0.5..0.5."""
         cosine, sine = np.cos(self.angle_rad), np.sin(self.angle_rad)
         scaled = np.asarray(local, np.float64) * (self.length, self.width)
-        return scaled @ np.array([[cosine, sine], [-sine, cosine]]) + (self.x, self.y)
+        turned: np.ndarray = scaled @ np.array([[cosine, sine], [-sine, cosine]]) + (self.x, self.y)
+        return turned
 
     def corners(self) -> np.ndarray:
         """Return the four corners (4, 2), px: front left, front right, rear right, rear left."""
@@ -103,7 +104,8 @@ def fixed_point(points: np.ndarray) -> np.ndarray:
 
     Image pixel i covers i to i + 1; OpenCV's whole numbers lie at pixel centres.
     """
-    return np.round((np.asarray(points) * SCALE - 0.5) * 2**FRACTION_BITS).astype(np.int32)
+    fixed: np.ndarray = np.round((np.asarray(points) * SCALE - 0.5) * 2**FRACTION_BITS).astype(np.int32)
+    return fixed
 
 
 def mirrored(half: np.ndarray) -> np.ndarray:

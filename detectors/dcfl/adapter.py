@@ -11,6 +11,7 @@ from detectors.geometry.pictures import padded_size
 from detectors.weights.freezing import MOBILENET_V2_STAGES, RESNET_STAGES, set_training, stage_prefixes
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from torch import Tensor, nn
 
 LEVELS = (3, 4, 5, 6, 7)
@@ -47,7 +48,7 @@ class Dcfl:
     NAME: ClassVar[str] = "dcfl"
     VERSION: ClassVar[str] = "2"  # 2: ties of the assigner go by value; the overlap's gradient is the area's own
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
-    CONFIG: ClassVar[type[DcflConfig]] = DcflConfig
+    CONFIG: ClassVar[type[BaseModel]] = DcflConfig
     DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.dcfl.deploy"
 

@@ -33,4 +33,5 @@ def minimal_rectangle(points: np.ndarray) -> np.ndarray:
     best = int(areas.argmin())
     (left, right), (top, bottom) = (u[:, best].min(), u[:, best].max()), (v[:, best].min(), v[:, best].max())
     ends = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-    return ends @ np.stack([across[best], down[best]]) + origin
+    rectangle: np.ndarray = ends @ np.stack([across[best], down[best]]) + origin
+    return rectangle

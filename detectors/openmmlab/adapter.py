@@ -20,9 +20,11 @@ from detectors.weights.freezing import MOBILENET_V2_STAGES, RESNET_STAGES, set_t
 
 if TYPE_CHECKING:
     import numpy as np
+    from pydantic import BaseModel
     from torch import Tensor, nn
 
     from detectors.openmmlab.model_config import ModelConfig
+    from detectors.openmmlab.networks import Network
 
 SIZE_DIVISOR = 32
 SUFFIXES = (".safetensors", ".pth")  # of a checkpoint; may be left out
@@ -50,7 +52,7 @@ class OpenMmlab:
     VERSION: ClassVar[str] = "3"  # 3: nothing of FCOS or ATSS below the threshold; 2: KLD from the sides of the boxes
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision", "mmcv", "mmengine", "mmdet", "mmrotate")
     PRELOAD: ClassVar[tuple[str, ...]] = ("mmrotate.models",)
-    CONFIG: ClassVar[type[OpenMmlabConfig]] = OpenMmlabConfig
+    CONFIG: ClassVar[type[BaseModel]] = OpenMmlabConfig
     DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.openmmlab.deploy"
 
@@ -79,7 +81,7 @@ class OpenMmlab:
         return layout_of(self._model_config.model)
 
     @cached_property
-    def _loss_heads(self) -> list[nn.Module]:
+    def _loss_heads(self) -> list[Any]:
         """Heads that lend their assigners, coders and losses; their weights are never read."""
         from detectors.openmmlab.losses import make_portable
 
@@ -89,7 +91,7 @@ class OpenMmlab:
             return [detector.bbox_head]
         return [detector.bbox_head_init, *detector.bbox_head_refine]
 
-    def _fresh_detector(self) -> nn.Module:
+    def _fresh_detector(self) -> Any:
         from copy import deepcopy
 
         from detectors.openmmlab.model_config import build_detector, widen_start
@@ -98,7 +100,7 @@ class OpenMmlab:
         widen_start(detector, self._model_config.initial_gain)
         return detector
 
-    def _network(self, detector: nn.Module) -> nn.Module:
+    def _network(self, detector: nn.Module) -> Network:
         from detectors.openmmlab.losses import make_portable
         from detectors.openmmlab.networks import build_network
 
@@ -127,7 +129,8 @@ class OpenMmlab:
         Raises:
             DetectorError: a tensor is missing, unexpected or of another shape.
         """
-        from detectors.openmmlab.checkpoint import load_strictly, read_tensors
+        from detectors.openmmlab.checkpoint import load_strictly
+        from detectors.weights.reading import read_tensors
 
         path = find_checkpoint(str(checkpoint), suffixes=SUFFIXES)
         state = read_tensors(path)
@@ -216,7 +219,8 @@ class OpenMmlab:
                 raise DetectorError(
                     f"detector.config {self.config.config!r}: cannot be trained here: {self.layout.reason}."
                 )
-            heads = getattr(model, "module", model).heads.detector
+            network: Any = getattr(model, "module", model)
+            heads = network.heads.detector
             plain = self._model_config.plain_boxes
             return losses.feature_loss(heads, raw, batch, box_type, plain_boxes=plain)
         maps = split(raw, len(self.layout.kinds))

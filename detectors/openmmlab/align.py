@@ -7,7 +7,7 @@ exported graph holds the arithmetic of the offsets and one DeformConv a level.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class AlignedConv(nn.Module):
         Han et al. 2021, arXiv 2008.09397, section III-B (alignment convolution).
     """
 
-    def __init__(self, layer: nn.Module, priors: Any, coders: Sequence[Any]) -> None:
+    def __init__(self, layer: Any, priors: Any, coders: Sequence[Any]) -> None:
         super().__init__()
         self.in_channels = layer.in_channels
         self.out_channels = layer.out_channels
@@ -57,17 +57,18 @@ class AlignedConv(nn.Module):
         offsets = self.offsets(level, [one.detach() for one in deltas])
         mask = offsets.new_zeros((x.shape[0], 1))  # not used: these layers have offsets only
         bias = self.weight.new_zeros(self.weight.shape[0])
-        return torch.ops.torchvision.deform_conv2d(x, self.weight, offsets, mask, bias, 1, 1, 1, 1, 1, 1, 1, 1, False)
+        convolve: Callable[..., Tensor] = torch.ops.torchvision.deform_conv2d
+        return convolve(x, self.weight, offsets, mask, bias, 1, 1, 1, 1, 1, 1, 1, 1, False)
 
     def offsets(self, level: int, deltas: Sequence[Tensor]) -> Tensor:
         """Return where the nine taps lie, (N, 18, H, W) in cells: dy0, dx0, dy1, dx1, ..."""
         height, width = deltas[0].shape[-2:]
         stride = self.strides[level]
-        kind = {"device": deltas[0].device, "dtype": deltas[0].dtype}
-        rows = torch.arange(height, **kind).view(1, height, 1)
-        columns = torch.arange(width, **kind).view(1, 1, width)
-        x, y, w, h, angle = self.anchors[level]
-        box = [columns * stride + x, rows * stride + y, w, h, angle]
+        device, dtype = deltas[0].device, deltas[0].dtype
+        rows = torch.arange(height, device=device, dtype=dtype).view(1, height, 1)
+        columns = torch.arange(width, device=device, dtype=dtype).view(1, 1, width)
+        box: list[Any] = list(self.anchors[level])
+        box[:2] = columns * stride + box[0], rows * stride + box[1]
         for coder, delta in zip(self.coders, deltas, strict=True):
             box = _move(box, delta, coder)
         x, y, w, h, angle = box
@@ -139,9 +140,10 @@ def oriented_to_plain(layer: ORConv2d) -> nn.Conv2d:
 
     The outputs are equal and run in integers; training no longer ties the rotations of a filter.
     """
-    plain = nn.Conv2d(layer.in_channels, layer.out_channels * layer.nRotation, layer.kernel_size, padding=layer.padding)
+    outputs, has_bias = layer.out_channels * layer.nRotation, layer.bias is not None
+    plain = nn.Conv2d(layer.in_channels, outputs, layer.kernel_size, padding=layer.padding, bias=has_bias)
     with torch.no_grad():
         plain.weight.copy_(layer.rotate_arf())
-        if layer.bias is not None:
+        if plain.bias is not None:
             plain.bias.copy_(layer.bias)
     return plain

@@ -191,7 +191,8 @@ def decode_angle(codes: np.ndarray, coder: Mapping[str, Any]) -> np.ndarray:
         return codes[:, 0]
     if coder["kind"] == "csl":
         degrees = (codes.argmax(axis=1) + 0.5) * coder["omega"] % coder["range_deg"] - coder["offset_deg"]
-        return np.deg2rad(degrees)
+        angles: np.ndarray = np.deg2rad(degrees)
+        return angles
     steps = int(coder["num_step"])
     shift = 2 * np.pi * np.arange(steps) / steps
     phase, strength = _phase(codes[:, :steps], shift)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from compress.errors import DetectorError
 
 RBOX, HBOX, DISTANCE = "DeltaXYWHTRBBoxCoder", "DeltaXYWHTHBBoxCoder", "DistanceAnglePointCoder"
 
 
-def describe(heads: Sequence[nn.Module], test_cfg: Mapping[str, Any]) -> dict[str, Any]:
+def describe(heads: Sequence[Any], test_cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of the metadata that depends on the heads, JSON-able.
 
     Args:
@@ -62,7 +60,7 @@ def _coder(coder: Any) -> dict[str, Any]:
     }
 
 
-def _priors(head: nn.Module, coder: Mapping[str, Any]) -> dict[str, Any]:
+def _priors(head: Any, coder: Mapping[str, Any]) -> dict[str, Any]:
     generator = head.prior_generator
     if coder["kind"] == "distance":
         return {
@@ -78,7 +76,7 @@ def _priors(head: nn.Module, coder: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _angle_coder(head: nn.Module) -> dict[str, Any]:
+def _angle_coder(head: Any) -> dict[str, Any]:
     coder = getattr(head, "angle_coder", None)
     if coder is None:
         return {"kind": "none"}

@@ -38,7 +38,7 @@ class PortableIoULoss(nn.Module):
         self.mode = "linear" if published.linear else published.mode
         self.eps = published.eps
         self.reduction = published.reduction
-        self.loss_weight = published.loss_weight
+        self.loss_weight: float = published.loss_weight
 
     def forward(
         self,
@@ -53,7 +53,8 @@ class PortableIoULoss(nn.Module):
             weight = weight.mean(-1)
         overlap = rotated_iou(pred, target).clamp(min=self.eps)
         loss = {"linear": 1 - overlap, "square": 1 - overlap**2, "log": -overlap.log()}[self.mode]
-        return self.loss_weight * weight_reduce_loss(loss, weight, reduction_override or self.reduction, avg_factor)
+        reduced: Tensor = weight_reduce_loss(loss, weight, reduction_override or self.reduction, avg_factor)
+        return self.loss_weight * reduced
 
 
 def kullback_leibler_loss(pred: Tensor, target: Tensor, fun: str = "log1p", tau: float = 1.0) -> Tensor:
@@ -115,7 +116,7 @@ def make_portable(module: nn.Module) -> None:
                 use_closed_form(child)
 
 
-def dense_loss(head: nn.Module, maps: Maps, batch: Any, box_type: str) -> dict[str, Tensor]:
+def dense_loss(head: Any, maps: Maps, batch: Any, box_type: str) -> dict[str, Tensor]:
     """Return the losses of a dense head.
 
     Args:
@@ -129,7 +130,7 @@ def dense_loss(head: nn.Module, maps: Maps, batch: Any, box_type: str) -> dict[s
 
 
 def refine_loss(
-    heads: Sequence[nn.Module], maps: Maps, batch: Any, box_type: str, weights: Sequence[float]
+    heads: Sequence[Any], maps: Maps, batch: Any, box_type: str, weights: Sequence[float]
 ) -> dict[str, Tensor]:
     """Return the losses of all stages of a refining detector.
 
@@ -144,7 +145,8 @@ def refine_loss(
     earlier = len(heads) - 1
     deltas = [*maps[2 : 2 + earlier], maps[1]]
     scores = [*maps[2 + earlier :], maps[0]]
-    losses, boxes = {}, None
+    losses: dict[str, Tensor] = {}
+    boxes = None
     for stage, head in enumerate(heads):
         outputs = without_ignored([scores[stage], deltas[stage]], batch)
         if stage == 0:
@@ -160,7 +162,7 @@ def refine_loss(
 
 
 def feature_loss(
-    detector: nn.Module, features: Sequence[Tensor], batch: Any, box_type: str, *, plain_boxes: bool
+    detector: Any, features: Sequence[Tensor], batch: Any, box_type: str, *, plain_boxes: bool
 ) -> dict[str, Tensor]:
     """Return the losses of heads that read feature maps; `plain_boxes`: they take the truth as a bare tensor."""
     truth, ignored, metas = targets(batch, box_type)

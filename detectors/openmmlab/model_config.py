@@ -100,7 +100,7 @@ def read_model_config(config: OpenMmlabConfig) -> ModelConfig:
     return ModelConfig(model, mean[order], std[order], takes_bgr, _box_type(whole), plain, gain)
 
 
-def build_detector(model: ConfigDict) -> nn.Module:
+def build_detector(model: ConfigDict) -> Any:
     """Return the OpenMMLab detector with fresh weights; its heads' initial values are the published ones.
 
     Raises:

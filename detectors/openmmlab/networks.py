@@ -20,7 +20,7 @@ from detectors.openmmlab.families import Layout
 Maps = list[list[Tensor]]  # per kind, per level
 
 
-def build_network(detector: nn.Module, layout: Layout, on_features: Callable[[nn.Module], None]) -> nn.Module:
+def build_network(detector: Any, layout: Layout, on_features: Callable[[nn.Module], None]) -> Network:
     """Return the network of an OpenMMLab detector; the detector's parts move into it.
 
     Args:
@@ -36,7 +36,7 @@ def build_network(detector: nn.Module, layout: Layout, on_features: Callable[[nn
     return FeatureNetwork(detector, on_features, layout.export_refusal)
 
 
-def _drop_unused(backbone: nn.Module) -> None:
+def _drop_unused(backbone: Any) -> None:
     """Remove the classifier's last convolution that mmdet's MobileNetV2 always builds and nothing here reads."""
     if type(backbone).__name__ == "MobileNetV2" and max(backbone.out_indices) < 7:
         backbone.layers.remove("conv2")
@@ -61,12 +61,14 @@ class DenseNetwork(nn.Module):
         return flatten(head_maps(self.bbox_head, self.neck(self.backbone(images))))
 
 
-def head_maps(head: nn.Module, features: Sequence[Tensor]) -> Sequence[Sequence[Tensor]]:
+def head_maps(head: Any, features: Sequence[Tensor]) -> Sequence[Sequence[Tensor]]:
     """Run a head. FCOS alone multiplies its distances by the stride in evaluation; here it never does."""
     if type(head).__name__ == "RotatedFCOSHead":
         ones = [1] * len(features)
-        return multi_apply(head.forward_single, features, head.scales, ones)
-    return head(features)
+        maps: Sequence[Sequence[Tensor]] = multi_apply(head.forward_single, features, head.scales, ones)
+    else:
+        maps = head(features)
+    return maps
 
 
 def flatten(maps: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
@@ -84,7 +86,7 @@ class RefineNetwork(nn.Module):
     """Backbone, neck, a first head, and stages that look again where the stage before put its boxes (S2A-Net)."""
 
     def __init__(
-        self, backbone: nn.Module, neck: nn.Module, bbox_head_init: nn.Module, bbox_head_refine: nn.ModuleList
+        self, backbone: nn.Module, neck: nn.Module, bbox_head_init: Any, bbox_head_refine: nn.ModuleList
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -92,16 +94,16 @@ class RefineNetwork(nn.Module):
         self.bbox_head_init = bbox_head_init
         self.bbox_head_refine = nn.ModuleList(bbox_head_refine)
         self.align = nn.ModuleList()
-        coder, priors = bbox_head_init.bbox_coder, bbox_head_init.prior_generator
-        for stage, head in enumerate(self.bbox_head_refine):
-            before = [bbox_head_init, *self.bbox_head_refine][: stage + 1]
+        priors = bbox_head_init.prior_generator
+        refining: list[Any] = list(self.bbox_head_refine)
+        for stage, head in enumerate(refining):
+            before = [bbox_head_init, *refining][: stage + 1]
             coders = [one.bbox_coder for one in before]
             self.align.append(AlignedConv(head.feat_refine_module.deform_conv, priors, coders))
             del head.feat_refine_module
             for name, part in list(head.named_children()):
                 if isinstance(part, ORConv2d):
                     setattr(head, name, oriented_to_plain(part))
-        del coder
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return scores and deltas of the last stage, deltas of the earlier ones, then their scores."""
@@ -122,7 +124,7 @@ class RefineNetwork(nn.Module):
 class FeatureNetwork(nn.Module):
     """Backbone and neck; the heads travel with them as children of an identity and stay as they are."""
 
-    def __init__(self, detector: nn.Module, on_features: Callable[[nn.Module], None], refusal: str | None) -> None:
+    def __init__(self, detector: Any, on_features: Callable[[nn.Module], None], refusal: str | None) -> None:
         super().__init__()
         self.backbone = detector.backbone
         self.neck = detector.neck
@@ -143,12 +145,15 @@ def _given_features(features: Any) -> Any:
     return features
 
 
-def _reporter(on_features: Callable[[nn.Module], None], refusal: str | None) -> Callable[[nn.Module, Any], None]:
+def _reporter(on_features: Callable[[nn.Module], None], refusal: str | None) -> Callable[[Any, Any], None]:
     """Return a hook; a plain function, because copying a model must not copy what a method belongs to."""
 
-    def hook(heads: nn.Module, _: Any) -> None:
+    def hook(heads: Any, _: Any) -> None:
         if torch.compiler.is_exporting():
             raise DetectorError(refusal)
         on_features(heads.detector)
 
     return hook
+
+
+Network = DenseNetwork | RefineNetwork | FeatureNetwork

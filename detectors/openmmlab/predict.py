@@ -10,14 +10,14 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import get_box_tensor
 from mmrotate.structures.bbox import QuadriBoxes, RotatedBoxes
-from torch import Tensor, nn
+from torch import Tensor
 
 from detectors.geometry.detections import Detections
 from detectors.openmmlab.losses import image_facts
 
 
 def predict(
-    heads: nn.Module, features: Sequence[np.ndarray], image_size: tuple[int, int], score_threshold: float
+    heads: Any, features: Sequence[np.ndarray], image_size: tuple[int, int], score_threshold: float
 ) -> list[Detections]:
     """Return the detections of each image.
 
@@ -46,6 +46,6 @@ def _detections(instances: Any, score_threshold: float) -> Detections:
 def rotated(boxes: Any) -> Tensor:
     """Return boxes (n, 5) from rotated boxes or quadrilaterals, plain or wrapped."""
     tensor = get_box_tensor(boxes)
-    if tensor.shape[-1] == 8:
-        return QuadriBoxes(tensor).convert_to("rbox").tensor
-    return RotatedBoxes(tensor).tensor
+    wrapped = QuadriBoxes(tensor).convert_to("rbox") if tensor.shape[-1] == 8 else RotatedBoxes(tensor)
+    rows: Tensor = wrapped.tensor
+    return rows

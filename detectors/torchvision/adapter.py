@@ -16,6 +16,7 @@ from detectors.weights.finding import find_checkpoint
 from detectors.weights.freezing import RESNET_STAGES, set_training, stage_prefixes
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from torch import Tensor, nn
 
 # What `frozen_stages` counts: the stem first, then stage by stage.
@@ -38,7 +39,7 @@ class TorchvisionDetector:
     NAME: ClassVar[str] = "torchvision"
     VERSION: ClassVar[str] = "1"
     REQUIRES: ClassVar[tuple[str, ...]] = ("torch", "torchvision")
-    CONFIG: ClassVar[type[TorchvisionConfig]] = TorchvisionConfig
+    CONFIG: ClassVar[type[BaseModel]] = TorchvisionConfig
     DATA: ClassVar[str] = "dota"
     DEPLOY: ClassVar[str] = "detectors.torchvision.deploy"
 

@@ -8,7 +8,7 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 
-class KernelPruner(tp.pruner.function.BasePruningFunc):
+class KernelPruner(tp.pruner.function.BasePruningFunc):  # type: ignore[misc]  # torch-pruning has no types
     """Cuts `weight` (out, in, h, w) along dimension 0 or 1, and `out_channels` or `in_channels` with it.
 
     For `custom_pruners` of a plug-in, under the exact class of the layer: no bias, no groups.

@@ -124,3 +124,20 @@ def test_batch_of_three_equals_three_batches_of_one(run):
     for i in range(3):
         for whole, alone in zip(together, forward(images[i : i + 1]), strict=True):
             np.testing.assert_array_equal(whole[i : i + 1], alone)
+
+
+def test_an_artifact_of_the_old_spelling_is_read(run, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = run[0] / "qat"
+    text = (folder / "build.json").read_text()
+    assert '"quantization"' in text
+    (tmp_path / "build.json").write_text(text.replace('"quantization"', '"quantisation"'))
+    state = load_file(folder / "model.safetensors")
+    old = {name.replace("activation_quantizers", "activation_quantisers"): value for name, value in state.items()}
+    assert old.keys() != state.keys()
+    save_file(old, tmp_path / "model.safetensors")
+    images = images_of(DETECTOR, split="val")[0]
+    expected, found = (outputs_of(load_model(place, DETECTOR)[0], images) for place in (folder, tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    assert Kind("quantised") is Kind.QUANTIZED

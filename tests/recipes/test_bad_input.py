@@ -219,9 +219,10 @@ def test_a_plugin_that_needs_openmmlab_names_its_extra(monkeypatch):
     from compress.errors import DetectorError
     from compress.plugins import check_frameworks, find_plugin
 
+    found = {"mmcv": None, "mmdet": None, "mmengine": object(), "mmrotate": object()}
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name in ("mmcv", "mmdet") else real(name, *rest)
+        importlib.util, "find_spec", lambda name, *rest: found[name] if name in found else real(name, *rest)
     )
     with pytest.raises(DetectorError) as error:
         check_frameworks(find_plugin("openmmlab"))

@@ -24,7 +24,7 @@ BAD = sorted((Path(__file__).parent / "bad").glob("*.yaml"))
 
 @pytest.mark.parametrize("path", WITH_TIER, ids=lambda path: path.name)
 def test_every_recipe_loads_and_its_order_is_legal(path):
-    recipe = load_recipe(path)
+    recipe = load_recipe(path, check_requires=False)
     assert recipe.name == path.stem
     assert make_plan(recipe.stages)[1] == []
 

@@ -75,7 +75,7 @@ def _make_deposit(typing_context: Any, number: Any, mask: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = ir.IntType(64)
-        function = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]  # numba has no types
+        function = cgutils.get_or_insert_function(
             builder.module, ir.FunctionType(word, [word, word]), "llvm.x86.bmi.pdep.64"
         )
         return builder.call(function, arguments)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from compress.errors import DataError
 from compress.progress import track
@@ -56,7 +56,7 @@ class CocoDataset(BoxDataset[CocoData]):
     """A data set in COCO format."""
 
     NAME: ClassVar[str] = "coco"
-    CONFIG: ClassVar[type[CocoData]] = CocoData
+    CONFIG: ClassVar[type[BaseModel]] = CocoData
 
     def read(
         self, split: str, table: Mapping[str, int], *, check: Check | None = None

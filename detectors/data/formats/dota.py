@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from compress.errors import DataError
 from compress.progress import track
@@ -37,7 +37,7 @@ class DotaDataset(BoxDataset[DotaData]):
     """Images with four-cornered boxes, a label file each."""
 
     NAME: ClassVar[str] = "dota"
-    CONFIG: ClassVar[type[DotaData]] = DotaData
+    CONFIG: ClassVar[type[BaseModel]] = DotaData
 
     def read(
         self, split: str, table: Mapping[str, int], *, check: Check | None = None

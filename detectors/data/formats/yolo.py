@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -59,7 +59,7 @@ class YoloDataset(BoxDataset[YoloData]):
     """A data set in YOLO format."""
 
     NAME: ClassVar[str] = "yolo"
-    CONFIG: ClassVar[type[YoloData]] = YoloData
+    CONFIG: ClassVar[type[BaseModel]] = YoloData
 
     def read(
         self, split: str, table: Mapping[str, int], *, check: Check | None = None
