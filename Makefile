@@ -5,7 +5,8 @@ export PYTHONUNBUFFERED := 1
 # Two test processes with one thread each: numeric libraries would otherwise start a thread a core in each of them.
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
-NO_OPENMMLAB := --ignore=tests/openmmlab -m "not slow and not openmmlab
+NO_OPENMMLAB := --ignore=tests/openmmlab
+SHORT := not slow and not openmmlab
 
 .PHONY: help setup setup-openmmlab demo check test test-fast test-openmmlab test-full fmt bench bench-codec fuzz-codec \
 	docs docs-site clean
@@ -29,10 +30,10 @@ check: setup ## ruff, mypy, import-linter
 	@$(BIN)/lint-imports
 
 test: setup ## the tests that need no OpenMMLab, at most 8 minutes on 2 cores
-	@$(PYTEST) $(NO_OPENMMLAB)" --timeout 600
+	@$(PYTEST) $(NO_OPENMMLAB) -m "$(SHORT)" --timeout 600
 
 test-fast: setup ## the quick ones of them, at most 90 seconds
-	@$(PYTEST) $(NO_OPENMMLAB) and not long" --timeout 120
+	@$(PYTEST) $(NO_OPENMMLAB) -m "$(SHORT) and not long" --timeout 120
 
 test-openmmlab: setup-openmmlab ## the tests that need OpenMMLab
 	@$(PYTEST) -m "openmmlab and not slow" --timeout 600

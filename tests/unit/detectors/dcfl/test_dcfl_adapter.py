@@ -120,6 +120,7 @@ def test_without_pretrained_weights_everything_trains():
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.long
 def test_sixty_steps_on_one_image_learn_it():
     dcfl = detector(channels=16, norm_eval=True)
     model = dcfl.build()
