@@ -13,16 +13,27 @@ LONG = tuple(
     TESTS / place
     for place in (
         "contract",
+        "docs/test_layering.py",
+        "docs/test_packaging.py",
         "fuzz",
-        "golden/dcfl",
+        "golden",
         "parity",
         "recipes",
         "unit/benchmarks",
+        "unit/compress/codec/test_codec_files.py",
         "unit/compress/codec/test_tensor_decoder.py",
         "unit/compress/export",
+        "unit/compress/runtime/test_packed_session.py",
         "unit/compress/test_child.py",
+        "unit/compress/test_json_documents.py",
+        "unit/compress/test_pipeline.py",
+        "unit/compress/test_weights.py",
+        "unit/detectors/data/test_patch_writer.py",
         "unit/detectors/dcfl/test_dcfl_export.py",
         "unit/detectors/dcfl/test_dcfl_processes.py",
+        "unit/detectors/dcfl/test_dcfl_without_openmmlab.py",
+        "unit/detectors/dcfl/test_network.py",
+        "unit/detectors/torchvision",
     )
 )
 

@@ -341,7 +341,6 @@ def _text_of(path):
     return path.read_text() if path.exists() else ""
 
 
-@pytest.mark.long
 def test_a_run_killed_at_random_moments_ends_with_the_artifacts_of_an_undisturbed_one(recipe_file, out, tmp_path):
     run(recipe_file, tmp_path / "calm")
     slow = [f"--set=stages.{name}.sleep_s=0.25" for name in ("prune_structured", "finetune", "export_onnx", "evaluate")]
