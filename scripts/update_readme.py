@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from compress.report.numbers import count_text, fixed_text, share_text, size_text  # noqa: E402
+from compress.number_text import count_text, fixed_text, share_text, size_text  # noqa: E402
 
 README = ROOT / "README.md"
 RECORDS = ROOT / "benchmarks" / "records"

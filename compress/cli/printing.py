@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from compress.report.numbers import count_text, duration_text, size_text
+from compress.number_text import count_text, duration_text, size_text
 
 if TYPE_CHECKING:
     from compress.engine.outcome import RunResult

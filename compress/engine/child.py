@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from compress import errors, progress
 from compress.artifact import to_json
+from compress.number_text import size_text
 from compress.seeds import seed_everything
 
 _PR_SET_PDEATHSIG = 1
@@ -146,9 +147,9 @@ def disk_errors_named(label: str, folder: Path) -> Iterator[None]:
 
 
 def _disk_text(label: str, folder: Path) -> str:
-    free = shutil.disk_usage(folder).free // 2**20
+    free = size_text(shutil.disk_usage(folder).free)
     return (
-        f"stage {label}: the disk of {folder} is full or a quota is used up ({free} MiB free on the disk). "
+        f"stage {label}: the disk of {folder} is full or a quota is used up ({free} free on the disk). "
         "Free some space and run the same command again; finished stages are kept."
     )
 
@@ -249,7 +250,7 @@ def _end(child: int) -> None:
 
 def _killed_text(label: str, number: int, peak_bytes: int) -> str:
     name = signal.Signals(number).name
-    text = f"stage {label}: its process was killed by {name} at a peak of {peak_bytes / 2**30:.1f} GiB."
+    text = f"stage {label}: its process was killed by {name} at a peak of {size_text(peak_bytes)}."
     hint = " The system may have run out of memory: use smaller batches." if number == signal.SIGKILL else ""
     return f"{text}{hint} Run the same command again to resume."
 

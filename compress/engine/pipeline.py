@@ -25,6 +25,7 @@ from compress.engine.decisions import Decision, Result, plan_text, reasons_text
 from compress.engine.keys import KeyMaker, explain_change
 from compress.errors import RecipeError, suggest
 from compress.kind import Kind
+from compress.number_text import duration_text
 from compress.plugins import make_detector
 from compress.recipe.model import Recipe
 from compress.recipe.plan import MODEL_KINDS, PlannedStage, make_plan
@@ -214,7 +215,7 @@ def run(
             else:
                 progress.say(f"{planned.label}: {reasons_text(decision.reasons)}")
                 artifact = job.execute(decision, done, lock)
-                progress.say(f"{planned.label}: done in {artifact.seconds:.1f} s")
+                progress.say(f"{planned.label}: done in {duration_text(artifact.seconds)}")
             done[planned.label] = replace(decision, artifact=artifact)
             results.append(Result(artifact, decision.state == "cached"))
         return results

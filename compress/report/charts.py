@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.number_text import count_text, size_text
 from compress.report.document import Row
-from compress.report.numbers import count_text, size_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

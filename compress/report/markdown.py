@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from compress.number_text import DASH, count_text, duration_text, fixed_text, interval_text, share_text, size_text
 from compress.report.document import Document, Row
-from compress.report.numbers import DASH, count_text, duration_text, fixed_text, interval_text, share_text, size_text
 
 
 def render(document: Document) -> str:

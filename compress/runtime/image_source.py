@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DataError
+from compress.number_text import size_text
 from compress.predictor import ArraySource, Box, ImageSource
 from compress.runtime.map_position import MapPosition
 
@@ -144,8 +145,8 @@ def _open(rasterio: Any, path: Path) -> Any:
     if block > MAX_BLOCK_BYTES:
         dataset.close()
         raise DataError(
-            f"{path}: stored in blocks of {columns} x {rows} px ({block / 1e6:.0f} MB), at most "
-            f"{MAX_BLOCK_BYTES / 1e6:.0f} MB can be read piece by piece. Store it in tiles: "
+            f"{path}: stored in blocks of {columns} x {rows} px ({size_text(block)}), at most "
+            f"{size_text(MAX_BLOCK_BYTES)} can be read piece by piece. Store it in tiles: "
             f"gdal_translate -co TILED=YES {path.name} tiled.tif"
         )
     return dataset

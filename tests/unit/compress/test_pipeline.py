@@ -249,7 +249,9 @@ def test_a_killed_stage_is_named_with_its_signal_and_resumes_in_its_scratch_fold
 
 
 def test_a_full_disk_is_a_clear_error_whoever_meets_it(recipe_file, out, monkeypatch):
-    text = r"stage finetune: the disk of .* is full or a quota is used up \(\d+ MiB free on the disk\)\. Free some"
+    text = (
+        r"stage finetune: the disk of .* is full or a quota is used up \([\d.]+ k?M?G?B free on the disk\)\. Free some"
+    )
     with pytest.raises(StageError, match=text):
         run(recipe_file, out, "stages.finetune.fault=disk full")
 

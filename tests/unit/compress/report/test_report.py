@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from compress import number_text as numbers
 from compress.artifact import Artifact
 from compress.dataset import Picture
 from compress.kind import Kind
 from compress.metrics.paired import save_resampled
-from compress.report import charts, collect, document, markdown, numbers, pictures
+from compress.report import charts, collect, document, markdown, pictures
 from compress.report.requirements import Requirements, check_requirements
 from compress.stage import StageContext
 from compress.stages.report import Report
