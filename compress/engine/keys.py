@@ -78,7 +78,7 @@ class KeyMaker:
 
 def _fields(stage: Stage) -> dict[str, Any]:
     """Return the fields that change the result, as version 1 of recipes wrote them: old keys stay right."""
-    fields = stage.model_dump(mode="json", by_alias=True)
+    fields = stage.key_fields()
     for path in stage.COSMETIC:
         block, dot, name = path.rpartition(".")
         (fields[block] if dot else fields).pop(name)
