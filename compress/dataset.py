@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# What models are compared by: each has an interval and a loss, and a training may keep its weights by it.
+METRICS = ("map", "map75", "map50")
+
+
 class Batch(Protocol):
     """What a loader yields: `images` plus what the `loss` of a detector reads."""
 
@@ -140,7 +144,9 @@ class Dataset(Protocol):
 
     NAME: ClassVar[str]
     REQUIRES: ClassVar[tuple[str, ...]]  # import names checked before anything runs
-    CONFIG: ClassVar[type[BaseModel]]  # the recipe's `data:` part without `format`
+    # The recipe's `data:` part without `format`. Fields that `score` alone reads are named in its class variable
+    # SCORING_FIELDS, if it has any: they enter the keys of what is scored, and a change trains nothing again.
+    CONFIG: ClassVar[type[BaseModel]]
 
     @property
     def image_size(self) -> tuple[int, int]: ...  # noqa: D102

@@ -17,7 +17,7 @@ import numpy as np
 
 from compress.dataset import DataFolder, InputFormat, Scores
 from compress.errors import DataError
-from compress.progress import track
+from compress.progress import track, warn
 from detectors.data.config import BoxData
 from detectors.data.image_header import read_image_size
 from detectors.data.samples import Sample, SampleImages, Truth, class_table
@@ -204,10 +204,20 @@ class BoxDataset(ABC, Generic[Config]):
         return build_loader(samples, self.config, input_format, batch_size=batch_size, augment=augment, seed=seed)
 
     def score(self, detections: Sequence[Detections], truths: Sequence[Truth]) -> Scores:
-        """Return the accuracy of detections, by rotated overlap; see `scoring.score_detections`."""
+        """Return the accuracy of detections, by rotated overlap; see `scoring.score_detections`.
+
+        Says so where images have more objects of a class than `max_dets` lets be found.
+        """
         from detectors.data.scoring import score_detections
 
-        return score_detections(detections, truths, self.classes)
+        most = self.config.max_dets
+        crowded = sum(bool(len(one.labels)) and int(np.bincount(one.labels).max()) > most for one in truths)
+        if crowded:
+            warn(
+                f"{crowded} images have more than {most} objects of a class, and map counts the best {most} detections "
+                "of one. Set data.max_dets higher to count all."
+            )
+        return score_detections(detections, truths, self.classes, max_dets=most)
 
     def _read(self, split: str, check: Check | None) -> list[Sample]:
         samples, problems = self.read(split, class_table(self.config, self.classes), check=check)
