@@ -182,6 +182,19 @@ class Dataset(Protocol):
         """
 
 
+@runtime_checkable
+class CountsObjects(Protocol):
+    """Hook of data sets: a split without objects is told before anything runs. Without it nobody asks."""
+
+    def object_counts(self, split: str, *, trained: bool) -> Mapping[str, int]:
+        """Return how many objects of each class of the detector a split has to be found. Torch-free.
+
+        Args:
+            split: name of the split.
+            trained: those that a training learns from instead of those that a score counts.
+        """
+
+
 @dataclass(frozen=True)
 class DataFolder:
     """What lies in a folder, as far as a first recipe needs it.

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from compress.dataset import METRICS
 from compress.report.document import Requirement, Row
 
+_FORMS = (("min_float", ""), ("min", ""), ("max", "_loss"))  # of the limits of a metric
+
 
 class Requirements(BaseModel):
     """Limits; a number that was not measured fails its limit."""
@@ -26,6 +28,12 @@ class Requirements(BaseModel):
     min_float_map50: float | None = Field(None, ge=0, le=1, description="map50 of the float model.")
     min_map50: float | None = Field(None, ge=0, le=1, description="map50 of the final model.")
     max_map50_loss: float | None = Field(None, ge=0, le=1, description="As max_map_loss, of map50.")
+
+    def of_accuracy(self) -> list[str]:
+        """Return the names of the limits that only images with objects can keep."""
+        names = [f"{form}_{metric}{end}" for metric in METRICS for form, end in _FORMS]
+        return [name for name in names if getattr(self, name) is not None]
+
     min_compression_ratio: float | None = Field(None, gt=0, description="Float parameters / packed bytes.")
     min_speedup: float | None = Field(None, gt=0, description="p50 of the benchmark's reference / of the final model.")
     min_sparsity: float | None = Field(None, ge=0, le=1, description="Zeros among the final weights.")
