@@ -19,7 +19,7 @@ from compress.errors import CodecError
 _Write = Callable[[bytes | memoryview], object]
 
 
-def unpack_file(src: Path | str, dst: Path | str, progress: Progress | None = None) -> int:
+def unpack_file(src: Path | str, dst: Path | str, progress: Progress | None = None, *, kernels: str = "auto") -> int:
     """Write the original of a .krimp file, whole or not at all, checked against its hash.
 
     Files that belong to it (ONNX external data) are written beside it, under the names that the model has for
@@ -29,6 +29,7 @@ def unpack_file(src: Path | str, dst: Path | str, progress: Progress | None = No
         src: the .krimp file.
         dst: file to write; replaced if it exists.
         progress: called with (bytes done, bytes in all).
+        kernels: 'auto', 'numpy' or 'numba' (same bytes).
 
     Returns:
         Bytes written.
@@ -37,7 +38,7 @@ def unpack_file(src: Path | str, dst: Path | str, progress: Progress | None = No
         CodecError: src is not a .krimp file, damaged, truncated, or of a newer version; a file is in the way.
     """
     dst = Path(dst)
-    with memory_for(src), PackedFile(src) as packed, ExitStack() as stack:
+    with memory_for(src), PackedFile(src, kernels=kernels) as packed, ExitStack() as stack:
         total = packed.header.original_bytes
         sizes = [total - sum(file.num_bytes for file in packed.side_files)]
         writes: list[_Write] = [stack.enter_context(whole_file(dst)).write]
