@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.dataset import Dataset, DescribesFolder, Preloads
+from compress.dataset import CountsObjects, Dataset, DescribesFolder, Preloads
 from compress.detector import HOOKS, DecodesInTorch, Deploy, Detector
 from compress.errors import DetectorError, suggest
 
@@ -45,7 +45,7 @@ DETECTORS = Axis(
 DATASETS = Axis(
     "data format",
     Dataset,
-    (Preloads, DescribesFolder),
+    (Preloads, DescribesFolder, CountsObjects),
     "compress/dataset.py",
     "krimp.datasets",
     "detectors.data.formats.{name}",
