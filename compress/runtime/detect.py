@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from compress.detector import Deploy
-from compress.errors import DataError, StageError
+from compress.detector import MAX_WINDOW_PIXELS, Deploy
+from compress.errors import DataError, DetectorError, StageError
 from compress.plugins import load_deploy
 from compress.predictor import ImageSource, Predictor
 from compress.progress import track, warn
@@ -59,9 +59,17 @@ def open_predictor(
         StageError: the network does not take the wanted window size.
     """
     session = open_session(model, threads=threads)
-    deploy = load_deploy(deploy_metadata_of(session, str(model)))
+    meta = deploy_metadata_of(session, str(model))
+    try:
+        deploy = load_deploy(meta)
+    except DetectorError as error:
+        raise DetectorError(f"{model}: {error}") from error
+    forward = session_forward(session)
     rows, columns = session.get_inputs()[0].shape[2:]
     fixed = (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
+    for (high, wide), whose in ((fixed or (1, 1), "the network's input"), (tile_size or (1, 1), "--tile")):
+        if high * wide > MAX_WINDOW_PIXELS:
+            raise StageError(f"{model}: {whose} is {high}x{wide} px, expected at most {MAX_WINDOW_PIXELS} px in all.")
     if fixed is not None and tile_size is not None and tile_size != fixed:
         raise StageError(
             f"{model}: the network takes {fixed[0]}x{fixed[1]} px only, --tile is {tile_size[0]}x{tile_size[1]}. "
@@ -69,7 +77,7 @@ def open_predictor(
         )
     if tile_size is None and fixed is not None and padded_size(deploy) != fixed:
         tile_size = fixed
-    predictor = Predictor(session_forward(session), deploy, tile_size, overlap_px, score_threshold)
+    predictor = Predictor(forward, deploy, tile_size, overlap_px, score_threshold)
     height, width = predictor.window_size
     predictor.windows((2 * height, 2 * width))  # refuses an overlap that does not fit, before any work
     return predictor
