@@ -13,8 +13,7 @@ from typing import Any
 
 from compress.dataset import Dataset, DescribesFolder, Preloads
 from compress.detector import HOOKS, DecodesInTorch, Deploy, Detector
-from compress.errors import DetectorError, suggest
-from compress.printable import shortened
+from compress.errors import DetectorError, shortened, suggest
 
 _LONGEST_NAME = 100  # letters of a plug-in's name that are compared with those known
 

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compress.detector import Forward
-from compress.errors import StageError
+from compress.errors import StageError, printable, shortened
 from compress.kind import Kind
-from compress.printable import printable, shortened
 from compress.runtime.session import open_session
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from compress.detector import MAX_WINDOW_PIXELS
-from compress.errors import DetectorError
-from compress.printable import printable, shortened
+from compress.errors import DetectorError, printable, shortened
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
