@@ -26,6 +26,7 @@ def unpack_file(
     dst: Path | str,
     progress: Progress | None = None,
     *,
+    kernels: str = "auto",
     may_replace: Callable[[Path], bool] = lambda _: False,
 ) -> int:
     """Write the original of a .krimp file, whole or not at all, checked against its hash.
@@ -37,6 +38,7 @@ def unpack_file(
         src: the .krimp file.
         dst: file to write; replaced if it exists.
         progress: called with (bytes done, bytes in all).
+        kernels: 'auto', 'numpy' or 'numba' (same bytes).
         may_replace: whether a file beside it that is there, with other contents, is replaced.
 
     Returns:
@@ -47,7 +49,7 @@ def unpack_file(
             name that a stranger's file must not have (hidden, longer than the file system takes).
     """
     dst = Path(dst)
-    with memory_for(src), PackedFile(src) as packed, ExitStack() as stack:
+    with memory_for(src), PackedFile(src, kernels=kernels) as packed, ExitStack() as stack:
         total = packed.header.original_bytes
         sizes = [total - sum(file.num_bytes for file in packed.side_files)]
         _refuse_names(packed, dst)
