@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from compress.errors import RecipeError, StageError
 from compress.metrics.complexity import has_convolution_weight
 from compress.progress import warn
+from compress.quantization.gates import is_global_mean, is_product, is_sigmoid, multiply, split_gates
 from compress.quantization.graph import Tap, fold_batch_norms, module_of, trace
 from compress.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, add
 from compress.quantization.settings import QuantizationSettings, Role, saturation_problem
@@ -59,6 +60,7 @@ def quantize(model: nn.Module, settings: QuantizationSettings, detector: Detecto
     """
     islands = float_islands(model, detector)
     graph_module = fold_batch_norms(trace(model, taps=detector.distill_points(model)))
+    split_gates(graph_module)
     integer = integer_layers(graph_module, islands)
     tensors = tensors_to_quantize(graph_module, integer)
     _quantize_layers(graph_module, settings, integer)
@@ -149,7 +151,7 @@ def _quantize_activations(graph_module: fx.GraphModule, settings: QuantizationSe
     for node in tensors:
         relu = is_relu(graph_module, node)
         quantizer = ActivationQuantizer(
-            unsigned=relu or _is_sigmoid(graph_module, node),
+            unsigned=relu or is_sigmoid(graph_module, node),
             upper=relu_limit(graph_module, node) if relu else None,
             percentile=settings.activation_percentile,
             learn_range=settings.learn_activation_ranges,
@@ -170,7 +172,8 @@ def _connect_quantizers(graph_module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         layer = module_of(graph_module, node)
         convolves = isinstance(layer, QuantizedConv2d) and layer.integer
-        if not convolves and not (_is_addition(node) and _quantizer_behind(graph_module, node)):
+        joins = multiply if is_product(node) else add if _is_addition(node) else None
+        if not convolves and not (joins and _quantizer_behind(graph_module, node)):
             continue
         inputs = [value for value in node.args if isinstance(value, fx.Node)]
         around = [str(origin(graph_module, value).target) for value in inputs]
@@ -179,7 +182,7 @@ def _connect_quantizers(graph_module: fx.GraphModule) -> None:
             quantizers = [graph.get_attr(name) for name in around]
         node.args = (*node.args, *quantizers)
         if not convolves:
-            node.op, node.target = "call_function", add
+            node.op, node.target = "call_function", joins
 
 
 def _quantizer_behind(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
@@ -204,6 +207,10 @@ def tensors_to_quantize(graph_module: fx.GraphModule, integer_names: set[str]) -
             continue
         inputs = [origin(graph_module, source) for source in node.all_input_nodes]
         if is_passing(graph_module, node) or is_relu(graph_module, node):
+            integer.update([node] if inputs and inputs[0] in integer else [])
+            continue
+        if is_sigmoid(graph_module, node) or is_global_mean(graph_module, node):
+            # In integers where it is read in integers: a sigmoid that gives the scores stays float.
             integer.update([node] if inputs and inputs[0] in integer else [])
             continue
         joins = _is_join(node) and bool(inputs) and all(source in integer for source in inputs)
@@ -258,15 +265,9 @@ def is_nearest(node: fx.Node) -> bool:
     return mode == "nearest"
 
 
-def _is_sigmoid(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(module_of(graph_module, node), nn.Sigmoid)
-    return _calls(node, (torch.sigmoid, F.sigmoid), ("sigmoid",))
-
-
 def _is_join(node: fx.Node) -> bool:
-    """Return whether a node adds or concatenates tensors, and nothing but tensors."""
-    return _calls(node, _CONCATENATIONS, ()) or _is_addition(node)
+    """Return whether a node adds, multiplies or concatenates tensors, and nothing but tensors."""
+    return _calls(node, _CONCATENATIONS, ()) or _is_addition(node) or is_product(node)
 
 
 def _is_addition(node: fx.Node) -> bool:
