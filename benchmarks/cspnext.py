@@ -10,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 # In, out, blocks, whether blocks add their input, whether the stage pools spatial pyramids.
-STAGES = ((64, 128, 3, True, False), (128, 256, 6, True, False), (256, 512, 6, True, False), (512, 1024, 3, False, True))
+STAGES = (
+    (64, 128, 3, True, False),
+    (128, 256, 6, True, False),
+    (256, 512, 6, True, False),
+    (512, 1024, 3, False, True),
+)
 
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -30,7 +35,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's features, of the same shape."""
-        out = self.conv2(self.conv1(x))
+        out: Tensor = self.conv2(self.conv1(x))
         return x + out if self.adds else out
 
 
@@ -43,7 +48,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x times its gates."""
-        return x * self.gate(self.fc(self.pool(x)))
+        gates: Tensor = self.gate(self.fc(self.pool(x)))
+        return x * gates
 
 
 class Stage(nn.Module):
@@ -59,7 +65,8 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the same shape."""
         joined = torch.cat((self.blocks(self.main(x)), self.short(x)), 1)
-        return self.final(self.attention(joined))
+        out: Tensor = self.final(self.attention(joined))
+        return out
 
 
 class Pyramid(nn.Module):
@@ -73,7 +80,8 @@ class Pyramid(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return features of the same shape."""
         x = self.conv1(x)
-        return self.conv2(torch.cat([x, *(pool(x) for pool in self.pools)], 1))
+        out: Tensor = self.conv2(torch.cat([x, *(pool(x) for pool in self.pools)], 1))
+        return out
 
 
 class CspNext(nn.Module):

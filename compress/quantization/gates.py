@@ -82,3 +82,11 @@ def multiply(a: Tensor, b: Tensor, *quantizers: ActivationQuantizer) -> Tensor:
     if quantizers[2].training or not all(quantizer.is_active for quantizer in quantizers):
         return a * b
     return arithmetic.multiply(a, b, *(quantizer.levels() for quantizer in quantizers))
+
+
+def has_gates(model: nn.Module) -> bool:
+    """Return whether a quantized model has anything that `split_gates` and the quantizers of gates concern."""
+    return isinstance(model, fx.GraphModule) and any(
+        node.target is multiply or is_product(node) or is_sigmoid(model, node) or is_global_mean(model, node)
+        for node in model.graph.nodes
+    )
