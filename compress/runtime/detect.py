@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from compress.detector import Deploy
-from compress.errors import DataError, StageError
+from compress.errors import DataError, DetectorError, StageError
+from compress.pictures.brightness import range_of_text
+from compress.pictures.decoding import Reading
+from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
 from compress.plugins import load_deploy
 from compress.predictor import ImageSource, Predictor
 from compress.progress import track, warn
@@ -28,10 +31,10 @@ from compress.runtime.image_source import INSTALL, RasterSource, has_rasterio, o
 from compress.runtime.session import deploy_metadata_of, open_session
 from compress.whole_file import write_whole
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 RESULT_FILE = "detections.json"
 COCO_FILE = "coco_results.json"
 MANY_WINDOWS = 100  # from which a picture shows how far it is
+MAX_PIXELS = 1 << 28  # of a picture that is decoded whole; 0.8 GB as pixels
 MAX_DRAWN_PIXELS = 50_000_000  # of a raster; a larger one is never held whole
 FORMAT_VERSION = 1
 
@@ -73,6 +76,22 @@ def open_predictor(
     height, width = predictor.window_size
     predictor.windows((2 * height, 2 * width))  # refuses an overlap that does not fit, before any work
     return predictor
+
+
+def reading_of(meta: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> Reading:
+    """Return how a model's pictures are read: brightness as in its training, sizes up to a limit.
+
+    Args:
+        meta: the model's `krimp.deploy`.
+        max_pixels: larger pictures are refused; TIFFs that are read window by window have no limit.
+
+    Raises:
+        DetectorError: `value_range` of the metadata is no range.
+    """
+    try:
+        return Reading(range_of_text(meta.get("value_range")), max_pixels)
+    except ValueError as error:
+        raise DetectorError(f"krimp.deploy: {error}. Export the model again.") from error
 
 
 def padded_size(deploy: Deploy) -> tuple[int, int]:
@@ -127,7 +146,14 @@ class Results:
     own_map: bool = False
 
 
-def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, model_name: str = "") -> dict[str, Any]:
+def detect(
+    predictor: Predictor,
+    images: Iterable[Path],
+    results: Results,
+    *,
+    model_name: str = "",
+    max_pixels: int = MAX_PIXELS,
+) -> dict[str, Any]:
     """Detect on pictures and write `<name>.txt`, `<name>.png` and `detections.json` into a folder.
 
     A picture that cannot be read is noted under `failed`; the others go on.
@@ -137,6 +163,7 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
         images: picture files.
         results: where to, and what else.
         model_name: for the record.
+        max_pixels: pictures with more are not decoded; see `reading_of`.
 
     Returns:
         What `detections.json` holds.
@@ -146,7 +173,7 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
     """
     results.folder.mkdir(parents=True, exist_ok=True)
     deploy, taken = predictor.deploy, set[str]()
-    threshold = predictor.score_threshold
+    threshold, reading = predictor.score_threshold, reading_of(deploy.meta, max_pixels)
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model": model_name,
@@ -162,7 +189,7 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
         try:
             if Format.COCO in results.formats:
                 results.coco_ids.image(str(path))
-            with open_source(path) as source:
+            with open_source(path, reading) as source:
                 record["images"].append(_detect_one(predictor, path, source, taken, results))
         except DataError as error:
             record["failed"].append({"file": str(path), "error": str(error)})
@@ -212,7 +239,7 @@ def _detect_one(
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")  # what macOS leaves
 
 
 def _free_name(path: Path, taken: set[str]) -> str:
