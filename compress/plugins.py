@@ -13,7 +13,9 @@ from typing import Any
 
 from compress.dataset import Dataset, DescribesFolder, HasValueRange, Preloads
 from compress.detector import HOOKS, DecodesInTorch, Deploy, Detector
-from compress.errors import DetectorError, suggest
+from compress.errors import DetectorError, shortened, suggest
+
+_LONGEST_NAME = 100  # letters of a plug-in's name that are compared with those known
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,10 @@ def load_deploy(meta: Mapping[str, Any]) -> Deploy:
     Raises:
         DetectorError: nothing installed has that name, its import fails, or the metadata does not fit it.
     """
-    name = str(meta.get("plugin"))
-    if name not in available_plugins():
-        raise DetectorError(
-            f"the model was made by plug-in {name!r}, which is not installed here.{suggest(name, available_plugins())}"
-        )
+    name = meta.get("plugin")
+    if not isinstance(name, str) or name not in available_plugins():
+        near = suggest(str(name)[:_LONGEST_NAME], available_plugins())
+        raise DetectorError(f"the model was made by plug-in {shortened(name)}, which is not installed here.{near}")
     return _make_deploy(name, find_plugin(name), meta)
 
 

@@ -19,14 +19,13 @@ from compress.codec.files.inspection import TensorFacts, inspect_file
 from compress.codec.files.named_tensors import load_tensors
 from compress.codec.files.packed_file import PackedFile, Progress
 from compress.codec.files.packing import PackFacts, pack_file
-from compress.codec.files.separate_weights import ApartModel, read_apart
+from compress.codec.files.separate_weights import write_apart
 from compress.codec.files.tensor_places import find_spans
 from compress.codec.files.unpacking import unpack_bytes, unpack_file, verify_file
 from compress.codec.format.layout import MAGIC
 from compress.codec.mapped_memory import open_map
 
 __all__ = [
-    "ApartModel",
     "PackFacts",
     "PackedFile",
     "TensorFacts",
@@ -35,10 +34,10 @@ __all__ = [
     "load",
     "load_tensors",
     "pack_file",
-    "read_apart",
     "unpack_bytes",
     "unpack_file",
     "verify_file",
+    "write_apart",
 ]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from compress.codec.decoding.tensor_decoder import TensorDecoder, batches
 from compress.codec.format.index_and_skeleton import Placed, Skeleton, read_index
-from compress.codec.format.layout import HEADER_BYTES, parse_header
+from compress.codec.format.layout import CONTAINERS, HEADER_BYTES, parse_header
 from compress.codec.format.sections import SectionReader
 from compress.codec.kernels.choice import choose
 from compress.codec.kernels.contract import Kernels
@@ -157,20 +157,40 @@ class PackedFile:
         Raises:
             CodecError: the file is damaged.
         """
+        done = 0
+        for number, _ in self.decode_each(outs.__getitem__, threads=threads, check_hash=check_hash):
+            done = self.tensors[number].start + self.tensors[number].record.num_bytes
+            if progress:
+                progress(done, self.header.original_bytes)
+
+    def decode_each(
+        self, place: Callable[[int], np.ndarray], *, threads: int = 1, check_hash: bool = True
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode every tensor into its place, and yield its number and its bytes, in order; see `decode_all`.
+
+        Args:
+            place: returns for the number of a tensor where it goes, (num_bytes,), uint8, contiguous.
+            threads: how many decode at once.
+            check_hash: compare the SHA-256 of the whole, at the end; else the checksum of each tensor.
+
+        Raises:
+            CodecError: the file is damaged; what was yielded must be thrown away.
+        """
         digest = OriginalHash(self.skeleton.reader()) if check_hash else None
         bounds = list(accumulate([len(batch) for batch in batches(self.tensors)], initial=0))
 
-        def decode(number: int) -> tuple[list[Placed], Sequence[np.ndarray]]:
-            first, stop = bounds[number], bounds[number + 1]
-            self.decode_many(self.tensors[first:stop], outs[first:stop], check=not check_hash)
-            return self.tensors[first:stop], outs[first:stop]
+        def decode(batch: int) -> tuple[int, list[np.ndarray]]:
+            first, stop = bounds[batch], bounds[batch + 1]
+            outs = [place(number) for number in range(first, stop)]
+            self.decode_many(self.tensors[first:stop], outs, check=not check_hash)
+            return first, outs
 
         try:
-            for tensors, decoded in map_in_threads(decode, range(len(bounds) - 1), threads):
+            for first, outs in map_in_threads(decode, range(len(bounds) - 1), threads):
                 if digest:
-                    digest.add(tensors, decoded)  # while they are still in the processor's cache
-                if progress:
-                    progress(tensors[-1].start + tensors[-1].record.num_bytes, self.header.original_bytes)
+                    # while they are still in the processor's cache
+                    digest.add(self.tensors[first : first + len(outs)], outs)
+                yield from enumerate(outs, first)
         except CodecError:
             self.check_payloads()  # the checksums know the place better
             raise
@@ -186,6 +206,16 @@ class PackedFile:
         if self.side_files:
             names = ", ".join(file.name for file in self.side_files[:3])
             raise CodecError(f"{self.name}: byte 0: holds files beside the model ({names}). Unpack it into a folder.")
+
+    def refuse_other_than_onnx(self) -> None:
+        """Refuse a file that holds no ONNX model.
+
+        Raises:
+            CodecError: it does not.
+        """
+        if self.header.container != 0:
+            what = CONTAINERS[self.header.container]
+            raise CodecError(f"{self.name}: byte 10: holds a file of kind {what!r}; expected an ONNX model.")
 
     def check_hash(self, digest: bytes) -> None:
         """Compare the hash of the decoded bytes with the one inside.
@@ -208,6 +238,16 @@ class PackedFile:
         """
         for tensor in self.tensors:
             self._decoder.check(tensor)
+
+
+def original_bytes(path: Path | str) -> int:
+    """Return the size of the original of a .krimp file, side files included, as its header declares it.
+
+    Raises:
+        CodecError: it is not a .krimp file, damaged in its header, truncated, or of a newer version.
+    """
+    data = open_map(path)
+    return parse_header(bytes(data[:HEADER_BYTES]), len(data), str(path)).original_bytes
 
 
 class OriginalHash:

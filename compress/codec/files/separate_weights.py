@@ -1,19 +1,20 @@
-"""An ONNX model and its large initializers side by side, so that a runtime takes them as they lie in memory."""
+"""An ONNX model and its large initializers in two files, so that a runtime maps the weights and copies nothing."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 
 from compress.codec.files.packed_file import PackedFile
 from compress.codec.files.tensor_places import OnnxWalker
 from compress.codec.format.index_writer import write_varint
-from compress.codec.format.layout import CONTAINERS
 from compress.codec.mapped_memory import empty_space
-from compress.errors import CodecError
 
+MODEL, WEIGHTS = "model.onnx", "weights.bin"
 LEAST_BYTES = 1 << 14  # smaller initializers stay inside: runtimes look into some of them
 _ALIGNED = 64  # bytes
 _DTYPES = {
@@ -30,22 +31,6 @@ def _message(number: int, data: bytes) -> bytes:
 def _entry(key: bytes, value: bytes) -> bytes:
     """Return a field external_data of a TensorProto."""
     return _message(13, _message(1, key) + _message(2, value))
-
-
-_PLACE = _entry(b"location", b"inside.krimp") + _entry(b"offset", b"0")  # a file that is never opened
-
-
-@dataclass(frozen=True)
-class ApartModel:
-    """An ONNX model without its large initializers.
-
-    Attributes:
-        model: the ONNX file; the initializers of `tensors` refer to external data that does not exist.
-        tensors: name -> values of these initializers, read-only.
-    """
-
-    model: bytes
-    tensors: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -71,49 +56,64 @@ class _Initializer:
         """Return the size of the data."""
         return self.raw[2] - self.raw[1]
 
-    def reference(self, data: memoryview) -> bytes:
-        """Return the field with a reference in place of the data."""
-        entries = _PLACE + _entry(b"length", str(self.num_bytes).encode())
+    def reference(self, data: memoryview, offset: int) -> bytes:
+        """Return the field with a reference to a place in the file of the weights instead of the data."""
+        entries = _entry(b"location", WEIGHTS.encode()) + _entry(b"offset", str(offset).encode())
+        entries += _entry(b"length", str(self.num_bytes).encode())
         begin, end = self.message
         kept = bytes(data[begin : self.raw[0]]) + bytes(data[self.raw[2] : end])
         return _message(5, kept + entries + b"\x70\x01")  # data_location: EXTERNAL
 
 
-def read_apart(
-    packed: PackedFile, *, least_bytes: int = LEAST_BYTES, threads: int = 1, check_hash: bool = True
-) -> ApartModel:
-    """Decode an ONNX model, each large initializer of its main graph into an array of its own.
+def write_apart(
+    packed: PackedFile, folder: Path, *, least_bytes: int = LEAST_BYTES, threads: int = 1, check_hash: bool = True
+) -> Path:
+    """Decode an ONNX model into a folder, its large initializers into a file beside it.
 
-    Everything else (subgraphs, constants, sparse and small initializers) stays inside the model.
+    Everything but large initializers of the main graph (subgraphs, constants, sparse and small ones) stays inside the
+    model. Of the weights as many are in memory as are decoded together.
 
     Args:
         packed: an open .krimp file of an ONNX model without other files.
+        folder: where the two files go, MODEL and WEIGHTS; it exists.
         least_bytes: size from which an initializer is held apart.
         threads: how many tensors are decoded at once.
         check_hash: compare the SHA-256 of the original instead of the tensors' checksums.
 
+    Returns:
+        The model.
+
     Raises:
         CodecError: the file is damaged, holds no ONNX model, or holds files beside it.
+        OSError: the folder has no room.
     """
     packed.refuse_side_files()
-    if packed.header.container != 0:
-        what = CONTAINERS[packed.header.container]
-        raise CodecError(f"{packed.name}: byte 10: holds a file of kind {what!r}; expected an ONNX model.")
+    packed.refuse_other_than_onnx()
     whole = empty_space(packed.header.original_bytes)  # names lie in the skeleton
     places = packed.put_skeleton(whole)
     data = whole.data
     coded = {tensor.start: tensor.record.num_bytes for tensor in packed.tensors}
     graph, found = _main_initializers(OnnxWalker(data, packed.name), least_bytes)
-    apart = {each.raw[1]: each for each in found if coded.get(each.raw[1]) == each.num_bytes}
-    if len({each.name for each in apart.values()}) < len(apart):
-        apart = {}  # two of one name: for the runtime to refuse
-    arrays, outs = _places(packed, apart, places)
-    packed.decode_all(outs, threads=threads, check_hash=check_hash)
-    chosen = [apart[start] for start in sorted(apart)]
-    for array in arrays:
-        array.flags.writeable = False
-    tensors = {each.name: array for each, array in zip(chosen, arrays, strict=True)}
-    return ApartModel(_without(data, graph, chosen), tensors)
+    apart = [each for each in found if coded.get(each.raw[1]) == each.num_bytes]
+    if len({each.name for each in apart}) < len(apart):
+        apart = []  # two of one name: for the runtime to refuse
+    sizes = [-(-each.num_bytes // _ALIGNED) * _ALIGNED for each in apart]
+    offsets = dict(zip((each.raw[1] for each in apart), accumulate(sizes, initial=0), strict=False))
+
+    def place(number: int) -> np.ndarray:
+        tensor = packed.tensors[number]
+        return np.empty(tensor.record.num_bytes, np.uint8) if tensor.start in offsets else places[number]
+
+    with (folder / WEIGHTS).open("wb") as file:
+        for number, out in packed.decode_each(place, threads=threads, check_hash=check_hash):
+            offset = offsets.get(packed.tensors[number].start)
+            if offset is not None:
+                file.seek(offset)
+                file.write(out.data)
+    with (folder / MODEL).open("wb") as file:
+        for piece in _without(data, graph, apart, offsets):
+            file.write(piece)
+    return folder / MODEL
 
 
 def _main_initializers(walker: OnnxWalker, least_bytes: int) -> tuple[tuple[int, int, int], list[_Initializer]]:
@@ -163,32 +163,17 @@ def _initializer(walker: OnnxWalker, field: int, begin: int, end: int) -> _Initi
     return _Initializer(name, dtype, tuple(dims), field, (begin, end), raw)
 
 
-def _places(
-    packed: PackedFile, apart: dict[int, _Initializer], places: list[np.ndarray]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return the arrays of the initializers apart, in file order, and where to decode each tensor."""
-    arrays, outs = [], []
-    for tensor, place in zip(packed.tensors, places, strict=True):
-        size, each = tensor.record.num_bytes, apart.get(tensor.start)
-        if each is None:
-            outs.append(place)
-            continue
-        room = np.empty(size + _ALIGNED, dtype=np.uint8)  # one each: of memory that the process has, if it can be
-        at = -room.ctypes.data % _ALIGNED
-        outs.append(room[at : at + size])
-        arrays.append(outs[-1].view(each.dtype).reshape(each.dims))
-    return arrays, outs
-
-
-def _without(data: memoryview, graph: tuple[int, int, int], apart: list[_Initializer]) -> bytes:
-    """Return the model with references in place of some initializers, in file order."""
+def _without(
+    data: memoryview, graph: tuple[int, int, int], apart: list[_Initializer], offsets: dict[int, int]
+) -> list[bytes | memoryview]:
+    """Return the model in pieces, with references in place of some initializers, which are in file order."""
+    if not apart:
+        return [data]
     field, at, end = graph
     pieces: list[bytes | memoryview] = []
     for each in apart:
-        pieces += [data[at : each.field], each.reference(data)]
+        pieces += [data[at : each.field], each.reference(data, offsets[each.raw[1]])]
         at = each.message[1]
-    if not apart:
-        return bytes(data)
     pieces.append(data[at:end])
     head = b"\x3a" + write_varint(sum(map(len, pieces)))
-    return b"".join([data[:field], head, *pieces, data[end:]])
+    return [data[:field], head, *pieces, data[end:]]

@@ -11,7 +11,7 @@ from compress.codec.kernels.contract import Kernels
 from compress.errors import CodecError
 
 NAMES = ("auto", "numpy", "numba")
-_NUMBA_FROM = 1 << 24  # bytes from which importing numba pays: NumPy decodes about 80 MB/s and encodes fewer
+NUMBA_FROM = 1 << 24  # bytes from which importing numba pays: NumPy decodes about 80 MB/s and encodes fewer
 
 
 def choose(name: str, num_bytes: int) -> Kernels:
@@ -42,6 +42,11 @@ def choose(name: str, num_bytes: int) -> Kernels:
 def _is_worth_it(num_bytes: int) -> bool:
     if os.environ.get("KRIMP_NUMBA") == "0":
         return False
-    if "compress.codec.kernels.by_numba" in sys.modules:
+    if is_loaded():
         return True
-    return num_bytes >= _NUMBA_FROM and find_spec("numba") is not None
+    return num_bytes >= NUMBA_FROM and find_spec("numba") is not None
+
+
+def is_loaded() -> bool:
+    """Return True if this process has paid for numba's import."""
+    return "compress.codec.kernels.by_numba" in sys.modules

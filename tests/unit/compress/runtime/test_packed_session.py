@@ -1,8 +1,5 @@
 """A session opened from a .krimp file is the session of the unpacked ONNX file."""
 
-import gc
-import weakref
-
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -72,7 +69,6 @@ def test_outputs_are_those_of_the_unpacked_file(tmp_path, optimize):
     expected = outputs(open_session(tmp_path / "m.onnx", threads=1, optimize=optimize))
     for check_hash in (True, False):
         session = open_session(tmp_path / "m.krimp", threads=1, optimize=optimize, check_hash=check_hash)
-        gc.collect()
         np.random.default_rng(2).bytes(1 << 22)  # memory that was freed by mistake would be used again
         for found, wanted in zip(outputs(session), expected, strict=True):
             assert np.array_equal(found, wanted)
@@ -82,23 +78,26 @@ def test_large_initializers_of_the_main_graph_alone_are_apart(tmp_path):
     original = model()
     (tmp_path / "m.onnx").write_bytes(original.SerializeToString())
     codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "apart").mkdir()
     with codec.PackedFile(tmp_path / "m.krimp") as packed:
-        apart = codec.read_apart(packed)
-        everything = codec.read_apart(packed, least_bytes=1 << 30)
-    assert everything.model == (tmp_path / "m.onnx").read_bytes()
-    assert not everything.tensors
-    assert set(apart.tensors) == {"w_q", "halves"}
-    light = onnx.load_model_from_string(apart.model)
+        inside = codec.write_apart(packed, tmp_path / "inside", least_bytes=1 << 30)
+        apart = codec.write_apart(packed, tmp_path / "apart")
+    assert inside.read_bytes() == (tmp_path / "m.onnx").read_bytes()
+    light = onnx.load(str(apart), load_external_data=False)
     assert light.graph.node == original.graph.node
+    outside = {}
     for found, wanted in zip(light.graph.initializer, original.graph.initializer, strict=True):
         assert (found.name, found.dims, found.data_type) == (wanted.name, wanted.dims, wanted.data_type)
-        if found.name in apart.tensors:
-            assert found.data_location == TensorProto.EXTERNAL
-            array = apart.tensors[found.name]
-            assert np.array_equal(array, numpy_helper.to_array(wanted))
-            assert array.ctypes.data % 64 == 0
+        if found.data_location == TensorProto.EXTERNAL:
+            outside[found.name] = {entry.key: entry.value for entry in found.external_data}
         else:
             assert found == wanted
+    assert set(outside) == {"w_q", "halves"}
+    assert all(int(place["offset"]) % 64 == 0 for place in outside.values())
+    whole = onnx.load(str(apart))
+    for found, wanted in zip(whole.graph.initializer, original.graph.initializer, strict=True):
+        assert np.array_equal(numpy_helper.to_array(found), numpy_helper.to_array(wanted))
 
 
 def test_weights_in_other_files_work_too(tmp_path):
@@ -122,7 +121,7 @@ def test_two_initializers_of_one_name_are_left_to_the_runtime(tmp_path):
     (tmp_path / "m.onnx").write_bytes(twice.SerializeToString())
     codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
     with codec.PackedFile(tmp_path / "m.krimp") as packed:
-        assert codec.read_apart(packed).model == (tmp_path / "m.onnx").read_bytes()
+        assert codec.write_apart(packed, tmp_path).read_bytes() == (tmp_path / "m.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("check_hash", [True, False])
@@ -145,33 +144,93 @@ def test_a_packed_file_that_is_no_onnx_model_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("optimize", [True, False])
-def test_decoded_weights_are_given_back_once_the_session_has_its_copy(tmp_path, monkeypatch, optimize):
+def test_the_temporary_folder_is_gone_once_the_session_is_open(tmp_path, monkeypatch, optimize):
     (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
     codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
     expected = outputs(open_session(tmp_path / "m.onnx", threads=1, optimize=optimize))
-    rooms, kept, read_apart = [], [], codec.read_apart
-
-    def noted(packed, **options):
-        apart = read_apart(packed, **options)
-        for array in apart.tensors.values():
-            room = array
-            while isinstance(room.base, np.ndarray):
-                room = room.base
-            rooms.append(weakref.ref(room))
-            kept.append(room)
-        return apart
-
-    monkeypatch.setattr("compress.codec.read_apart", noted)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     session = open_session(tmp_path / "m.krimp", threads=1, optimize=optimize)
     assert isinstance(session, ort.InferenceSession)
-    for room in kept:
-        room[:] = 0x77
+    assert not list((tmp_path / "temporary").iterdir())
     assert all(np.array_equal(a, b) for a, b in zip(outputs(session), expected, strict=True))
-    kept.clear()
-    del room
-    gc.collect()
-    assert len(rooms) == 2
-    assert all(room() is None for room in rooms)
     with pytest.raises(StageError, match="Open the file again"):
         session.set_providers(["CPUExecutionProvider"])
     assert all(np.array_equal(a, b) for a, b in zip(outputs(session), expected, strict=True))
+
+
+def test_a_temporary_folder_that_cannot_be_made_is_told(tmp_path, monkeypatch):
+    (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
+    codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with pytest.raises(CodecError, match=r"m\.krimp: cannot be unpacked into a temporary folder: .*TMPDIR"):
+        open_session(tmp_path / "m.krimp")
+
+
+def read_while_opening():
+    """Yield (name, model) of models with large initializers that ONNX Runtime reads, or that nothing reads."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [2048])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    table = numpy_helper.from_array(np.arange(4096) % 2048, "table")
+    one = numpy_helper.from_array(np.array([1]), "one")
+    floats = numpy_helper.from_array(np.ones(16384, dtype=np.float32), "unused")
+    parts = [f"p{i}" for i in range(2048)]
+    cases = {
+        "read by no node": ([helper.make_node("Identity", ["x"], ["y"])], [floats]),
+        "sizes of a Split": (
+            [helper.make_node("Split", ["x", "sizes"], parts, axis=0), helper.make_node("Sum", parts[:2], ["y"])],
+            [numpy_helper.from_array(np.ones(2048, dtype=np.int64), "sizes")],
+        ),
+        "shape of an Expand": (
+            [
+                helper.make_node("Shape", ["table"], ["length"]),
+                helper.make_node("Expand", ["one_f", "length"], ["y"]),
+            ],
+            [table, numpy_helper.from_array(np.array(1, dtype=np.float32), "one_f")],
+        ),
+        "a slice of it is a shape": (
+            [
+                helper.make_node("Slice", ["pads", "one", "two"], ["shape"]),
+                helper.make_node("Reshape", ["x", "shape"], ["y"]),
+            ],
+            [
+                numpy_helper.from_array(np.where(np.arange(4096) == 1, -1, 1), "pads"),
+                one,
+                numpy_helper.from_array(np.array([2]), "two"),
+            ],
+        ),
+        "indices": ([helper.make_node("Gather", ["x", "table"], ["y"])], [table]),
+    }
+    for name, (nodes, initializers) in cases.items():
+        graph = helper.make_graph(nodes, "g", [x], [y], initializers)
+        yield name, helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.mark.parametrize("network", [pytest.param(net, id=name) for name, net in read_while_opening()])
+def test_what_onnx_runtime_opens_as_a_plain_file_opens_packed(tmp_path, network):
+    (tmp_path / "m.onnx").write_bytes(network.SerializeToString())
+    codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    x = np.arange(2048, dtype=np.float32)
+    expected = open_session(tmp_path / "m.onnx").run(None, {"x": x})
+    assert np.array_equal(open_session(tmp_path / "m.krimp").run(None, {"x": x})[0], expected[0])
+
+
+def test_the_callers_providers_and_options_reach_onnx_runtime(tmp_path, capsys):
+    (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
+    codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for suffix in ("onnx", "krimp"):
+        options.optimized_model_filepath = str(tmp_path / f"optimized_{suffix}.onnx")
+        session = open_session(
+            tmp_path / f"m.{suffix}", options=options, providers=[("CPUExecutionProvider", {"use_arena": "0"})]
+        )
+        assert session.get_providers() == ["CPUExecutionProvider"]
+        assert session.get_session_options().intra_op_num_threads == 1
+        assert (tmp_path / f"optimized_{suffix}.onnx").exists()
+    with pytest.raises(ValueError, match="Set those in the options"):
+        open_session(tmp_path / "m.onnx", options=options, threads=1)
+    capsys.readouterr()
+    open_session(tmp_path / "m.krimp", providers=["NoSuchProvider"])  # ONNX Runtime complains and takes the CPU
+    assert "NoSuchProvider" in capsys.readouterr().out
