@@ -217,7 +217,7 @@ def _live(
                 traceback.print_exc()
         except Exception as error:  # noqa: BLE001 the parent must learn of any failure
             if _gone((*folders, result.parent)) is not None:
-                return  # the parent sees it, too, and says so
+                os._exit(_FAILED)  # the parent sees it, too, and says so
             traceback.print_exc()
             reason = f"{type(error).__name__}: {error}".strip().removesuffix(".")
             text = f"stage {label}: {reason}. This is a fault of Krimp or of the plug-in; the traceback is above."
