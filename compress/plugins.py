@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.dataset import Dataset, DescribesFolder, Preloads
+from compress.dataset import Dataset, DescribesFolder, HasValueRange, Preloads
 from compress.detector import HOOKS, DecodesInTorch, Deploy, Detector
 from compress.errors import DetectorError, shortened, suggest
 
@@ -47,7 +47,7 @@ DETECTORS = Axis(
 DATASETS = Axis(
     "data format",
     Dataset,
-    (Preloads, DescribesFolder),
+    (Preloads, DescribesFolder, HasValueRange),
     "compress/dataset.py",
     "krimp.datasets",
     "detectors.data.formats.{name}",
@@ -181,6 +181,13 @@ def deploy_of(detector: Detector) -> Deploy:
     if in_torch is not None:
         return in_torch
     return _make_deploy(detector.NAME, type(detector), detector.metadata())
+
+
+def deploy_metadata(detector: Detector) -> dict[str, Any]:
+    """Return what a model file carries as `krimp.deploy`: the detector's own, and the value range of its data set."""
+    data = detector.data
+    limits = data.value_range if isinstance(data, HasValueRange) else None
+    return detector.metadata() | ({} if limits is None else {"value_range": list(limits)})
 
 
 def _make_deploy(name: str, plugin: type[Detector], meta: Mapping[str, Any]) -> Deploy:
