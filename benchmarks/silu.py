@@ -41,6 +41,7 @@ class Backbone:
     """What quantization and export ask of a plug-in, for a backbone without a head."""
 
     NAME = "cspnext"
+    data = None
 
     def __init__(self, size: int) -> None:
         self.size = size

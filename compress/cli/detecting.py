@@ -13,9 +13,9 @@ import typer
 
 from compress.cli.json_document import JsonOption, only_documents, print_document
 from compress.cli.options import ForceOption
-from compress.errors import DataError, StageError
+from compress.errors import DataError, StageError, printable
 from compress.outputs import Outputs
-from compress.runtime.detect import Results, detect, find_images, open_predictor
+from compress.runtime.detect import MAX_PIXELS, Results, detect, find_images, open_predictor
 from compress.runtime.documents import CocoIds, Format
 
 
@@ -29,6 +29,9 @@ def detect_command(
     tile: Annotated[str | None, typer.Option(help="Window, HEIGHTxWIDTH in pixels; default: the model's.")] = None,
     overlap: Annotated[int | None, typer.Option(min=0, help="Pixels that windows share; default: a fifth.")] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0 is one per core.")] = 0,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Larger pictures are refused; TIFFs read by windows (extra `geo`) never are.")
+    ] = MAX_PIXELS,
     as_json: JsonOption = False,
     pictures: Annotated[bool, typer.Option(help="Write pictures with the boxes drawn.")] = True,
     formats: Annotated[
@@ -52,7 +55,9 @@ def detect_command(
     above the model's own threshold, pictures those above 0.3. A file that is there is replaced only if an earlier
     `krimp detect` left it so, or with --force. A picture that cannot be read is
     named at the end (exit code 3); the others are done. TIFFs are read window by window (with the extra `geo`), so
-    that a large one needs little memory. COCO results go to `coco_results.json`, boxes on the map to `NAME.geojson`.
+    that a large one needs little memory. Pictures stand upright by their EXIF orientation, and more than 8 bits become
+    8 as in training (`value_range` of the model, else by what a file holds). COCO results go to `coco_results.json`,
+    boxes on the map to `NAME.geojson`.
 
     --json also prints detections.json: format_version, model, plugin, classes, score_threshold, drawn_score_threshold,
     tile_size, images (file, name, height, width, num_windows, detections) and failed (file, error).
@@ -75,12 +80,13 @@ def detect_command(
         model, score_threshold=score, tile_size=_parse_size(tile), overlap_px=overlap, threads=threads
     )
     with only_documents(as_json):
-        record = detect(predictor, track(files, "detect"), results, model_name=model.name)
+        record = detect(predictor, track(files, "detect"), results, model_name=model.name, max_pixels=max_pixels)
     if as_json:
         print_document(record)
     count = sum(len(image["detections"]) for image in record["images"])
     print(
-        f"{count} objects in {len(record['images'])} pictures, written to {out}", file=sys.stderr if as_json else None
+        f"{count} objects in {len(record['images'])} pictures, written to {printable(out)}",
+        file=sys.stderr if as_json else None,
     )
     if record["failed"]:
         errors = "\n".join(failed["error"] for failed in record["failed"])

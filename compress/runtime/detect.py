@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,9 @@ import numpy as np
 from compress.detector import MAX_WINDOW_PIXELS, Deploy
 from compress.errors import DataError, DetectorError, StageError
 from compress.outputs import Outputs
+from compress.pictures.brightness import range_of_text
+from compress.pictures.decoding import Reading
+from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
 from compress.plugins import load_deploy
 from compress.predictor import ImageSource, Predictor
 from compress.progress import track, warn
@@ -31,10 +34,10 @@ from compress.runtime.forwards import session_forward
 from compress.runtime.image_source import INSTALL, RasterSource, has_rasterio, open_source
 from compress.runtime.session import deploy_metadata_of, open_session
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 RESULT_FILE = "detections.json"
 COCO_FILE = "coco_results.json"
 MANY_WINDOWS = 100  # from which a picture shows how far it is
+MAX_PIXELS = 1 << 28  # of a picture that is decoded whole; 0.8 GB as pixels
 MAX_NAME_BYTES = 240  # of a result without its suffix: file systems take 255
 MAX_DRAWN_PIXELS = 50_000_000  # of a raster; a larger one is never held whole
 FORMAT_VERSION = 1
@@ -85,6 +88,22 @@ def open_predictor(
     height, width = predictor.window_size
     predictor.windows((2 * height, 2 * width))  # refuses an overlap that does not fit, before any work
     return predictor
+
+
+def reading_of(meta: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> Reading:
+    """Return how a model's pictures are read: brightness as in its training, sizes up to a limit.
+
+    Args:
+        meta: the model's `krimp.deploy`.
+        max_pixels: larger pictures are refused; TIFFs that are read window by window have no limit.
+
+    Raises:
+        DetectorError: `value_range` of the metadata is no range.
+    """
+    try:
+        return Reading(range_of_text(meta.get("value_range")), max_pixels)
+    except ValueError as error:
+        raise DetectorError(f"krimp.deploy: {error}. Export the model again.") from error
 
 
 def padded_size(deploy: Deploy) -> tuple[int, int]:
@@ -150,7 +169,14 @@ class Results:
         return [self.folder / name for name in names]
 
 
-def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, model_name: str = "") -> dict[str, Any]:
+def detect(
+    predictor: Predictor,
+    images: Iterable[Path],
+    results: Results,
+    *,
+    model_name: str = "",
+    max_pixels: int = MAX_PIXELS,
+) -> dict[str, Any]:
     """Detect on pictures and write `<name>.txt`, `<name>.png` and `detections.json` into a folder.
 
     A picture that cannot be read, or whose results cannot be written, is noted under `failed`; the others go on.
@@ -161,6 +187,7 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
         images: picture files.
         results: where to, and what else.
         model_name: for the record.
+        max_pixels: pictures with more are not decoded; see `reading_of`.
 
     Returns:
         What `detections.json` holds.
@@ -170,7 +197,7 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
     """
     results.folder.mkdir(parents=True, exist_ok=True)
     deploy, taken = predictor.deploy, set[str]()
-    threshold = predictor.score_threshold
+    threshold, reading = predictor.score_threshold, reading_of(deploy.meta, max_pixels)
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model": model_name,
@@ -184,7 +211,7 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
     }
     try:
         for path in images:
-            _try_one(predictor, path, _free_name(path, taken), results, record)
+            _try_one(predictor, path, _free_name(path, taken), results, record, reading)
     finally:
         results.outputs.write(results.folder / RESULT_FILE, json.dumps(record) + "\n", synced=False)
     if Format.COCO in results.formats:
@@ -193,7 +220,9 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
     return record
 
 
-def _try_one(predictor: Predictor, path: Path, name: str, results: Results, record: dict[str, Any]) -> None:
+def _try_one(
+    predictor: Predictor, path: Path, name: str, results: Results, record: dict[str, Any], reading: Reading
+) -> None:
     """Detect on one picture and note in the record what came of it.
 
     Raises:
@@ -203,7 +232,7 @@ def _try_one(predictor: Predictor, path: Path, name: str, results: Results, reco
     try:
         if Format.COCO in results.formats:
             results.coco_ids.image(str(path))
-        with open_source(path) as source:
+        with open_source(path, reading) as source:
             record["images"].append(_detect_one(predictor, path, source, name, results))
         return
     except DataError as error:
@@ -253,7 +282,7 @@ def _detect_one(predictor: Predictor, path: Path, source: ImageSource, name: str
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")  # what macOS leaves
 
 
 def _free_name(path: Path, taken: set[str]) -> str:

@@ -39,6 +39,7 @@ class OneNet:
     """As much of a plug-in as quantization and export ask for."""
 
     NAME = "one"
+    data = None
 
     def __init__(self, activation=nn.SiLU, gate=nn.Sigmoid):
         self.parts = activation, gate
