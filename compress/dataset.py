@@ -195,6 +195,15 @@ class CountsObjects(Protocol):
         """
 
 
+@runtime_checkable
+class HasValueRange(Protocol):
+    """Hook of data sets: pictures of more than 8 bits. Without it, what each file holds decides its brightness."""
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Return what becomes 0 and what 255 in them; model files carry it as `value_range`, so that it holds there."""
+
+
 @dataclass(frozen=True)
 class DataFolder:
     """What lies in a folder, as far as a first recipe needs it.

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.dataset import CountsObjects, Dataset, DescribesFolder, Preloads
+from compress.dataset import CountsObjects, Dataset, DescribesFolder, HasValueRange, Preloads
 from compress.detector import HOOKS, DecodesInTorch, Deploy, Detector
-from compress.errors import DetectorError, suggest
+from compress.errors import DetectorError, shortened, suggest
+
+_LONGEST_NAME = 100  # letters of a plug-in's name that are compared with those known
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ DETECTORS = Axis(
 DATASETS = Axis(
     "data format",
     Dataset,
-    (Preloads, DescribesFolder, CountsObjects),
+    (Preloads, DescribesFolder, HasValueRange, CountsObjects),
     "compress/dataset.py",
     "krimp.datasets",
     "detectors.data.formats.{name}",
@@ -160,11 +162,10 @@ def load_deploy(meta: Mapping[str, Any]) -> Deploy:
     Raises:
         DetectorError: nothing installed has that name, its import fails, or the metadata does not fit it.
     """
-    name = str(meta.get("plugin"))
-    if name not in available_plugins():
-        raise DetectorError(
-            f"the model was made by plug-in {name!r}, which is not installed here.{suggest(name, available_plugins())}"
-        )
+    name = meta.get("plugin")
+    if not isinstance(name, str) or name not in available_plugins():
+        near = suggest(str(name)[:_LONGEST_NAME], available_plugins())
+        raise DetectorError(f"the model was made by plug-in {shortened(name)}, which is not installed here.{near}")
     return _make_deploy(name, find_plugin(name), meta)
 
 
@@ -180,6 +181,13 @@ def deploy_of(detector: Detector) -> Deploy:
     if in_torch is not None:
         return in_torch
     return _make_deploy(detector.NAME, type(detector), detector.metadata())
+
+
+def deploy_metadata(detector: Detector) -> dict[str, Any]:
+    """Return what a model file carries as `krimp.deploy`: the detector's own, and the value range of its data set."""
+    data = detector.data
+    limits = data.value_range if isinstance(data, HasValueRange) else None
+    return detector.metadata() | ({} if limits is None else {"value_range": list(limits)})
 
 
 def _make_deploy(name: str, plugin: type[Detector], meta: Mapping[str, Any]) -> Deploy:

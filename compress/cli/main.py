@@ -15,10 +15,13 @@ from compress.cli.groups import CommandGroups, Engine
 from compress.cli.import_weights import import_command
 from compress.cli.json_document import JsonOption, only_documents, print_document
 from compress.cli.new import new_command
+from compress.cli.options import ForceOption
 from compress.cli.packing import app as codec_app
 from compress.cli.recipes import app as recipes_app
 from compress.cli.recipes import stages
 from compress.engine.child import INTERRUPTED
+from compress.errors import RecipeError
+from compress.outputs import Outputs
 
 # Newer versions of typer bring their own copy of click: take the base class from where typer has it.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -152,6 +155,7 @@ def schema(
     plugin: Annotated[
         list[str] | None, typer.Option("--plugin", help="Plug-in to describe; default: all that are found.")
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Print the JSON Schema of recipes, for editors.
 
@@ -167,7 +171,7 @@ def schema(
     if out is None:
         print(text, end="")
     else:
-        out.write_text(text)
+        Outputs("schema", force=force, error=RecipeError).write(out, text)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,8 +17,10 @@ from compress.errors import DataError
 from compress.progress import track
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import read_manifest, write_file
+from detectors.data.formats.dota import IMAGE_FOLDER, label_files
 from detectors.data.patch_writer import read_objects
 from detectors.data.patches import Patch
+from detectors.data.places import is_image
 from detectors.data.samples import Truth, quads_to_boxes
 from detectors.geometry.corners import box_corners
 from detectors.geometry.detections import Detections
@@ -199,10 +201,11 @@ def read_truths(labels: Path, classes: Sequence[str], images: Sequence[str] | No
     Raises:
         DataError: lists missing files and wrong lines.
     """
-    names = sorted(path.stem for path in labels.glob("*.txt")) if images is None else images
+    files = label_files(labels)[0] if labels.is_dir() else {}
+    names = sorted(files) if images is None else images
     truths, problems = {}, []
     for name in names:
-        path = labels / f"{name}.txt"
+        path = files.get(name, labels / f"{name}.txt")
         objects, found, _ = read_objects(Source(name, path, path), classes)
         truths[name] = Truth.from_objects(objects)
         problems += found
@@ -241,10 +244,8 @@ def patch_images(folder: Path) -> Iterator[Path]:
     Raises:
         DataError: the folder is not there or holds no image.
     """
-    from detectors.data.formats.dota import IMAGE_FOLDER, IMAGE_SUFFIXES
-
     where = folder / IMAGE_FOLDER
-    files = sorted(path for path in where.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in where.glob("*") if is_image(path))
     if not files:
         raise DataError(f"{where}: no patch in it, expected the images that `krimp data prepare-dota` writes.")
     yield from files

@@ -8,16 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from compress.errors import DataError
+from compress.pictures.brightness import range_of_text
+from compress.pictures.decoding import Reading, read_image
 from compress.progress import say, track
 from detectors.data import merging
 from detectors.data.folder_builder import write_json
-from detectors.data.samples import Truth, read_image
+from detectors.data.samples import Truth
 from detectors.geometry.detections import Detections
 
 DETECTIONS = "detections.jsonl"
@@ -62,12 +65,18 @@ def detect_patches(
     }
     path = out / DETECTIONS
     done = resume_records(path, header)
+    # Patches of other programs may have more than 8 bits.
+    try:
+        limits = range_of_text(predictor.deploy.meta.get("value_range"))
+    except ValueError as error:
+        raise DataError(f"{model}: krimp.deploy: {error}. Export the model again.") from error
+    read = read_image if limits is None else partial(read_image, reading=Reading(limits))
     waiting = [file for file in files if file.stem not in done]
     if done:
         say(f"{len(done)} of {len(files)} patches are done already")
     with path.open("a") as records:
         for file in track(waiting, "detect", len(waiting)):
-            image = read_image(file)
+            image = read(file)
             found = predictor.deploy.to_json(predictor.detect(image))
             records.write(json.dumps({"name": file.stem, "width": image.shape[1], "detections": found}) + "\n")
             records.flush()
