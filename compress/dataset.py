@@ -145,7 +145,8 @@ class Dataset(Protocol):
     NAME: ClassVar[str]
     REQUIRES: ClassVar[tuple[str, ...]]  # import names checked before anything runs
     # The recipe's `data:` part without `format`. Fields that `score` alone reads are named in its class variable
-    # SCORING_FIELDS, if it has any: they enter the keys of what is scored, and a change trains nothing again.
+    # SCORING_FIELDS, if it has any: they enter the keys of what is scored, and a change trains nothing again. Fields
+    # that were added later, and change nothing while they are null, are named in KEYED_IF_SET: old keys stay right.
     CONFIG: ClassVar[type[BaseModel]]
 
     @property

@@ -20,6 +20,7 @@ class BoxData(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     SCORING_FIELDS: ClassVar[frozenset[str]] = frozenset({"max_dets"})
+    KEYED_IF_SET: ClassVar[frozenset[str]] = frozenset({"value_range"})
 
     root: str | None = Field(None, description="Folder with one subfolder per split; usually --set data.root=PATH.")
     image_size: Size = Field(description="Deployed input size [height, width], px.")
