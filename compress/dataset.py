@@ -145,7 +145,8 @@ class Dataset(Protocol):
     NAME: ClassVar[str]
     REQUIRES: ClassVar[tuple[str, ...]]  # import names checked before anything runs
     # The recipe's `data:` part without `format`. Fields that `score` alone reads are named in its class variable
-    # SCORING_FIELDS, if it has any: they enter the keys of what is scored, and a change trains nothing again.
+    # SCORING_FIELDS, if it has any: they enter the keys of what is scored, and a change trains nothing again. Fields
+    # that were added later, and change nothing while they are null, are named in KEYED_IF_SET: old keys stay right.
     CONFIG: ClassVar[type[BaseModel]]
 
     @property
@@ -193,6 +194,15 @@ class CountsObjects(Protocol):
             split: name of the split.
             trained: those that a training learns from instead of those that a score counts.
         """
+
+
+@runtime_checkable
+class HasValueRange(Protocol):
+    """Hook of data sets: pictures of more than 8 bits. Without it, what each file holds decides its brightness."""
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Return what becomes 0 and what 255 in them; model files carry it as `value_range`, so that it holds there."""
 
 
 @dataclass(frozen=True)

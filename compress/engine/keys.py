@@ -32,8 +32,10 @@ class KeyMaker:
         self._detector = detector
         self._data: dict[str, str] = {}
         self._common: dict[str, Any] | None = None
-        named: frozenset[str] = getattr(getattr(detector.data, "CONFIG", None), "SCORING_FIELDS", frozenset())
-        self._scoring_fields = named & recipe.data.keys()
+        config = getattr(detector.data, "CONFIG", None)
+        self._scoring_fields: frozenset[str] = getattr(config, "SCORING_FIELDS", frozenset()) & recipe.data.keys()
+        later: frozenset[str] = getattr(config, "KEYED_IF_SET", frozenset())
+        self._unset = frozenset(name for name in later if recipe.data.get(name) is None)
 
     def parts(self, stage: Stage, inputs: Mapping[str, str | None]) -> dict[str, Any]:
         """Return all that the result depends on; the key is `hash_json` of it.
@@ -63,7 +65,7 @@ class KeyMaker:
             detector, recipe = self._detector, self._recipe
             checkpoint = detector.checkpoint_path()
             config = {key: value for key, value in recipe.detector.items() if key not in _PATH_FIELDS}
-            not_of_all = _PATH_FIELDS | self._scoring_fields
+            not_of_all = _PATH_FIELDS | self._scoring_fields | self._unset
             self._common = {
                 "seed": recipe.seed,
                 "detector": _with_content(config),

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from compress.pictures.brightness import range_of_text
+from compress.pictures.decoding import Reading
 
 Pixels = Annotated[int, Field(ge=1)]
 Size = tuple[Pixels, Pixels]
+ValueRange = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(lambda limits: range_of_text(list(limits)))]
 
 
 class BoxData(BaseModel):
@@ -16,9 +20,15 @@ class BoxData(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     SCORING_FIELDS: ClassVar[frozenset[str]] = frozenset({"max_dets"})
+    KEYED_IF_SET: ClassVar[frozenset[str]] = frozenset({"value_range"})
 
     root: str | None = Field(None, description="Folder with one subfolder per split; usually --set data.root=PATH.")
     image_size: Size = Field(description="Deployed input size [height, width], px.")
+    value_range: ValueRange | None = Field(
+        None,
+        description="What becomes 0 and what 255 in pictures of more than 8 bits (thermal cameras: 10 to 16 bits, "
+        "floats), e.g. [7000, 8200]; model files carry it. null: what each file holds decides.",
+    )
     ignore: tuple[str, ...] = Field((), description="Classes whose boxes are neither trained on nor scored.")
     merge: dict[str, str] = Field(default_factory=dict, description="Class in the files -> class of the detector.")
     crop_size: Size | Pixels | None = Field(
@@ -57,6 +67,11 @@ class BoxData(BaseModel):
         if both:
             raise ValueError(f"class {both[0]!r} is in ignore and in merge; keep it in one of them")
         return self
+
+    @property
+    def reading(self) -> Reading:
+        """Return how the picture files are read."""
+        return Reading(self.value_range)
 
     @property
     def crop(self) -> Size | None:

@@ -55,6 +55,12 @@ def test_map50_is_what_always_chose_and_its_key_is_the_old_one(parts_of):
     assert explain_change(old["finetune"], parts_of()["finetune"], {})[0] == "metric nothing -> map"
 
 
+def test_a_field_that_was_added_later_is_in_no_key_until_it_is_set(parts_of):
+    before, after = parts_of(), parts_of("data.value_range=[0, 4095]")
+    assert not any("value_range" in of_stage["data_config"] for of_stage in before.values())
+    assert all(of_stage["data_config"]["value_range"] == [0, 4095] for of_stage in after.values())
+
+
 def test_how_many_detections_count_makes_only_new_what_was_scored_by_map(parts_of):
     before, after = parts_of(), parts_of("data.max_dets=300")
     assert differing(before, after) == {*CHOSEN, "evaluate"}
