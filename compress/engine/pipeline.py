@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -113,8 +112,7 @@ class Run:
 
     def context(self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, key: str) -> StageContext:
         """Return what the stage may touch; its scratch folder is made."""
-        scratch = self.root / ".scratch" / f"{planned.label}-{key[:16]}"
-        scratch.mkdir(parents=True, exist_ok=True)
+        scratch = artifacts.make_folder(self.root / ".scratch" / f"{planned.label}-{key[:16]}")
         inputs: dict[str, Artifact] = {}
         for name, label in planned.inputs.items():
             artifact = earlier[label].artifact
@@ -132,6 +130,7 @@ class Run:
         """
         planned, stage = decision.planned, decision.planned.stage
         key = hash_json(decision.parts)
+        artifacts.keep_lock(self.root, lock)
         with disk_errors_named(planned.label, self.root):
             folder = artifacts.new_folder(self.root, planned.folder_name)
             context = self.context(planned, earlier, folder, key)
@@ -141,7 +140,9 @@ class Run:
                 seed=context.seed,
                 result=context.scratch / "result.json",
                 close=(lock,),
+                folders=(folder, *(artifact.path for artifact in context.inputs.values())),
             )
+            artifacts.keep_lock(self.root, lock)
             progress.restore_warnings(outcome.warnings)
             facts = {**outcome.facts, "warnings": outcome.warnings} if outcome.warnings else outcome.facts
             old = artifacts.find_folder(self.root, planned.label)
@@ -157,12 +158,13 @@ class Run:
                 peak_memory_bytes=outcome.peak_memory_bytes,
                 lineage=planned.lineage,
                 key_parts=decision.parts,
+                threads=outcome.threads,
             )
             sealed = artifacts.seal(draft, root=self.root, name=planned.folder_name)
             if old is not None and old != sealed.path:
-                shutil.rmtree(old)
+                artifacts.remove(old)
         for scratch in context.scratch.parent.glob(f"{planned.label}-????????????????"):
-            shutil.rmtree(scratch)
+            artifacts.remove(scratch)
         return sealed
 
     def rename_folder(self, decision: Decision) -> Artifact:
@@ -170,8 +172,7 @@ class Run:
         assert decision.artifact is not None
         target = self.root / decision.planned.folder_name
         if decision.artifact.path != target:
-            if target.exists():
-                shutil.rmtree(target)
+            artifacts.remove(target)
             decision.artifact.path.rename(target)
         return replace(decision.artifact, path=target)
 

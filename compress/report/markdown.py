@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
+from urllib.parse import quote
 
+from compress.errors import printable
 from compress.number_text import DASH, count_text, duration_text, fixed_text, interval_text, share_text, size_text
 from compress.report.document import Document, Row
 
@@ -26,7 +28,7 @@ def render(document: Document) -> str:
         _trainings(document),
         _exports(document),
         _left_out(document),
-        _section("Warnings", "\n".join(f"- {text}" for text in document.warnings)),
+        _section("Warnings", "\n".join(f"- {_cell(text)}" for text in document.warnings)),
         _resources(document),
         _environment(document),
     ]
@@ -225,8 +227,8 @@ def _ratio_text(ratio: dict[str, Any] | None) -> str:
 
 def _pictures(document: Document) -> str:
     entries = [
-        f"{picture.image} ({', '.join(f'{label}: {n}' for label, n in picture.num_detections.items())})\n\n"
-        f"![{picture.image}]({picture.file})"
+        f"{_cell(picture.image)} ({', '.join(f'{label}: {n}' for label, n in picture.num_detections.items())})\n\n"
+        f"![{_cell(picture.image)}]({quote(picture.file)})"
         for picture in document.pictures
     ]
     threshold = next((p.score_threshold for p in document.pictures if p.score_threshold is not None), None)
@@ -317,4 +319,9 @@ def _images(names: Sequence[str]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: object) -> str:
+    """Return text of strangers (names, messages) in one line, without cells, HTML or links of its own."""
+    return re.sub(r"([|<>\[\]])", r"\\\1", printable(text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -477,3 +478,17 @@ def test_the_pictures_are_the_first_ones_of_the_split(tmp_path):
     ]
     panel = cv2.imread(str(folder / "picture_3_b_2.png"))[pictures.CAPTION_PX :, :40]
     assert (panel == 20).all()
+
+
+def test_names_in_a_report_can_hold_neither_cells_nor_lines_nor_html(tmp_path):
+    evil = "a|b\n# forged <img src=x onerror=alert(1)> [x](http://evil) \x1b[2J"
+    rows = [row.model_copy(update={"ap_per_class": {evil: 0.5}, "extra_scores": {}}) for row in a_document().rows]
+    picture = document.Picture(file="pictures/0.png", image=evil, num_detections={"float": 1}, score_threshold=0.3)
+    text = markdown.render(a_document(rows=rows, pictures=[picture], warnings=[evil]))
+    assert "forged" in text
+    assert not any(line.startswith("# forged") for line in text.splitlines())
+    assert not re.search(r"(?<!\\)<img", text)
+    assert not re.search(r"(?<!\\)\[x\]\(http", text)
+    assert all(line.isprintable() for line in text.splitlines())
+    (line,) = (line for line in text.splitlines() if line.startswith("| model |") and "forged" in line)
+    assert len(re.findall(r"(?<!\\)\|", line)) == 3
