@@ -111,7 +111,8 @@ def test_tensors_keep_type_order_and_shared_memory(tmp_path, zipped):
     base = torch.arange(24.0)
     state = {
         "t": base.view(4, 6).t(), "part": base[3:9], "half": torch.ones(3, dtype=torch.float16),
-        "empty": torch.empty(0, 4), "bf": torch.tensor([1.5], dtype=torch.bfloat16), "flag": torch.tensor([True, False]), "one": torch.tensor(3),
+        "empty": torch.empty(0, 4), "bf": torch.tensor([1.5], dtype=torch.bfloat16),
+        "flag": torch.tensor([True, False]), "one": torch.tensor(3),
         "byte": torch.tensor([1, 255], dtype=torch.uint8), "param": nn.Parameter(torch.ones(2)),
     }  # fmt: skip
     torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
