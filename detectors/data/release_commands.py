@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -227,6 +227,10 @@ def submit(
         list[str] | None,
         typer.Option(metavar="CLASS...", help="With --submission: names in any order.", show_default=False),
     ] = None,
+    patch_names: Annotated[
+        Literal["krimp", "mmrotate", "devkit"] | None,
+        typer.Option(help="Who cut the patches: what the number in their names is; default: their sizes tell."),
+    ] = None,
     merge_iou: Annotated[
         float | None, typer.Option(help="Overlap at which the weaker goes; default 0.1.", show_default=False)
     ] = None,
@@ -243,6 +247,9 @@ def submit(
     file Task1_CLASS.txt with lines `image score x1 y1 x2 y2 x3 y3 x4 y4`), and, with --labels, scores the whole images
     here. Detections come from one of --model, --detections and --submission; those of a model are kept in
     OUT/detections.jsonl: kill the run at any moment and start it again, it goes on.
+
+    Names of patches may be those of `krimp data prepare-dota` and MMRotate (IMAGE__SIDE__X___Y, padded or not) or of
+    DOTA_devkit (IMAGE__RATE__X___Y). A patch whose size does not fit its name is refused.
 
     With --patches it is an error if a patch was not looked at. Scores (OUT/scores.json) are DOTA's 11-point average
     precision at IoU 0.5 and the area under the curve; difficult objects are ignored. The server's own number is the one
@@ -273,7 +280,9 @@ def submit(
                 opener = partial(ctx.obj.open_predictor, model, score_threshold=score, threads=threads)
                 found = detect_patches(model, _needed(patches), out, opener, score_threshold=score)
             iou = merging.MERGE_IOU if merge_iou is None else merge_iou
-            merged, names, images = merge_detections(_needed(found), out, patches=patches, merge_iou=iou)
+            merged, names, images = merge_detections(
+                _needed(found), out, patches=patches, merge_iou=iou, patch_names=patch_names
+            )
         facts: dict[str, Any] = {"out": str(out), "images": len(merged), "objects": sum(map(len, merged.values()))}
         if labels is not None:
             truths = merging.read_truths(labels, names, images)

@@ -20,6 +20,7 @@ from compress.pictures.decoding import Reading, read_image
 from compress.progress import say, track
 from detectors.data import merging
 from detectors.data.folder_builder import write_json
+from detectors.data.patch_names import Convention
 from detectors.data.samples import Truth
 from detectors.geometry.detections import Detections
 
@@ -78,13 +79,16 @@ def detect_patches(
         for file in track(waiting, "detect", len(waiting)):
             image = read(file)
             found = predictor.deploy.to_json(predictor.detect(image))
-            records.write(json.dumps({"name": file.stem, "width": image.shape[1], "detections": found}) + "\n")
+            records.write(
+                json.dumps({"name": file.stem, "width": image.shape[1], "height": image.shape[0], "detections": found})
+                + "\n"
+            )
             records.flush()
     return path
 
 
 def merge_detections(
-    found: Path, out: Path, *, patches: Path | None, merge_iou: float
+    found: Path, out: Path, *, patches: Path | None, merge_iou: float, patch_names: Convention | None = None
 ) -> tuple[dict[str, Detections], list[str], list[str] | None]:
     """Put the detections of patches together to whole images and write `submission.zip`.
 
@@ -93,6 +97,7 @@ def merge_detections(
         out: folder of the submission.
         patches: folder of the split; given, each of its patches must have been looked at.
         merge_iou: overlap at which the weaker of two boxes of a class goes.
+        patch_names: who cut the patches; None: `patches` or else their names and sizes tell.
 
     Returns:
         Detections of each image, the classes, and the names of all images of `patches`.
@@ -100,7 +105,7 @@ def merge_detections(
     Raises:
         DataError: the file is wrong or incomplete.
     """
-    classes, parts = merging.read_detections(found)
+    classes, parts = merging.read_detections(found, patch_names or (None if patches is None else "krimp"))
     images = None if patches is None else merging.check_complete(parts, patches)
     merged = merging.merge_patches(parts, iou_threshold=merge_iou)
     path = out / "submission.zip"
