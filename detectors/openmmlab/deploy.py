@@ -56,7 +56,7 @@ class DeltaCoder(Bounded):
     """Five deltas a box, see `decode.decode_deltas`."""
 
     kind: Literal["rbox", "hbox"]
-    size: Literal[5]
+    size: Annotated[int, Field(ge=5, le=5)]  # no Literal: it takes 5.0 for 5
     means: _Five
     stds: _Five
     norm_factor: Finite | None
@@ -69,7 +69,7 @@ class DistanceCoder(Bounded):
     """Four distances a box, see `decode.decode_distances`."""
 
     kind: Literal["distance"]
-    size: Literal[4]
+    size: Annotated[int, Field(ge=4, le=4)]  # no Literal: it takes 4.0 for 4
     angle_version: Name
 
 
@@ -83,7 +83,7 @@ class PseudoAngleCoder(Bounded):
     """The angle itself is a map."""
 
     kind: Literal["pseudo"]
-    size: Literal[1]
+    size: Annotated[int, Field(ge=1, le=1)]  # no Literal: it takes 1.0 for 1
     in_delta: bool
 
 

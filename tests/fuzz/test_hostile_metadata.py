@@ -56,6 +56,7 @@ def test_the_metadata_that_is_changed_there_is_served_itself(name):
         ("fcos", "anchors", {"kind": "\x1b[2J"}, r"anchors is .*\\x1b.*expected a kind of 'grid', 'shares'"),
         ("psc", "kinds", ["bbox_pred", "cls_score"], "kinds: expected cls_score, bbox_pred, angle_pred, centerness"),
         ("rotated_fcos", "angle_coder", {"kind": "none"}, "angle_coder: boxes around points need one"),
+        ("rotated_fcos", "angle_coder", {"kind": "pseudo", "size": 1.0, "in_delta": False}, "size is 1.0"),
         ("rotated_retinanet", "strides", [8], "priors: corners of 2 levels, expected 1"),
     ],
 )
