@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from compress.errors import DataError
-from detectors.data.labels import dropped_text
 from detectors.data.list_options import AsJson, progress_aside
 
 JOINED, PARTS = "trainval", ("train", "val")
@@ -198,6 +197,8 @@ def prepare_diorr(
     if as_json:
         print(json.dumps({"splits": facts}))
         return
+    from detectors.data.labels import dropped_text
+
     for fact in facts:
         note = "" if fact["written"] else " (already there)"
         if fact["dropped"]:
