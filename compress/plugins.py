@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,8 @@ DATASETS = Axis(
     "DATASET",
 )
 COMMANDS = Axis("command group", object, (), "", "krimp.commands", "detectors.{name}.commands", "app")
+
+ALLOW_CODE = "KRIMP_ALLOW_CODE"  # environment variable: recipes may import any module
 
 # Import name -> extra of the distribution `krimp` that installs it.
 _EXTRAS = {
@@ -111,6 +114,28 @@ def find_commands(name: str) -> Any:
         DetectorError: nothing has that name, or its import fails.
     """
     return _import(name, COMMANDS)
+
+
+def code_refusal(name: str, axis: Axis = DETECTORS) -> str | None:
+    """Return why a name in a recipe may not be followed without leave, or None if it may.
+
+    A name of its own is that of a folder of the project or of an installed package. `package.module:NAME` imports
+    whatever module can be found, so it needs leave, unless an entry point or the project itself brings that module.
+    """
+    module, colon, attribute = name.partition(":")
+    points = importlib.metadata.entry_points(group=axis.group)
+    own = axis.module.partition(".")[0]
+    if not colon or module.partition(".")[0] == own or (module, attribute) in [(p.module, p.attr) for p in points]:
+        return None
+    return (
+        f"{name!r} imports the module {module!r}, which then runs with all your rights. If you trust it, add "
+        f"--allow-code or set {ALLOW_CODE}=1."
+    )
+
+
+def is_code_allowed() -> bool:
+    """Return whether the environment gives recipes leave to import any module."""
+    return os.environ.get(ALLOW_CODE, "").lower() in ("1", "true", "yes", "on")
 
 
 def _find(name: str, axis: Axis) -> Any:
@@ -221,6 +246,8 @@ def contract_faults(plugin: Any, axis: Axis = DETECTORS) -> list[str]:
 def _import(name: str, axis: Axis) -> Any:
     module_name, colon, attribute = name.partition(":")
     if colon:
+        if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+            raise DetectorError(f"{axis.word} {name!r}: expected package.module:NAME.")
         return _attribute(name, axis, module_name, attribute)
     for point in importlib.metadata.entry_points(group=axis.group):
         if point.name == name:
@@ -235,6 +262,9 @@ def _attribute(name: str, axis: Axis, module_name: str, attribute: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise DetectorError(f"{axis.word} {name!r}: module {module_name!r} cannot be imported: {error}.") from error
+    except (Exception, SystemExit) as error:  # whatever the code of others does
+        what = f"{type(error).__name__}: {error}".removesuffix(".")
+        raise DetectorError(f"{axis.word} {name!r}: module {module_name!r} fails when imported: {what}.") from error
     if not hasattr(module, attribute):
         names = [key for key in vars(module) if not key.startswith("_")]
         raise DetectorError(f"{axis.word} {name!r}: {module_name} has no {attribute!r}.{suggest(attribute, names)}")

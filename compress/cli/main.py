@@ -63,6 +63,13 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder of the artifacts;
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all after it, cached or not.")
 ]
+AllowCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Let the recipe import any module (`plugin: package.module:NAME`); so does KRIMP_ALLOW_CODE=1.",
+    ),
+]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")]
 
 
@@ -75,6 +82,7 @@ def run(
     start: FromOption = None,
     until: UntilOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in the same folder.")] = False,
+    allow_code: AllowCodeOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Run a recipe, resuming what was stopped.
@@ -97,10 +105,10 @@ def run(
     from compress.recipe.loading import load_recipe
 
     if dry_run:
-        plan(recipe, overrides, out, start=start, until=until, as_json=as_json)
+        plan(recipe, overrides, out, start=start, until=until, allow_code=allow_code, as_json=as_json)
         return 0
     with only_documents(as_json):
-        loaded = load_recipe(recipe, overrides or ())
+        loaded = load_recipe(recipe, overrides or (), allow_code=allow_code)
         if rank() > 0:
             follow(loaded, out, start=start, until=until)
             return 0
@@ -121,6 +129,7 @@ def plan(
     out: OutOption = Path("out"),
     start: FromOption = None,
     until: UntilOption = None,
+    allow_code: AllowCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say which stages would run and why.
@@ -138,7 +147,8 @@ def plan(
     from compress.recipe.loading import load_recipe
 
     with only_documents(as_json):
-        job = pipeline.Run(load_recipe(recipe, overrides or ()), out, start=start, until=until)
+        loaded = load_recipe(recipe, overrides or (), allow_code=allow_code)
+        job = pipeline.Run(loaded, out, start=start, until=until)
         planned = Plan(job.recipe.name, job.root, tuple(job.decide_all()))
         if not as_json:
             print(planned, flush=True)

@@ -73,13 +73,9 @@ def upgrade_recipe(
     krimp recipes upgrade mine.yaml
     """  # noqa: D301 click ends no line after \b
     from compress.recipe.upgrade import upgrade_text
+    from compress.recipe.variants import recipe_text
 
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(f"{file}: there is no such file, expected a recipe. Correct the path.") from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{file}: cannot be read as UTF-8 text: {error}.") from error
+    text = recipe_text(file)
     new = upgrade_text(text, str(file))
     if new == text:
         print(f"{file}: is of the current version; nothing was changed")
@@ -130,7 +126,7 @@ def _shipped(name: str) -> Path:
 
 def _bases(path: Path) -> list[Path]:
     """Return the recipes that one is based on, nearest first."""
-    from compress.recipe.yaml_source import parse_yaml
+    from compress.recipe.yaml_reader import parse_yaml
 
     data = parse_yaml(path.read_text(encoding="utf-8"), str(path)).data
     base = path.parent / data["base"] if isinstance(data, dict) and "base" in data else None

@@ -70,8 +70,8 @@ def check(
         print(f"{printable(root)}: {facts['format']}, {len(facts['classes'])} classes")
         for name, counts in facts["splits"].items():
             print(f"  {name}: {counts['images']} images, {counts['objects']} objects, {counts['ignored']} ignored")
-            listed = (f"    {count:8d}  {printable(kind)}\n" for kind, count in counts["per_class"].items())
-            print("".join(listed), end="")
+            lines = (f"    {count:8d}  {printable(kind)}\n" for kind, count in counts["per_class"].items())
+            print("".join(lines), end="")
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise DataError(f"{root}: {len(problems)} problems, expected none. Fix these files:\n{listed}")

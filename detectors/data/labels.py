@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -60,12 +61,13 @@ def check_class_names(classes: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         ValueError: one is listed twice, or a label file could not hold it.
     """
+    counts = Counter(classes)
     for name in classes:
         if not name or any(letter.isspace() for letter in name):
             near = f"; write {'-'.join(name.split())!r}" if name.strip() else ""
             raise ValueError(f"class {name!r} is empty or has white space, which DOTA label files cannot hold{near}")
-        if classes.count(name) > 1:
-            raise ValueError(f"class {name!r} is listed {classes.count(name)} times; expected each once")
+        if counts[name] > 1:
+            raise ValueError(f"class {name!r} is listed {counts[name]} times; expected each once")
     return classes
 
 
