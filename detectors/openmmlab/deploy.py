@@ -33,7 +33,9 @@ from detectors.openmmlab.decode import ANGLE_VERSIONS, candidates, levels_of
 FORMAT_VERSION = 1
 
 _Five = Annotated[list[Finite], Field(min_length=5, max_length=5)]
-_Corners = Annotated[list[Annotated[list[Finite], Field(min_length=4, max_length=4)]], Field(min_length=1)]
+_Corners = Annotated[
+    list[Annotated[list[Finite], Field(min_length=4, max_length=4)]], Field(min_length=1, max_length=1000)
+]
 
 
 class PointPriors(Bounded):
