@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from compress.errors import DataError
-from detectors.data.labels import dropped_text
 from detectors.data.list_options import AsJson, progress_aside
 
 JOINED, PARTS = "trainval", ("train", "val")
@@ -198,6 +197,8 @@ def prepare_diorr(
     if as_json:
         print(json.dumps({"splits": facts}))
         return
+    from detectors.data.labels import dropped_text
+
     for fact in facts:
         note = "" if fact["written"] else " (already there)"
         if fact["dropped"]:
@@ -239,6 +240,7 @@ def submit(
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="With --model: 0 is one a core.")] = 0,
     as_json: AsJson = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
     """Go from patches to whole images: detect, merge, submit, score.
 
@@ -262,11 +264,15 @@ def submit(
     krimp data submit --detections found/detections.json --patches /data/dota10/val --out out/val
     """  # noqa: D301 click ends no line after \b
     from detectors.data import merging
-    from detectors.data.submission import detect_patches, merge_detections, score_submission
+    from detectors.data.submission import SUBMISSION, detect_patches, merge_detections, score_submission
 
     if sum(source is not None for source in (model, detections, submission)) != 1:
         raise DataError("submit: expected one of --model, --detections and --submission.")
     images: list[str] | None = None
+    outputs = ctx.obj.outputs("data submit", force=force, error=DataError)
+    written = [out / SUBMISSION] if submission is None else []
+    written += [out / "scores.json"] if labels is not None else []
+    outputs.claim(written)
     with progress_aside(as_json):
         out.mkdir(parents=True, exist_ok=True)
         if submission is not None:
@@ -287,6 +293,8 @@ def submit(
         if labels is not None:
             truths = merging.read_truths(labels, names, images)
             facts["scores"] = score_submission(merged, truths, names, out / "scores.json")
+        for path in written:
+            outputs.wrote(path)
     if as_json:
         print(json.dumps(facts))
 

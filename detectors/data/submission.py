@@ -25,6 +25,7 @@ from detectors.data.samples import Truth
 from detectors.geometry.detections import Detections
 
 DETECTIONS = "detections.jsonl"
+SUBMISSION = "submission.zip"
 FORMAT_VERSION = 1
 
 
@@ -108,7 +109,7 @@ def merge_detections(
     classes, parts = merging.read_detections(found, patch_names or (None if patches is None else "krimp"))
     images = None if patches is None else merging.check_complete(parts, patches)
     merged = merging.merge_patches(parts, iou_threshold=merge_iou)
-    path = out / "submission.zip"
+    path = out / SUBMISSION
     merging.write_submission(path, merged, classes)
     count, before = sum(map(len, merged.values())), sum(len(part.detections) for part in parts)
     say(f"{path}: {count} objects in {len(merged)} images, from {before} detections on {len(parts)} patches")
@@ -123,8 +124,12 @@ def resume_records(path: Path, header: dict[str, Any]) -> set[str]:
     Raises:
         DataError: the file belongs to another model or threshold.
     """
-    if not path.exists() or b"\n" not in (content := path.read_bytes()):
-        path.write_text(json.dumps(header) + "\n")
+    first = f"{json.dumps(header)}\n"
+    content = path.read_bytes() if path.exists() else b""
+    if b"\n" not in content:
+        if not first.encode().startswith(content):
+            raise DataError(f"{path}: is no record of an earlier run. Move it away, or take another --out.")
+        path.write_text(first)
         return set()
     whole = content[: content.rindex(b"\n") + 1]
     if len(whole) < len(content):
