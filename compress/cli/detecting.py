@@ -13,7 +13,7 @@ import typer
 
 from compress.cli.json_document import JsonOption, only_documents, print_document
 from compress.cli.options import ForceOption
-from compress.errors import DataError, StageError
+from compress.errors import DataError, StageError, printable
 from compress.outputs import Outputs
 from compress.runtime.detect import MAX_PIXELS, Results, detect, find_images, open_predictor
 from compress.runtime.documents import CocoIds, Format
@@ -85,7 +85,8 @@ def detect_command(
         print_document(record)
     count = sum(len(image["detections"]) for image in record["images"])
     print(
-        f"{count} objects in {len(record['images'])} pictures, written to {out}", file=sys.stderr if as_json else None
+        f"{count} objects in {len(record['images'])} pictures, written to {printable(out)}",
+        file=sys.stderr if as_json else None,
     )
     if record["failed"]:
         errors = "\n".join(failed["error"] for failed in record["failed"])
