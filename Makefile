@@ -60,8 +60,9 @@ fuzz-codec: setup ## coverage-guided fuzzing of the codec, 10 minutes (ARGS="--m
 fuzz-checkpoints: setup ## mutated checkpoints against their reader, 10 minutes (ARGS="--minutes 60" for longer)
 	@$(BIN)/python scripts/fuzz_checkpoints.py $(ARGS)
 
-docs: setup ## regenerate what is generated: schemas of recipe and report, README tables
+docs: setup ## regenerate what is generated: schemas of recipe and report, reference of stages, README tables
 	@$(BIN)/krimp schema --force -o recipes/recipe.schema.json
+	@$(BIN)/krimp stages --markdown > recipes/README.md
 	@$(BIN)/python -m compress.report.document
 	@$(BIN)/python scripts/update_readme.py
 

@@ -22,7 +22,8 @@ from compress.detector import Detector, RefusesExport
 from compress.engine.child import disk_errors_named, run_in_child
 from compress.engine.decisions import Decision, Result, plan_text, reasons_text
 from compress.engine.keys import KeyMaker, explain_change
-from compress.errors import RecipeError, suggest
+from compress.engine.objects import tell_objects
+from compress.errors import DataError, RecipeError, suggest
 from compress.kind import Kind
 from compress.number_text import duration_text
 from compress.plugins import make_detector
@@ -93,13 +94,13 @@ class Run:
         return Decision(planned, "cached", (), parts, artifact)
 
     def check(self, decisions: Sequence[Decision]) -> None:
-        """Refuse now what would fail later: an export that the plug-in cannot do, a split that is wrong.
+        """Refuse now what would fail later: an export that the plug-in cannot do, a split that is wrong or empty.
 
         Only what is to be run is looked at.
 
         Raises:
             RecipeError: an export, with its place in the recipe.
-            DataError: lists what is wrong with a split.
+            DataError: lists what is wrong with a split, or that it has no object to learn or to measure by.
         """
         planned = [decision.planned for decision in decisions if decision.state == "run"]
         exports = [one for one in planned if one.stage.MAKES is Kind.ONNX]
@@ -109,6 +110,11 @@ class Run:
                 raise RecipeError([f"{self.recipe.place_of(one.origin)}: {refusal}" for one in exports])
         for split in dict.fromkeys(split for one in planned for split in one.stage.splits()):
             self.detector.data.check(split)
+        refusals, notices = tell_objects(self.detector.data, planned, self.recipe.place_of)
+        if refusals:
+            raise DataError("\n".join(refusals))
+        for notice in notices:
+            progress.warn(notice)
 
     def context(self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, key: str) -> StageContext:
         """Return what the stage may touch; its scratch folder is made."""

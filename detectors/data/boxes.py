@@ -54,6 +54,7 @@ class BoxDataset(ABC, Generic[Config]):
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         self.config = config
         self.classes = tuple(classes)
+        self._counted: dict[str, dict[bool, dict[str, int]]] = {}  # of what was read: it is asked for right after
 
     # ---- what a format adds -----------------------------------------------------------------------
 
@@ -151,6 +152,7 @@ class BoxDataset(ABC, Generic[Config]):
             DataError: lists the problems as file:line: what, what was expected (the first 20 and the count).
         """
         samples = self._read(split, check)
+        self._counted[split] = self._count(samples)
         objects = [item for sample in samples for item in sample.objects]
         counts = {
             "images": len(samples),
@@ -158,6 +160,26 @@ class BoxDataset(ABC, Generic[Config]):
             "ignored_boxes": sum(item.ignored for item in objects),
         }
         return counts | {n: sum(o.label == i and not o.ignored for o in objects) for i, n in enumerate(self.classes)}
+
+    def object_counts(self, split: str, *, trained: bool) -> dict[str, int]:
+        """Return how many boxes of each class a split has, those that are scored or those that are trained on.
+
+        Raises:
+            DataError: as of `samples`.
+        """
+        if split not in self._counted:
+            self._counted[split] = self._count(self.samples(split))
+        return self._counted[split][trained]
+
+    def _count(self, samples: Sequence[Sample]) -> dict[bool, dict[str, int]]:
+        """Return the boxes by class that a training learns from (True) and that a score counts (False)."""
+        objects = [item for sample in samples for item in sample.objects if item.label >= 0]
+        scored = Counter(item.label for item in objects if not item.ignored)
+        trained = Counter(item.label for item in objects if item.difficult <= self.config.train_difficulty)
+        return {
+            kind: {name: counts[label] for label, name in enumerate(self.classes)}
+            for kind, counts in ((False, scored), (True, trained))
+        }
 
     def samples(self, split: str) -> list[Sample]:
         """Return the samples of a split, sorted by name; labels are parsed, images not opened.
@@ -211,10 +233,20 @@ class BoxDataset(ABC, Generic[Config]):
         return build_loader(samples, self.config, input_format, batch_size=batch_size, augment=augment, seed=seed)
 
     def score(self, detections: Sequence[Detections], truths: Sequence[Truth]) -> Scores:
-        """Return the accuracy of detections, by rotated overlap; see `scoring.score_detections`."""
+        """Return the accuracy of detections, by rotated overlap; see `scoring.score_detections`.
+
+        Says so where images have more objects of a class than `max_dets` lets be found.
+        """
         from detectors.data.scoring import score_detections
 
-        return score_detections(detections, truths, self.classes)
+        most = self.config.max_dets
+        crowded = sum(bool(len(one.labels)) and int(np.bincount(one.labels).max()) > most for one in truths)
+        if crowded:
+            warn(
+                f"{crowded} images have more than {most} objects of a class, and map counts the best {most} detections "
+                "of one. Set data.max_dets higher to count all."
+            )
+        return score_detections(detections, truths, self.classes, max_dets=most)
 
     def _read(self, split: str, check: Check | None) -> list[Sample]:
         samples, found = self.read(split, class_table(self.config, self.classes), check=check)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
@@ -18,6 +18,9 @@ class BoxData(BaseModel):
     """What the `data:` part of a recipe says of boxes in any format; each format adds its splits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    SCORING_FIELDS: ClassVar[frozenset[str]] = frozenset({"max_dets"})
+    KEYED_IF_SET: ClassVar[frozenset[str]] = frozenset({"value_range"})
 
     root: str | None = Field(None, description="Folder with one subfolder per split; usually --set data.root=PATH.")
     image_size: Size = Field(description="Deployed input size [height, width], px.")
@@ -49,6 +52,12 @@ class BoxData(BaseModel):
         le=2,
         description="Training takes boxes up to this value of the column difficult as truth: 1 difficult, 2 cut by the "
         "border of a patch (official DCFL: 2). Others are ignored. Scoring ignores all above 0.",
+    )
+    max_dets: int = Field(
+        100,
+        ge=1,
+        description="So many detections of a class in an image, the best ones, count for map and map75 (COCO: 100). "
+        "Images with more objects of a class need more: their recall ends there.",
     )
     num_workers: int = Field(0, ge=0, description="Processes that load training images; changes no result.")
 

@@ -233,7 +233,9 @@ def read_truths(labels: Path, classes: Sequence[str], images: Sequence[str] | No
 
 
 def score_images(merged: Mapping[str, Detections], truths: Mapping[str, Truth], classes: Sequence[str]) -> Scores:
-    """Score whole images at IoU 0.5: area AP, and 11-point AP (DOTA's) as `extra['map50_voc07']`.
+    """Score whole images: area AP at IoU 0.5, 11-point AP (DOTA's) as `extra['map50_voc07']`, and `map` of all found.
+
+    A whole aerial image holds thousands of objects of a class, so `max_dets` leaves none of the detections out.
 
     Args:
         merged: image name -> detections; an image that is missing has none.
@@ -243,13 +245,14 @@ def score_images(merged: Mapping[str, Detections], truths: Mapping[str, Truth], 
     Raises:
         DataError: detections of an image without truth.
     """
-    from detectors.data.scoring import score_detections
+    from detectors.data.scoring import MAX_DETS, score_detections
 
     strangers = sorted(set(merged) - set(truths))
     if strangers:
         raise DataError(f"{len(strangers)} images with detections have no labels, e.g. {strangers[0]}. Give theirs.")
     found = [merged.get(name, Detections.empty()) for name in truths]
-    return score_detections(found, list(truths.values()), classes)
+    most = max([MAX_DETS, *map(len, found)])
+    return score_detections(found, list(truths.values()), classes, max_dets=most)
 
 
 def patch_images(folder: Path) -> Iterator[Path]:

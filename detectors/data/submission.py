@@ -146,13 +146,17 @@ def resume_records(path: Path, header: dict[str, Any]) -> set[str]:
 def score_submission(
     merged: Mapping[str, Detections], truths: Mapping[str, Truth], classes: Sequence[str], path: Path
 ) -> dict[str, Any]:
-    """Score whole images at IoU 0.5, write the numbers as JSON, say them, and return them.
+    """Score whole images, write the numbers as JSON, say them, and return them.
 
     Raises:
         DataError: detections of an image without truth.
     """
     scores = merging.score_images(merged, truths, classes)
     values = {
+        "map": scores.map,
+        "map75": scores.map75,
+        "map_interval": scores.map_interval,
+        "max_dets": scores.max_dets,
         "map50_voc07_11point": scores.extra["map50_voc07"],
         "map50_area": scores.map50,
         "map50_area_interval": scores.map50_interval,
@@ -166,6 +170,7 @@ def score_submission(
     for name, ap in scores.ap_per_class.items():
         say(f"  {name:25s} {'no truth' if ap != ap else f'{ap:.4f}'}")
     say(
+        f"map {scores.map:.4f} (IoU 0.50 to 0.95), "
         f"map50 {values['map50_voc07_11point']:.4f} (voc07_11point), {scores.map50:.4f} (area), IoU 0.5, "
         f"{scores.num_images} whole images; {path}"
     )
