@@ -180,6 +180,13 @@ def test_a_first_recipe_of_a_folder_with_a_broken_image_is_refused_in_words(make
     assert data.root == str(tmp_path / "data")
 
 
+def test_a_folder_of_nearly_the_right_name_is_told(make, tmp_path):
+    data = make([GOOD])
+    (tmp_path / "data" / "train" / "labelTxt").rename(tmp_path / "data" / "train" / "labels")
+    with pytest.raises(DataError, match=r"labelTxt: no such folder, .* There is labels: rename it\."):
+        DotaDataset(data, CLASSES).samples("train")
+
+
 def test_images_one_folder_too_deep_are_told(make, tmp_path):
     data = make([GOOD])
     images = tmp_path / "data" / "train" / "images"
