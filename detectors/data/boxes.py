@@ -116,7 +116,7 @@ class BoxDataset(ABC, Generic[Config]):
             return None
         classes = cls.class_names(config)
         samples, _ = cls(config, classes).read(splits[0], {name: label for label, name in enumerate(classes)})
-        sizes = Counter(read_image_size(sample.image_path) for sample in samples[:SIZED_IMAGES])
+        sizes = Counter(_size_of(sample.image_path) for sample in samples[:SIZED_IMAGES])
         if not sizes:
             raise DataError(f"{root}: split {splits[0]!r} has no image, expected at least one.")
         height, width = (min(side, LARGEST_FIRST_SIDE) for side in sizes.most_common(1)[0][0])
@@ -270,6 +270,13 @@ def _tell(split: str, samples: Sequence[Sample], dropped: Sequence[str]) -> None
     flat = [f"{sample.image_path}: {sample.flat}" for sample in samples if sample.flat]
     if flat:
         warn(f"data split '{split}': {len(flat)} of {len(samples)} pictures are nearly flat, e.g. {flat[0]}")
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    try:
+        return read_image_size(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {reason(error, path)}, expected a complete image. Remove or replace it.") from error
 
 
 def _digest_of(path: Path) -> str:

@@ -156,7 +156,8 @@ def _form_hint(columns: Sequence[str], table: Mapping[str, int]) -> str:
     if len(columns) > 10 and None not in numbers[:8] and columns[-1] in ("0", "1", "2"):
         name = columns[8:-1]
         if any(_number(part) is None for part in name):
-            joined = next((near for sign in "-_" if (near := _near(sign.join(name), table))), "-".join(name))
+            same = [known for known in table if _plain(known) == _plain("".join(name))]
+            joined = same[0] if same else "-".join(name)
             return f" The class '{' '.join(name)}' has a blank; write '{joined}'."
     if len(columns) == 11 and None not in numbers[:8] and numbers[10] is not None:
         return " The last one looks like a score, which labels do not have."

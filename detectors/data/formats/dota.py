@@ -113,11 +113,21 @@ def split_folder(data: DotaData, split: str) -> Path:
     folder = Path(data.root).expanduser() / data.splits[split]
     for part in (folder, folder / IMAGE_FOLDER, folder / LABEL_FOLDER):
         if not part.is_dir():
+            near = _near_folder(part)
             raise DataError(
                 f"{part}: no such folder, expected ROOT/{data.splits[split]}/{{{IMAGE_FOLDER},{LABEL_FOLDER}}}. "
-                "Check --set data.root=PATH and data.splits."
+                f"Check --set data.root=PATH and data.splits.{near}"
             )
     return folder
+
+
+def _near_folder(part: Path) -> str:
+    """Return a hint where a folder of nearly that name is there: labels, LabelTxt, image."""
+    beside = part.parent.iterdir() if part.parent.is_dir() else ()
+    found = sorted(
+        path.name for path in beside if path.is_dir() and path.name.casefold()[:5] == part.name.casefold()[:5]
+    )
+    return f" There is {found[0]}: rename it." if found else ""
 
 
 def label_files(folder: Path) -> tuple[dict[str, Path], list[str]]:

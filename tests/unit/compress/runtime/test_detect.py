@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -239,3 +241,46 @@ def test_a_model_without_metadata_says_what_works_with_it(tmp_path, write_model,
     for command in ("export_onnx", "krimp pack", "krimp inspect", "krimp.open_session"):
         assert command in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_turned_picture_is_detected_as_it_is_seen(tmp_path, model_file, white_cells):
+    stored = white_cells((264, 376), CELLS)
+    content = cv2.imencode(".png", np.rot90(stored))[1].tobytes()  # stored a quarter turn off; 6 turns it back
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x112, 3, 1, 6, 0, 0)
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    (tmp_path / "scene.png").write_bytes(content[:33] + chunk + content[33:])
+    assert run(model_file, tmp_path / "scene.png", "--out", tmp_path / "out", "--overlap", 32).exit_code == 0
+    (image,) = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
+    assert (image["height"], image["width"]) == (264, 376)
+    assert centres(image) == EXPECTED
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_the_value_range_of_a_model_holds_where_it_is_deployed(tmp_path, write_model, meta, white_cells, suffix):
+    deep = white_cells((264, 376), CELLS)[..., 0].astype(np.uint16) * 4 + 7000  # 7000 and 8020
+    deep[0, 0] = 60_000  # one hot pixel
+    cv2.imwrite(str(tmp_path / f"scene{suffix}"), deep)
+    found = {}
+    for name, values in {"none": None, "range": [7000, 8020]}.items():
+        model = write_model(tmp_path / f"{name}.onnx", meta=meta if values is None else meta | {"value_range": values})
+        assert run(model, tmp_path / f"scene{suffix}", "--out", tmp_path / name, "--overlap", 32).exit_code == 0
+        found[name] = centres(json.loads((tmp_path / name / "detections.json").read_text())["images"][0])
+    assert found["range"] >= EXPECTED
+    assert not EXPECTED & found["none"]
+    for wrong in ([8020, 7000], [1], "all", [0, None]):
+        model = write_model(tmp_path / "wrong.onnx", meta=meta | {"value_range": wrong})
+        result = run(model, tmp_path / f"scene{suffix}", "--out", tmp_path / "wrong")
+        assert isinstance(result.exception, DetectorError)
+
+
+def test_the_caller_limits_the_pixels_of_a_picture(tmp_path, model_file, picture):
+    result = run(model_file, picture, "--out", tmp_path / "out", "--max-pixels", 264 * 376 - 1)
+    assert isinstance(result.exception, DataError)
+    assert "376 x 264 are more than the 99,263 pixels that are allowed" in str(result.exception)
+    assert run(model_file, picture, "--out", tmp_path / "out", "--max-pixels", 264 * 376).exit_code == 0
+    bomb = bytearray(picture.read_bytes())
+    bomb[16:24] = struct.pack(">II", 30_000, 30_000)
+    bomb[29:33] = struct.pack(">I", zlib.crc32(bytes(bomb[12:29])))
+    (tmp_path / "bomb.png").write_bytes(bytes(bomb))
+    result = run(model_file, tmp_path / "bomb.png", "--out", tmp_path / "out")
+    assert "30000 x 30000 are more than the 268,435,456 pixels that are allowed" in str(result.exception)

@@ -172,6 +172,21 @@ def test_files_that_cannot_be_read_and_names_that_nearly_fit_are_told(make, tmp_
         DotaDataset(data, CLASSES).digest("train")
 
 
+def test_a_first_recipe_of_a_folder_with_a_broken_image_is_refused_in_words(make, tmp_path):
+    data = make([GOOD])
+    (tmp_path / "data" / "train" / "images" / "im0.jpg").write_bytes(b"\xff\xd8nothing")
+    with pytest.raises(DataError, match=r"im0\.jpg: damaged JPEG"):
+        DotaDataset.describe(tmp_path / "data")
+    assert data.root == str(tmp_path / "data")
+
+
+def test_a_folder_of_nearly_the_right_name_is_told(make, tmp_path):
+    data = make([GOOD])
+    (tmp_path / "data" / "train" / "labelTxt").rename(tmp_path / "data" / "train" / "labels")
+    with pytest.raises(DataError, match=r"labelTxt: no such folder, .* There is labels: rename it\."):
+        DotaDataset(data, CLASSES).samples("train")
+
+
 def test_images_one_folder_too_deep_are_told(make, tmp_path):
     data = make([GOOD])
     images = tmp_path / "data" / "train" / "images"

@@ -205,10 +205,7 @@ def test_wrappers_around_and_inside_a_network_are_seen_through():
 
 
 def test_a_pickle_becomes_data_and_deep_or_endless_keys_harm_nothing():
-    deep = ()
-    for _ in range(100_000):
-        deep = (deep,)
-    words = b"(" * 100_000 + b"t" * 100_000
+    words = b"(" * 20_000 + b"t" * 20_000
     assert load_pickle(io.BytesIO(b"\x80\x02}" + words + b"K\x01s.")) is not None
     found = load_pickle(io.BytesIO(pickle.dumps({"a": [1, 2.5, "x", b"y", None, True, (1, 2)], "b": {3}})))
     assert found["a"] == [1, 2.5, "x", b"y", None, True, (1, 2)]
@@ -219,16 +216,17 @@ def test_a_pickle_becomes_data_and_deep_or_endless_keys_harm_nothing():
             load_pickle(io.BytesIO(bad))
 
 
+@pytest.mark.long
 def test_mutated_files_are_read_or_refused(tmp_path):
     """The same as scripts/fuzz_checkpoints.py does for minutes."""
     import random
 
     outcomes = {"read": 0, "refused": 0}
     for number, (suffix, data) in enumerate(inputs(random.Random(11))):
-        if number == 600:
+        if number == 400:
             break
         path = tmp_path / f"w{suffix}"
         path.write_bytes(data)
         outcomes[check(path)] += 1
-    assert min(outcomes.values()) > 60
+    assert min(outcomes.values()) > 40
     assert issubclass(DetectorError, CompressError)
