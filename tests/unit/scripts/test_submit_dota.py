@@ -76,8 +76,10 @@ def test_perfect_detections_on_patches_give_perfect_whole_images(tree, tmp_path,
     assert code == 0
     assert scores["map50_voc07_11point"] == pytest.approx(1, abs=1e-6)
     assert scores["map50_area"] == pytest.approx(1, abs=1e-6)
-    assert scores["map75"] == pytest.approx(1, abs=1e-6)
-    assert 0.9 < scores["map"] <= 1
+    if noise_px:  # half a pixel is much for boxes of 34 x 14, and only the stricter metrics see it
+        assert 0.5 < scores["map"] < scores["map75"] < 1
+    else:
+        assert (scores["map"], scores["map75"]) == pytest.approx((1, 1), abs=1e-6)
     assert scores["num_images"] == 5
     lines = [line for path in labels.iterdir() for line in path.read_text().splitlines()[2:]]
     assert scores["num_detections"] == len(lines)  # each object once, however many patches hold it
