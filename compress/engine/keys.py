@@ -94,7 +94,7 @@ def _scores(stage: Stage) -> bool:
 
 def _fields(stage: Stage) -> dict[str, Any]:
     """Return the fields that change the result, as version 1 of recipes wrote them: old keys stay right."""
-    fields = stage.model_dump(mode="json", by_alias=True)
+    fields = stage.key_fields()
     for path in stage.COSMETIC:
         block, dot, name = path.rpartition(".")
         (fields[block] if dot else fields).pop(name)
