@@ -34,7 +34,7 @@ from compress.runtime.forwards import session_forward
 from compress.runtime.latency import compare
 from compress.runtime.session import open_session
 
-SHOWN = ("QLinearConv", "QLinearMul", "QLinearSigmoid", "QLinearAdd", "Mul", "Sigmoid", "QuantizeLinear")
+SHOWN = ("QLinearConv", "QLinearMul", "QLinearSigmoid", "QLinearAdd", "Mul", "Sigmoid", "HardSigmoid", "QuantizeLinear")
 
 
 class Backbone:
@@ -72,10 +72,21 @@ def noise(number: int, size: int) -> torch.Tensor:
     return torch.randn(number, 3, size, size).clamp(-2.5, 2.5)
 
 
-def write_files(folder: Path, size: int) -> dict[str, Path]:
-    """Export the three files and return their paths by label."""
+def network(activation: str) -> nn.Module:
+    """Return CSPNeXt-tiny with its SiLU, or hard swish in their place."""
     torch.manual_seed(0)
-    model, backbone = CspNext(), Backbone(size)
+    model = CspNext()
+    if activation == "hardswish":
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.SiLU):
+                    setattr(parent, name, nn.Hardswish(inplace=True))
+    return model
+
+
+def write_files(folder: Path, activation: str, size: int) -> dict[str, Path]:
+    """Export the three files and return their paths by label."""
+    model, backbone = network(activation), Backbone(size)
     with torch.no_grad():
         for _ in range(10):  # statistics for the batch norms
             model(noise(4, 160))
@@ -94,7 +105,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure as the command line says and return the record."""
     images = noise(1, options.size).numpy()
     with tempfile.TemporaryDirectory() as folder:
-        files = write_files(Path(folder), options.size)
+        files = write_files(Path(folder), options.activation, options.size)
         kinds = {label: Counter(n.op_type for n in optimized_graph(path).graph.node) for label, path in files.items()}
         forwards = {name: session_forward(open_session(path, threads=options.threads)) for name, path in files.items()}
         calls = {label: partial(forward, images) for label, forward in forwards.items()}
@@ -104,6 +115,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "benchmark": "silu",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "model": "CSPNeXt-tiny, fresh weights",
+        "activation": options.activation,
         "image_size": [options.size, options.size],
         "threads": options.threads,
         "warmup": options.warmup,
@@ -119,6 +131,7 @@ def main() -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=640, help="Height and width of the image.")
+    parser.add_argument("--activation", choices=("silu", "hardswish"), default="silu", help="SiLU is the original.")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--runs", type=int, default=50)

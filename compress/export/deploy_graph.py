@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import compress.export.operators  # noqa: F401 - defines torch.ops.krimp
 from compress.errors import StageError
-from compress.quantization.gates import multiply
+from compress.quantization.gates import hard_sigmoid, multiply
 from compress.quantization.graph import fold_batch_norms, keep_outputs, module_of, remove_taps, trace
 from compress.quantization.insertion import is_nearest, is_passing, is_relu, relu_limit
 from compress.quantization.integer_arithmetic import LARGEST_CODE
@@ -117,6 +117,7 @@ def deploy_graph(model: nn.Module, num_outputs: int, example: Tensor) -> fx.Grap
     _fix_resizing(graph_module, example)
     _repeat_quantizers(graph_module)
     _drop_redundant_relu(graph_module)
+    _convert_hard_sigmoids(graph_module)
     _convert_additions(graph_module)
     _convert_convolutions(graph_module)
     _convert_quantizers(graph_module)
@@ -183,6 +184,19 @@ def _drop_redundant_relu(graph_module: fx.GraphModule) -> None:
         if zero_point == 0 and clips_above:
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph_module.graph.erase_node(node)
+
+
+def _convert_hard_sigmoids(graph_module: fx.GraphModule) -> None:
+    """Join each hard sigmoid with the quantizer behind it."""
+    for node in list(graph_module.graph.nodes):
+        if node.op != "call_function" or node.target is not hard_sigmoid:
+            continue
+        (behind,) = node.users
+        quantizer = _quantizer(graph_module, behind)
+        assert quantizer is not None
+        node.target, node.args = torch.ops.krimp.hard_sigmoid.default, (node.args[0], quantizer.grid()[0])
+        behind.replace_all_uses_with(node)
+        graph_module.graph.erase_node(behind)
 
 
 def _convert_additions(graph_module: fx.GraphModule) -> None:

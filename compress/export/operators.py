@@ -23,6 +23,7 @@ Translation: TypeAlias = Callable[..., Any]
 
 LIBRARY = torch.library.Library("krimp", "DEF")
 LIBRARY.define("round_activation(Tensor x, float scale, int zero_point) -> Tensor")
+LIBRARY.define("hard_sigmoid(Tensor x, float scale) -> Tensor")
 LIBRARY.define("dequantize_weight(Tensor codes, Tensor scale) -> Tensor")
 LIBRARY.define("dequantize_bias(Tensor codes, float input_scale, Tensor weight_scale) -> Tensor")
 LIBRARY.define("resize_nearest(Tensor x, int height, int width) -> Tensor")
@@ -31,6 +32,10 @@ LIBRARY.define("resize_nearest(Tensor x, int height, int width) -> Tensor")
 def _round_activation(x: Tensor, scale: float, zero_point: int) -> Tensor:
     codes = torch.clamp(torch.round(x / scale + zero_point), 0, 255)
     return (codes - zero_point) * scale
+
+
+def _hard_sigmoid(x: Tensor, scale: float) -> Tensor:
+    return torch.clamp(torch.round((x + 3) / (6 * scale)), 0, 255) * scale
 
 
 def _dequantize_weight(codes: Tensor, scale: Tensor) -> Tensor:
@@ -60,6 +65,7 @@ def _of_size(x: Tensor, height: int, width: int) -> Tensor:
 
 for _name, _compute, _shape in (
     ("round_activation", _round_activation, _like_input),
+    ("hard_sigmoid", _hard_sigmoid, _like_input),
     ("dequantize_weight", _dequantize_weight, _float_like_codes),
     ("dequantize_bias", _dequantize_bias, _float_like_codes),
     ("resize_nearest", _resize_nearest, _of_size),
@@ -81,6 +87,7 @@ def translations(form: DeformForm, opset: int) -> dict[Translation, Any]:
     krimp = torch.ops.krimp
     table: dict[Translation, Any] = {
         krimp.round_activation.default: write_round_activation,
+        krimp.hard_sigmoid.default: write_hard_sigmoid,
         krimp.dequantize_weight.default: write_dequantize_weight,
         krimp.dequantize_bias.default: write_dequantize_bias,
         krimp.resize_nearest.default: write_resize_nearest,
@@ -97,6 +104,14 @@ def write_round_activation(x: TensorType, scale: float, zero_point: int) -> Any:
     """Write QuantizeLinear to uint8 and DequantizeLinear."""
     parameters = _constant(np.float32(scale)), _constant(np.uint8(zero_point))
     return op.DequantizeLinear(op.QuantizeLinear(x, *parameters), *parameters)
+
+
+def write_hard_sigmoid(x: TensorType, scale: float) -> Any:
+    """Write x + 3, rounded and saturated to 0..6, and read as a sixth of it: the runtime fuses an integer addition."""
+    zero = _constant(np.uint8(0))
+    three = op.DequantizeLinear(_constant(np.uint8(255)), _constant(np.float32(3 / 255)), zero)
+    codes = op.QuantizeLinear(op.Add(x, three), _constant(np.float32(6 * scale)), zero)
+    return op.DequantizeLinear(codes, _constant(np.float32(scale)), zero)
 
 
 def write_dequantize_weight(codes: TensorType, scale: TensorType) -> Any:

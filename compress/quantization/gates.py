@@ -2,7 +2,7 @@
 
 SiLU is x times sigmoid(x), and hard swish x times hard sigmoid(x). ONNX Runtime has integer kernels for sigmoids (a
 table of 256 entries), products and global means, and none for SiLU: with a quantizer on each of the parts nothing
-runs in float but the hard sigmoids.
+runs in float. A hard sigmoid is the sum x + 3, which saturates at 0 and 6 as uint8 does.
 """
 
 from __future__ import annotations
@@ -84,9 +84,25 @@ def multiply(a: Tensor, b: Tensor, *quantizers: ActivationQuantizer) -> Tensor:
     return arithmetic.multiply(a, b, *(quantizer.levels() for quantizer in quantizers))
 
 
+def is_hard_sigmoid(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether a node is a hard sigmoid, which ONNX Runtime has no integer operator for."""
+    is_module = isinstance(module_of(graph_module, node), nn.Hardsigmoid)
+    return is_module or (node.op == "call_function" and node.target is F.hardsigmoid)
+
+
+def hard_sigmoid(x: Tensor, *quantizers: ActivationQuantizer) -> Tensor:
+    """Compute hard sigmoids; the quantizers are those of x and of the result."""
+    if quantizers[1].training or not all(quantizer.is_active for quantizer in quantizers):
+        return F.hardsigmoid(x)
+    return arithmetic.hard_sigmoid(x, *(quantizer.levels() for quantizer in quantizers))
+
+
 def has_gates(model: nn.Module) -> bool:
     """Return whether a quantized model has anything that `split_gates` and the quantizers of gates concern."""
     return isinstance(model, fx.GraphModule) and any(
-        node.target is multiply or is_product(node) or is_sigmoid(model, node) or is_global_mean(model, node)
+        node.target in (multiply, hard_sigmoid)
+        or is_product(node)
+        or is_sigmoid(model, node)
+        or is_global_mean(model, node)
         for node in model.graph.nodes
     )

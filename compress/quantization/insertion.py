@@ -19,13 +19,21 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from compress.errors import RecipeError, StageError
 from compress.metrics.complexity import has_convolution_weight
 from compress.progress import warn
-from compress.quantization.gates import is_global_mean, is_product, is_sigmoid, multiply, split_gates
+from compress.quantization.gates import (
+    hard_sigmoid,
+    is_global_mean,
+    is_hard_sigmoid,
+    is_product,
+    is_sigmoid,
+    multiply,
+    split_gates,
+)
 from compress.quantization.graph import Tap, fold_batch_norms, module_of, trace
 from compress.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, add
 from compress.quantization.settings import QuantizationSettings, Role, saturation_problem
@@ -177,8 +185,7 @@ def _connect_quantizers(graph_module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         layer = module_of(graph_module, node)
         convolves = isinstance(layer, QuantizedConv2d) and layer.integer
-        joins = multiply if is_product(node) and _reads_quantized(graph_module, node) else None
-        joins = add if _is_addition(node) else joins
+        joins = _integer_join(graph_module, node)
         if not convolves and not (joins and _quantizer_behind(graph_module, node)):
             continue
         inputs = [value for value in node.args if isinstance(value, fx.Node)]
@@ -189,6 +196,17 @@ def _connect_quantizers(graph_module: fx.GraphModule) -> None:
         node.args = (*node.args, *quantizers)
         if not convolves:
             node.op, node.target = "call_function", joins
+
+
+def _integer_join(graph_module: fx.GraphModule, node: fx.Node) -> Callable[..., Tensor] | None:
+    """Return what computes a node without weights as the runtime's integer operator does, or None."""
+    if _is_addition(node):
+        return add
+    if not _reads_quantized(graph_module, node):
+        return None
+    if is_product(node):
+        return multiply
+    return hard_sigmoid if is_hard_sigmoid(graph_module, node) else None
 
 
 def _reads_quantized(graph_module: fx.GraphModule, node: fx.Node) -> bool:

@@ -101,3 +101,20 @@ def multiply(a: Tensor, b: Tensor, *grids: tuple[Tensor, int]) -> Tensor:
     (scale_a, zero_a), (scale_b, zero_b), (scale_c, _) = grids
     integers = to_codes(a, scale_a, zero_a).sub_(zero_a) * to_codes(b, scale_b, zero_b).sub_(zero_b)
     return integers.mul_((scale_a * scale_b) / scale_c).round_().mul_(scale_c)
+
+
+def hard_sigmoid(x: Tensor, *grids: tuple[Tensor, int]) -> Tensor:
+    """Compute hard sigmoids as QLinearAdd does: x + 3 in steps of six output steps, saturated at both ends.
+
+    Args:
+        x: on its grid.
+        grids: (scale, zero_point) of x and of the result; the latter's zero point is 0.
+
+    Returns:
+        min(max(x + 3, 0), 6) / 6 on the result's grid.
+    """
+    before, (scale, _) = grids
+    step = scale * 6
+    three = torch.tensor(3.0)
+    total = add(x, three, before, (three / LARGEST_CODE, 0), (step, 0))
+    return to_codes(total, step, 0).mul_(scale)

@@ -13,7 +13,7 @@ from compress.export.fusion import optimized_graph
 from compress.export.onnx_file import export_onnx
 from compress.model_folder import Build, load_model, save_model
 from compress.quantization import QuantizationSettings, calibrate, quantize
-from compress.quantization.integer_arithmetic import multiply
+from compress.quantization.integer_arithmetic import hard_sigmoid, multiply
 
 torch.set_num_threads(1)
 
@@ -79,14 +79,15 @@ def outputs_of_file(path, images):
     return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-@pytest.mark.parametrize("activation", [nn.SiLU, nn.Hardswish, nn.Sigmoid])
-@pytest.mark.parametrize("gate", [nn.Sigmoid, nn.Hardsigmoid])
+@pytest.mark.parametrize(
+    ("activation", "gate"), [(nn.SiLU, nn.Sigmoid), (nn.Hardswish, nn.Hardsigmoid), (nn.Sigmoid, nn.Hardsigmoid)]
+)
 def test_gates_run_in_integers_and_equal_torch(activation, gate, tmp_path):
     detector = OneNet(activation, gate)
     model = quantized(detector)
     export_onnx(model, tmp_path / "m.onnx", detector=detector)
     run = Counter(node.op_type for node in optimized_graph(tmp_path / "m.onnx").graph.node)
-    float_gates = {"Mul": 0, "Conv": 0, "FusedConv": 0, "GlobalAveragePool": 0, "Add": 0}
+    float_gates = {"Mul": 0, "Conv": 0, "FusedConv": 0, "GlobalAveragePool": 0, "Add": 0, "HardSigmoid": 0}
     assert {name: run[name] for name in float_gates} == float_gates
     assert run["Sigmoid"] == 1  # the scores, which are read in float
     assert run["QLinearMul"] == 1 + 3 * (activation is not nn.Sigmoid)
@@ -121,6 +122,12 @@ def test_a_product_is_that_of_integers():
     grids = (torch.tensor(0.5), 100), (torch.tensor(0.25), 0), (torch.tensor(0.2), 128)
     expected = [-0.8, 0.2, 2.0]  # -0.75, 0.25 and 2.0 in steps of 0.2
     assert multiply(a, b, *grids).tolist() == pytest.approx(expected)
+
+
+def test_a_hard_sigmoid_is_a_sum_that_saturates():
+    x = torch.tensor([-4.0, -3.0, -1.5, 0.0, 2.0, 3.5])
+    found = hard_sigmoid(x, (torch.tensor(0.5), 100), (torch.tensor(1 / 255), 0))
+    torch.testing.assert_close(found, torch.nn.functional.hardsigmoid(x), atol=0.501 / 255, rtol=0)
 
 
 def test_a_factor_that_is_no_tensor_of_integers_leaves_the_product_in_float():
