@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from compress.actions.model_facts import model_facts, training_facts
 from compress.dataset import Batch
 from compress.detector import Detector
 from compress.devices import on_device
+from compress.errors import StageError
 from compress.model_folder import load_model, save_model
 from compress.pruning.batch_norm import reestimate_batch_norm
 from compress.pruning.batches import batch_losses, train_batches
 from compress.pruning.steps import prune_in_steps
 from compress.pruning.structured import PruningRules, PruningSettings
+from compress.quantization.graph import outputs_of
 from compress.seeds import epoch_seed
 from compress.stage import StageContext
 from compress.stages.prune_structured import PruneStructured
@@ -43,6 +46,7 @@ def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
     target = {stage.target.metric: stage.target.share}
     provenance = {"stage": stage.stage, "label": stage.label, "target": target}
     save_model(context.folder, model, build.model_copy(update={"provenance": [*build.provenance, provenance]}))
+    _check_loads(stage, model, context)
     return model_facts(model, detector) | {
         "before": before,
         "target": {"metric": stage.target.metric, "share": stage.target.share, "reached": result.share},
@@ -51,6 +55,23 @@ def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
         "steps": result.history,
         "history": [row for step in result.history for row in step.get("history", [])],
     }
+
+
+def _check_loads(stage: PruneStructured, model: nn.Module, context: StageContext) -> None:
+    """Load what was written, and compare: a model that the next stage cannot read must not be sealed.
+
+    Raises:
+        StageError: it cannot be loaded, or it computes something else.
+    """
+    again, _ = load_model(context.folder, context.detector)
+    images = context.detector.example_input(1)
+    pairs = zip(outputs_of(again, images), outputs_of(model.eval(), images), strict=True)
+    for index, (found, expected) in enumerate(pairs):
+        if not torch.equal(found, expected):
+            raise StageError(
+                f"stage {stage.label}: output {index} of the pruned model changed when it was saved and loaded. "
+                "Its network has a state that build.json cannot tell: protect the layers of that output."
+            )
 
 
 def pruning_settings(stage: PruneStructured, seed: int) -> PruningSettings:

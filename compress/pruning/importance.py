@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from compress.errors import StageError
 
 if TYPE_CHECKING:
-    from compress.pruning.coupling import Member, PruningGroup, Side
+    from compress.pruning.coupling import Member, PruningGroup
+    from compress.pruning.cutting import Side
 
 Importance = Literal["magnitude", "group_taylor", "bn_scale", "random"]
 Scores = dict[str, Tensor]  # root of a group -> (width,) float64, >= 0
@@ -158,6 +159,8 @@ def _averaged(
     for group in groups:
         total, count = torch.zeros(group.width, dtype=torch.float64), 0
         for member in group.members:
+            if member.side in ("table", "size"):
+                continue
             values = local(modules[member.name], member)
             if values is not None:
                 total.index_add_(0, torch.tensor(member.roots), values.cpu()[list(member.channels)])

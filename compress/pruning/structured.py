@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import lcm
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -26,12 +25,15 @@ from compress.pruning.importance import (
     random_scores,
     taylor_scores,
 )
+from compress.pruning.trial import groups_at_fault
 from compress.pruning.widths import Widths, given_widths, narrowest_widths, round_up
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Metric = Literal["macs", "params"]
+# Layer -> side -> root of a group, how many of the layer's channels are the group's, and how many the group has.
+_Changes = dict[str, dict[str, list[tuple[str, int, int]]]]
 BISECTIONS = 40  # halvings of the ratio; more than any network has channels
 
 
@@ -105,13 +107,18 @@ class CostModel:
         self, model: nn.Module, complexity: Complexity, groups: Sequence[PruningGroup], metric: Metric
     ) -> None:
         self.full = {group.root: group.width for group in groups}
-        changes: dict[str, dict[str, list[tuple[str, int]]]] = defaultdict(lambda: defaultdict(list))
+        changes: _Changes = defaultdict(lambda: defaultdict(list))
         for group in groups:
             for member in group.members:
-                changes[member.name][member.side].append((group.root, len(member.channels) // group.width))
+                key = f"{member.name}:{member.dim}" if member.side == "table" else member.name
+                changes[key][member.side].append((group.root, len(member.channels), group.width))
         self._fixed = 0
-        # Each term: cost now, width of each side now, and the groups that narrow that side.
-        self._terms: list[tuple[int, list[tuple[int, list[tuple[str, int]]]]]] = []
+        # Each term: cost now, width of each side now, and the groups that narrow that side: root, how many of this
+        # layer's channels are theirs, and how many channels they have.
+        self._terms: list[tuple[int, list[tuple[int, list[tuple[str, int, int]]]]]] = []
+        for cost, width, dim_changes in _tables(model, changes) if metric == "params" else ():
+            self._terms.append((cost, [(width, dim_changes)]))
+            self._fixed -= cost  # counted once more below, as a parameter of its module
         for name, module in model.named_modules():
             for cost, sides in _terms_of(name, module, complexity, metric):
                 narrowed = [
@@ -129,10 +136,18 @@ class CostModel:
         total = self._fixed
         for cost, sides in self._terms:
             for width, changes in sides:
-                left = width - sum(times * (self.full[root] - kept[root]) for root, times in changes)
+                left = width - sum(own * (self.full[root] - kept[root]) // full for root, own, full in changes)
                 cost = cost * left // width
             total += cost
         return total
+
+
+def _tables(model: nn.Module, changes: _Changes) -> Iterable[tuple[int, int, list[tuple[str, int, int]]]]:
+    """Yield values, width and groups of every parameter that is cut and belongs to no layer."""
+    for name, parameter in model.named_parameters():
+        for dim, width in enumerate(parameter.shape):
+            if narrowed := changes.get(f"{name}:{dim}", {}).get("table"):
+                yield parameter.numel(), width, narrowed
 
 
 def _terms_of(
@@ -148,7 +163,7 @@ def _terms_of(
 
 def _side_width(module: nn.Module, side: str) -> int:
     names = {
-        "out": ("out_channels", "out_features", "num_features", "num_channels"),
+        "out": ("out_channels", "out_features", "num_features", "num_channels", "num_parameters"),
         "in": ("in_channels", "in_features"),
     }
     for name in names[side]:
@@ -220,7 +235,7 @@ class _Ranking:
         self.groups = groups
         self.floors = floors
         self.given = given
-        self.units = {group.root: lcm(settings.round_to, group.channel_groups) for group in groups}
+        self.units = {group.root: group.unit(settings.round_to) for group in groups}
         self.full = {group.root: group.width for group in groups}
         scopes: dict[str, list[str]] = defaultdict(list)
         comparable: dict[str, Tensor] = {}
@@ -302,6 +317,16 @@ def score_channels(
     return taylor_scores(model, groups, losses)[0]
 
 
+def tried_coupling(model: nn.Module, example_input: Tensor, rules: PruningRules) -> Coupling:
+    """Return the pruning groups of a model that compute the same without channels as with them at zero."""
+    how: dict[str, Any] = {"protected": rules.protected, "custom_pruners": rules.custom_pruners}
+    coupling, refused = trace_coupling(model, example_input, **how), dict[str, str]()
+    while wrong := groups_at_fault(model, example_input[:1], coupling):
+        refused |= wrong
+        coupling = trace_coupling(model, example_input, refused=refused, **how)
+    return coupling
+
+
 def prune_step(
     model: nn.Module,
     example_input: Tensor,
@@ -334,7 +359,7 @@ def prune_step(
         StageError: the target cannot be reached, round_to or a given width does not fit, or the pruned
             model does not cost what was planned.
     """
-    coupling = trace_coupling(model, example_input, protected=rules.protected, custom_pruners=rules.custom_pruners)
+    coupling = tried_coupling(model, example_input, rules)
     complexity = measure_complexity(model, example_input)
     cost_model = CostModel(model, complexity, coupling.groups, settings.metric)
     before = cost_model.cost(cost_model.full)

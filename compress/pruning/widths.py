@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from math import gcd, lcm
+from math import gcd
 
 from compress.errors import StageError
 from compress.pruning.coupling import PruningGroup
@@ -27,8 +27,8 @@ def narrowest_widths(
         StageError: round_to does not divide a group's width.
     """
     floors = {}
-    for group in groups:
-        unit = lcm(round_to, group.channel_groups)
+    for group in reversed(groups):
+        unit = group.unit(round_to)
         if group.width % unit:
             fits = gcd(round_to, *(other.width for other in groups))
             raise StageError(
@@ -63,7 +63,7 @@ def given_widths(groups: Sequence[PruningGroup], widths: Mapping[str, int], *, r
         if (group := group_of.get(name)) is None:
             near = get_close_matches(name, group_of, n=1, cutoff=0)
             raise StageError(f"widths: no prunable layer is called {name!r}. Did you mean {near[0]!r}?")
-        unit = lcm(round_to, group.channel_groups)
+        unit = group.unit(round_to)
         if width % unit or width > group.width:
             raise StageError(
                 f"widths: {name} shall have {width} channels and has {group.width}. "

@@ -14,8 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 
 from compress.errors import StageError
+from compress.layer_widths import widths_of
 from compress.metrics.complexity import has_convolution_weight
 from compress.progress import warn
 
@@ -26,6 +29,14 @@ class Tap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the value unchanged."""
         return x
+
+
+class _Pieces(fx.Proxy):
+    """A value while tracing; of a chunk or split it knows the number of pieces, which `list` asks for."""
+
+    def __len__(self) -> int:
+        number = _number_of_pieces(self.tracer.root, self.node)  # type: ignore[attr-defined]
+        return super().__len__() if number is None else number
 
 
 class LayerTracer(fx.Tracer):
@@ -49,9 +60,47 @@ class LayerTracer(fx.Tracer):
             self.results[name].append(result.node)
         return result
 
+    def iter(self, obj: fx.Proxy) -> Any:
+        """Return the pieces of a chunk or split whose number the call tells, as in `list(x.chunk(2, 1))`."""
+        if (number := _number_of_pieces(self.root, obj.node)) is None:
+            return super().iter(obj)
+        return iter([obj[i] for i in range(number)])  # type: ignore[index]
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return what stands for a node's value while tracing."""
+        return _Pieces(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module becomes one node."""
         return super().is_leaf_module(m, module_qualified_name) or m in self._layers
+
+
+def _number_of_pieces(root: Any, node: fx.Node) -> int | None:
+    """Return into how many pieces a call cuts its tensor, None if it does not tell."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name not in ("chunk", "split", "split_with_sizes", "tensor_split"):
+        return None
+    keys = ("chunks", "split_size_or_sections", "split_size", "split_sizes", "indices_or_sections")
+    given = node.args[1] if len(node.args) > 1 else next((node.kwargs[key] for key in keys if key in node.kwargs), None)
+    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    if isinstance(given, list | tuple):
+        return len(given) + (name == "tensor_split")
+    if not isinstance(given, int) or name != "split":
+        return given if isinstance(given, int) else None
+    width = _channels_of(root, node.args[0])
+    return None if width is None or dim != 1 else -(-width // given)
+
+
+def _channels_of(root: Any, node: Any) -> int | None:
+    """Return how many channels the layers before a node make; activations are looked through."""
+    while isinstance(node, fx.Node) and node.op == "call_module":
+        widths = widths_of(root.get_submodule(str(node.target)))
+        if made := next(
+            (widths[key] for key in ("out_channels", "num_features", "num_channels") if key in widths), None
+        ):
+            return made
+        node = node.args[0]
+    return None
 
 
 def trace(model: nn.Module, taps: Iterable[str] = ()) -> fx.GraphModule:
@@ -67,6 +116,7 @@ def trace(model: nn.Module, taps: Iterable[str] = ()) -> fx.GraphModule:
     model = copy.deepcopy(model).eval()
     if isinstance(model, fx.GraphModule):
         return model
+    _compute_weights(model)
     tracer = LayerTracer(model)
     try:
         graph = tracer.trace(model)
@@ -80,6 +130,22 @@ def trace(model: nn.Module, taps: Iterable[str] = ()) -> fx.GraphModule:
         _insert_tap(graph_module, name, tracer.results.get(name, []))
     graph_module.recompile()
     return graph_module.eval()
+
+
+def _compute_weights(model: nn.Module) -> None:
+    """Replace weights that are computed at each call (weight norm, spectral norm) by their values, in place."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            # Torch takes the property out of the class, which a deep copy shares with its original.
+            shared = type(module)
+            own = {key: value for key, value in vars(shared).items() if key not in ("__dict__", "__weakref__")}
+            module.__class__ = type(shared.__name__, shared.__bases__, own)
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, WeightNorm):  # the form that torch had before parametrizations
+                hook.remove(module)
+                del module._forward_pre_hooks[key]
 
 
 def _insert_tap(graph_module: fx.GraphModule, name: str, results: list[fx.Node]) -> None:

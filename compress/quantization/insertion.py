@@ -188,8 +188,10 @@ def _connect_quantizers(graph_module: fx.GraphModule) -> None:
         joins = _integer_join(graph_module, node)
         if not convolves and not (joins and _quantizer_behind(graph_module, node)):
             continue
-        inputs = [value for value in node.args if isinstance(value, fx.Node)]
-        around = [str(origin(graph_module, value).target) for value in inputs]
+        inputs = [origin(graph_module, value) for value in node.args if isinstance(value, fx.Node)]
+        if not all(isinstance(module_of(graph_module, value), ActivationQuantizer) for value in inputs):
+            continue  # a sum of float tensors that is quantized itself: behind SiLU, a gate, a norm that stays
+        around = [str(value.target) for value in inputs]
         around.append(str(_quantizer_behind(graph_module, node)))
         with graph.inserting_before(node):
             quantizers = [graph.get_attr(name) for name in around]

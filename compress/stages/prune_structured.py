@@ -28,6 +28,7 @@ class PruneStructured(Stage):
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"training.checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
     ACTION: ClassVar[str] = "compress.actions.prune_structured"
+    CODE_VERSION: ClassVar[int] = 2  # 2: channels followed one by one; group norms lose whole groups
 
     stage: Literal["prune_structured"] = "prune_structured"
     target: PruningTarget

@@ -95,7 +95,11 @@ def test_removing_dead_channels_changes_no_output(root_layer):
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
-def test_grouped_convolutions_and_group_norms_lose_equal_parts():
-    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.Conv2d(16, 32, 3, groups=2), nn.Conv2d(32, 4, 1))
-    coupling = trace_coupling(model, torch.randn(1, 3, 16, 16), protected={}, custom_pruners={})
+def test_grouped_convolutions_lose_equal_parts_and_group_norms_whole_groups():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.Conv2d(16, 32, 3), nn.Conv2d(32, 4, 1, groups=2))
+    coupling = trace_coupling(model.eval(), torch.randn(1, 3, 16, 16), protected={}, custom_pruners={})
     assert {group.root: group.channel_groups for group in coupling.groups} == {"0": 4, "2": 2}
+    size = 32 // 2
+    remove_channels(coupling, model, {"0": [1, 5, 9, 13], "2": [3, 3 + size]})
+    assert (model[1].num_groups, model[1].num_channels) == (3, 12)
+    assert model(torch.randn(1, 3, 16, 16)).shape == (1, 4, 12, 12)

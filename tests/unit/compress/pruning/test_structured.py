@@ -154,7 +154,7 @@ def test_concatenated_branches_are_planned_exactly():
 
 
 def test_the_least_important_channels_go_and_equal_parts_lose_the_same_positions():
-    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 2, 1))
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1, groups=2))
     group = trace_coupling(model, torch.randn(1, 3, 4, 4), protected={}, custom_pruners={}).groups[0]
     score = torch.tensor([5.0, 1, 5, 5, 5, 1, 5, 2], dtype=torch.float64)
     assert channels_to_remove(group, score, 6) == [1, 5]

@@ -1,0 +1,83 @@
+"""Tries whether a network without some channels computes what it computes with them at zero.
+
+A forward pass may have sizes of its own that no trace shows: a literal bound of a slice, a scale made of a width. So
+channels of every group are zeroed in one copy of the model and cut out of another before any group is
+offered; if the two differ, or one does not run, the groups at fault are found by halving.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compress.metrics.complexity import first_tensor
+from compress.pruning.coupling import Coupling, PruningGroup, remove_channels, zero_channels
+
+TOLERANCE = 1e-3  # relative L2 error of a raw output; float32 sums in another order stay far below
+
+
+def groups_at_fault(model: nn.Module, example: Tensor, coupling: Coupling) -> dict[str, str]:
+    """Return root -> why, for the groups without whose channels the model computes something else.
+
+    Args:
+        model: unchanged.
+        example: (1, 3, H, W).
+        coupling: of this model.
+    """
+    found: dict[str, str] = {}
+    pending = [list(coupling.groups)]
+    while pending:
+        groups = pending.pop()
+        if not groups or (why := _difference(model, example, coupling, groups)) is None:
+            continue
+        if len(groups) == 1:
+            found[groups[0].root] = why
+        else:
+            middle = len(groups) // 2
+            pending += [groups[middle:], groups[:middle]]
+    return found
+
+
+def some_channels(group: PruningGroup, every: int) -> list[int]:
+    """Return a share of a group's channels, the same positions in each part."""
+    size = group.width // group.channel_groups
+    return [part * size + i for part in range(group.channel_groups) for i in range(1, size, every)]
+
+
+def _difference(model: nn.Module, example: Tensor, coupling: Coupling, groups: Sequence[PruningGroup]) -> str | None:
+    """Return what goes wrong without some channels of some groups, None if nothing does."""
+    # Other shares for other groups: two widths that must be equal shall not be equal by chance.
+    number = {group.root: i for i, group in enumerate(coupling.groups)}
+    removals = {group.root: some_channels(group, 2 + number[group.root] % 3) for group in groups}
+    zeroed, cut = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
+    zero_channels(coupling, zeroed, removals)
+    expected = _run(zeroed, example)
+    try:
+        remove_channels(coupling, cut, removals)
+        found = _run(cut, example)
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+        return f"the network does not run with fewer channels ({str(error).splitlines()[0][:120]})"
+    for before, after in zip(expected, found, strict=True):
+        if before.shape != after.shape:
+            return "an output would change its shape with fewer channels"
+        difference = float((after - before).double().norm())
+        if not difference <= TOLERANCE * float(before.double().norm()) + 1e-6:
+            return "the network computes something else with fewer channels: a size is fixed in its forward pass"
+    return None
+
+
+def _run(model: nn.Module, example: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return [tensor.float() for tensor in tensors_of(model(example))]
+
+
+def tensors_of(value: object) -> list[Tensor]:
+    """Return every tensor in nested dicts, tuples and lists."""
+    if isinstance(value, dict):
+        return [tensor for entry in value.values() for tensor in tensors_of(entry)]
+    if isinstance(value, list | tuple):
+        return [tensor for entry in value for tensor in tensors_of(entry)]
+    return [first_tensor(value)]
