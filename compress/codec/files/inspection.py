@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def _plain_facts(source: Source, progress: Progress | None) -> list[TensorFacts]
         kind = KINDS[span.kind]
         data = source.array(span.start, span.num_bytes)
         elements = span.num_bytes * (8 // kind.value_bits) if kind.planes == 1 else span.num_bytes // kind.planes
-        bit_width, zeros, entropy = _values(data, kind)
+        bit_width, zeros, entropy = _values([data], kind)
         facts.append(
             TensorFacts(
                 name=span.name,
@@ -104,12 +105,11 @@ def _plain_facts(source: Source, progress: Progress | None) -> list[TensorFacts]
     return facts
 
 
-def _values(data: np.ndarray, kind: Kind) -> tuple[int, int, float]:
+def _values(blocks: Iterable[np.ndarray], kind: Kind) -> tuple[int, int, float]:
     """Return bit width, number of zeros and order-0 entropy (bits, of all values together) of a tensor's bytes."""
     counts, zeros = np.zeros((kind.planes, 256), dtype=np.int64), 0
     step = _BLOCK * kind.planes
-    for start in range(0, len(data), step):
-        part = data[start : start + step]
+    for part in (block[start : start + step] for block in blocks for start in range(0, len(block), step)):
         for number, plane in enumerate(to_planes(part, kind)):
             counts[number] += np.bincount(plane, minlength=256)
         if kind.planes > 1:
@@ -123,7 +123,7 @@ def _values(data: np.ndarray, kind: Kind) -> tuple[int, int, float]:
 
 def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
     record, kind = tensor.record, KINDS[tensor.record.kind]
-    bit_width, zeros, entropy = _values(packed.decode(tensor), kind)
+    bit_width, zeros, entropy = _values([packed.decode(tensor)], kind)
     return TensorFacts(
         name=span.name,
         dims=span.dims,
