@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compress.codec.files.coded_file import PackFacts
 from compress.codec.files.inspection import TensorFacts, inspect_file
 from compress.codec.files.named_tensors import load_tensors
 from compress.codec.files.packed_file import PackedFile, Progress
-from compress.codec.files.packing import PackFacts, pack_file
+from compress.codec.files.packing import pack_file
 from compress.codec.files.separate_weights import write_apart
 from compress.codec.files.tensor_places import find_spans
 from compress.codec.files.unpacking import unpack_bytes, unpack_file, verify_file

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 
+from compress.codec.decoding.element_numbers import ElementMap, read_map
 from compress.codec.decoding.plane_decoder import PlaneJob, constant_value, plane_job, plane_reader, with_tail
 from compress.codec.format.element_planes import from_planes, join_planes
 from compress.codec.format.index_and_skeleton import Placed
 from compress.codec.format.layout import KINDS, RAW, Kind, Table
+from compress.codec.format.sections import SectionReader, way_filters
+from compress.codec.format.ways import Lzma, Numbered, Part
 from compress.codec.kernels.contract import Kernels
 from compress.codec.kernels.stream_jobs import StreamError
 from compress.codec.mapped_memory import forget
@@ -21,6 +24,7 @@ from compress.errors import CodecError
 
 _BATCH_TENSORS = 1 << 12
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
+_KEPT_HEAPS = 8
 LARGE = 1 << 22  # values in all its planes above which a tensor is decoded in blocks of so many
 
 
@@ -39,18 +43,21 @@ def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:
 
 
 class _Part(NamedTuple):
-    """A tensor that is being decoded: its planes, (planes, count), uint8, what they need, and where they go."""
+    """A tensor that is being decoded: its planes, (planes, count), uint8, what they need and mean, where they go."""
 
     tensor: Placed
     planes: np.ndarray
     jobs: list[PlaneJob]
     out: np.ndarray
+    meaning: ElementMap | None
 
     def put(self, kernels: Kernels) -> None:
         for job in self.jobs:
             job.finish(kernels)
         kind = KINDS[self.tensor.record.kind]
-        if not _is_bytes(kind):
+        if self.meaning:
+            self.meaning.put(self.planes, 0, self.out)
+        elif not _is_bytes(kind):
             from_planes(self.planes, kind, self.out, kernels.join_planes)
 
 
@@ -79,13 +86,16 @@ class TensorDecoder:
         name: path for messages.
         data: the .krimp file, (file_bytes,), uint8.
         tables: its code tables.
+        heaps: small tensors that are coded together.
         kernels: what runs the loops.
     """
 
     name: str
     data: np.ndarray
     tables: list[Table]
+    heaps: list[Placed]
     kernels: Kernels
+    _known_heaps: dict[int, np.ndarray] = field(default_factory=dict)
 
     def decode(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray], *, check: bool = True) -> None:
         """Decode tensors together, which is much faster for small ones.
@@ -109,7 +119,11 @@ class TensorDecoder:
                 )
             if check:
                 self.check(tensor)
-            if tensor.record.num_values * KINDS[tensor.record.kind].planes > LARGE:
+            if isinstance(tensor.record.way, Part):
+                out[:] = self._heap(tensor.record.way.heap)[tensor.record.way.first :][: len(out)]
+            elif isinstance(tensor.record.way, Lzma):
+                self._unpack(tensor, tensor.record.way, out)
+            elif tensor.record.num_values * KINDS[tensor.record.kind].planes > LARGE:
                 self._decode_large(tensor, out)
             elif part := self._part(tensor, out):
                 parts.append(part)
@@ -127,6 +141,8 @@ class TensorDecoder:
         Raises:
             CodecError: it is wrong.
         """
+        if isinstance(tensor.record.way, Part):
+            return  # of its heap, when that is decoded
         payload, found = self.data[tensor.offset : tensor.offset + tensor.size], crc32(b"")
         for start in range(0, tensor.size, _BATCH_BYTES):
             found = crc32(payload[start : start + _BATCH_BYTES].data, found)
@@ -136,17 +152,32 @@ class TensorDecoder:
                 f"{self.name}: byte {tensor.offset}: checksum of this tensor is wrong; the file is damaged."
             )
 
+    def _heap(self, number: int) -> np.ndarray:
+        """Return the bytes of a heap, which are kept as long as few others are asked for."""
+        heap = self._known_heaps.get(number)
+        if heap is None:
+            heap = np.empty(self.heaps[number].record.num_bytes, dtype=np.uint8)
+            self.decode([self.heaps[number]], [heap])
+            while len(self._known_heaps) >= _KEPT_HEAPS:
+                self._known_heaps.pop(next(iter(self._known_heaps)), None)
+            self._known_heaps[number] = heap
+        return heap
+
     def _part(self, tensor: Placed, out: np.ndarray) -> _Part | None:
         """Begin a tensor; return what is left to do."""
         record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
-        if kind.planes == 1 and record.planes[0].method == RAW:
+        meaning = self._meaning(tensor)
+        if meaning:
+            at += meaning.way.packed_bytes
+        elif kind.planes == 1 and record.planes[0].method == RAW:
             out[:] = self.data[at : at + tensor.size]
             return None
         constants = [constant_value(plane, self.tables) for plane in record.planes]
-        if kind.planes > 1 and None not in constants:
+        if not meaning and kind.planes > 1 and None not in constants:
             out.reshape(-1, kind.planes)[:] = _element(tuple(constants), record.kind)
             return None
-        planes = out[None] if _is_bytes(kind) else np.empty((kind.planes, record.num_values), dtype=np.uint8)
+        is_out = _is_bytes(kind) and not meaning
+        planes = out[None] if is_out else np.empty((kind.planes, record.num_values), dtype=np.uint8)
         jobs = []
         for values, plane, size, constant in zip(planes, record.planes, tensor.plane_sizes, constants, strict=True):
             if plane.method == RAW:
@@ -157,12 +188,34 @@ class TensorDecoder:
                 payload = with_tail(self.data, at, size)
                 jobs.append(plane_job(plane, payload, record.num_values, self.tables, values, _flip(kind)))
             at += size
-        return _Part(tensor, planes, jobs, out)
+        return _Part(tensor, planes, jobs, out, meaning)
+
+    def _meaning(self, tensor: Placed) -> ElementMap | None:
+        """Return what the numbers of a numbered tensor mean, None for any other tensor."""
+        if not isinstance(way := tensor.record.way, Numbered):
+            return None
+        packed = self.data[tensor.offset : tensor.offset + way.packed_bytes]
+        try:
+            return read_map(way, packed, f"{self.name}: byte {tensor.offset}")
+        except ValueError as error:
+            raise self._damaged(tensor, error) from error
+
+    def _unpack(self, tensor: Placed, way: Lzma, out: np.ndarray) -> None:
+        """Decode a tensor that is packed by LZMA."""
+        packed = self.data[tensor.offset : tensor.offset + tensor.size]
+        reader = SectionReader(packed, len(out), True, f"{self.name}: byte {tensor.offset}", way_filters(way))
+        at = 0
+        for part in reader.parts():
+            out[at : at + len(part)] = np.frombuffer(part, dtype=np.uint8)
+            at += len(part)
 
     def _decode_large(self, tensor: Placed, out: np.ndarray) -> None:
         """Decode a tensor in blocks, in memory that does not grow with it."""
         record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
-        if kind.planes == 1 and record.planes[0].method == RAW:
+        meaning = self._meaning(tensor)
+        if meaning:
+            at += meaning.way.packed_bytes
+        elif kind.planes == 1 and record.planes[0].method == RAW:
             plane_reader(record.planes[0], self.data[at:], record.num_bytes, self.tables, 0, self.kernels).read(out)
             return
         try:
@@ -172,14 +225,17 @@ class TensorDecoder:
                 readers.append(plane_reader(plane, payload, record.num_values, self.tables, _flip(kind), self.kernels))
                 at += size
             block = LARGE // kind.planes  # values
-            room = np.empty(0 if _is_bytes(kind) else kind.planes * block, dtype=np.uint8)
+            is_out = _is_bytes(kind) and not meaning
+            room = np.empty(0 if is_out else kind.planes * block, dtype=np.uint8)
             for start in range(0, record.num_values, block):
                 stop = min(start + block, record.num_values)
                 part = out[start * record.num_bytes // record.num_values : stop * record.num_bytes // record.num_values]
-                planes = (part if _is_bytes(kind) else room[: kind.planes * (stop - start)]).reshape(kind.planes, -1)
+                planes = (part if is_out else room[: kind.planes * (stop - start)]).reshape(kind.planes, -1)
                 for reader, values in zip(readers, planes, strict=True):
                     reader.read(values)
-                if not _is_bytes(kind):
+                if meaning:
+                    meaning.put(planes, start, part)
+                elif not is_out:
                     from_planes(planes, kind, part, self.kernels.join_planes)
         except ValueError as error:
             raise self._damaged(tensor, error) from error

@@ -34,7 +34,7 @@ class PackedFile:
         name: path for messages.
         header: its header.
         side_files: files that follow the original.
-        tables, tensors: its index.
+        tables, heaps, tensors: its index.
         skeleton: the bytes of the original outside the tensors.
         file_bytes: its size.
     """
@@ -55,9 +55,10 @@ class PackedFile:
         self.file_bytes = len(data)
         self.header = parse_header(data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
         chosen = choose(kernels, self.header.original_bytes) if isinstance(kernels, str) else kernels
-        self.side_files, self.tables, self.tensors = read_index(data, self.header, self.name, chosen.read_runs)
+        index = read_index(data, self.header, self.name, chosen.read_runs)
+        self.side_files, self.tables, self.heaps, self.tensors = index
         self.skeleton = Skeleton(data, self.header, self.name)
-        self._open_decoder: TensorDecoder | None = TensorDecoder(self.name, data, self.tables, chosen)
+        self._open_decoder: TensorDecoder | None = TensorDecoder(self.name, data, self.tables, self.heaps, chosen)
 
     def __enter__(self) -> PackedFile:
         return self
@@ -236,7 +237,7 @@ class PackedFile:
         Raises:
             CodecError: one of them is wrong.
         """
-        for tensor in self.tensors:
+        for tensor in [*self.heaps, *self.tensors]:
             self._decoder.check(tensor)
 
 
