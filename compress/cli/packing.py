@@ -17,6 +17,9 @@ from compress.errors import CodecError
 
 app = typer.Typer(help="Pack networks into .krimp files and back.", no_args_is_help=True)
 
+_MaxBytes = Annotated[
+    int | None, typer.Option("--max-bytes", min=0, help="Refuse a file whose original is larger than this.")
+]
 _Output = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; by default beside the input.")]
 
 
@@ -53,10 +56,13 @@ def pack(
 
 
 @app.command()
-def unpack(file: Annotated[Path, typer.Argument(help="A .krimp file.")], out: _Output = None) -> None:
+def unpack(
+    file: Annotated[Path, typer.Argument(help="A .krimp file.")], out: _Output = None, max_bytes: _MaxBytes = None
+) -> None:
     """Write the original file of a .krimp file, identical to the last byte.
 
-    The output is checked against the SHA-256 inside and appears whole or not at all.
+    The output is checked against the SHA-256 inside and appears whole or not at all. Without --max-bytes a file
+    that declares more than 1 GiB, and more than 256 times its size, is refused.
 
     Example: krimp unpack model.krimp -o model.onnx
     """
@@ -64,12 +70,16 @@ def unpack(file: Annotated[Path, typer.Argument(help="A .krimp file.")], out: _O
         _refuse_folder(file)
         target = out or file.with_suffix(_original_suffix(file))
         _refuse_same(file, target)
-        size = codec.unpack_file(file, target, progress)
+        size = codec.unpack_file(file, target, progress, max_bytes=codec.SANE_BYTES if max_bytes is None else max_bytes)
     typer.echo(f"{target}: {size:,} bytes, hash matches")
 
 
 @app.command()
-def verify(file: Annotated[Path, typer.Argument(help="A .krimp file.")], as_json: JsonOption = False) -> None:
+def verify(
+    file: Annotated[Path, typer.Argument(help="A .krimp file.")],
+    as_json: JsonOption = False,
+    max_bytes: _MaxBytes = None,
+) -> None:
     """Prove a .krimp file against the checksums and the hash inside it; the original is not needed.
 
     Exit code 0: every tensor decodes and the SHA-256 of the whole matches. Exit code 5: the
@@ -81,7 +91,7 @@ def verify(file: Annotated[Path, typer.Argument(help="A .krimp file.")], as_json
     """
     with _errors(), _progress(f"verify {file.name}") as progress, only_documents(as_json):
         _refuse_folder(file)
-        codec.verify_file(file, progress)
+        codec.verify_file(file, progress, max_bytes=max_bytes)
     if as_json:
         print_document(_verified(file))
     else:
@@ -92,6 +102,7 @@ def verify(file: Annotated[Path, typer.Argument(help="A .krimp file.")], as_json
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .krimp file.")],
     as_json: JsonOption = False,
+    max_bytes: _MaxBytes = None,
 ) -> None:
     """List the tensors of a .krimp file: type, bit width, zeros, entropy, coded bits, coder, share.
 
@@ -105,7 +116,7 @@ def inspect(
     """
     with _errors(), _progress(f"inspect {file.name}") as progress, only_documents(as_json):
         _refuse_folder(file)
-        facts = codec.inspect_file(file, progress)
+        facts = codec.inspect_file(file, progress, max_bytes=max_bytes)
     if as_json:
         print_document([asdict(entry) for entry in facts])
         return

@@ -122,9 +122,13 @@ class TensorDecoder:
             if isinstance(tensor.record.way, Part):
                 out[:] = self._heap(tensor.record.way.heap)[tensor.record.way.first :][: len(out)]
             elif isinstance(tensor.record.way, Lzma):
-                self._unpack(tensor, tensor.record.way, out)
-            elif tensor.record.num_values * KINDS[tensor.record.kind].planes > LARGE:
-                self._decode_large(tensor, out)
+                at = 0
+                for unpacked in self._unpacked(tensor, tensor.record.way):
+                    out[at : at + len(unpacked)] = unpacked
+                    at += len(unpacked)
+            elif self._is_large(tensor):
+                for _ in self._large_blocks(tensor, out):
+                    pass
             elif part := self._part(tensor, out):
                 parts.append(part)
                 waiting += part.planes.size
@@ -200,36 +204,55 @@ class TensorDecoder:
         except ValueError as error:
             raise self._damaged(tensor, error) from error
 
-    def _unpack(self, tensor: Placed, way: Lzma, out: np.ndarray) -> None:
-        """Decode a tensor that is packed by LZMA."""
-        packed = self.data[tensor.offset : tensor.offset + tensor.size]
-        reader = SectionReader(packed, len(out), True, f"{self.name}: byte {tensor.offset}", way_filters(way))
-        at = 0
-        for part in reader.parts():
-            out[at : at + len(part)] = np.frombuffer(part, dtype=np.uint8)
-            at += len(part)
+    def blocks(self, tensor: Placed) -> Iterator[np.ndarray]:
+        """Yield the bytes of a tensor in order, whole elements at a time, in memory that does not grow with it.
 
-    def _decode_large(self, tensor: Placed, out: np.ndarray) -> None:
-        """Decode a tensor in blocks, in memory that does not grow with it."""
+        Raises:
+            CodecError: its checksum is wrong or it cannot be decoded.
+        """
+        if isinstance(tensor.record.way, Lzma):
+            self.check(tensor)
+            yield from self._unpacked(tensor, tensor.record.way)
+        elif self._is_large(tensor):
+            self.check(tensor)
+            yield from self._large_blocks(tensor, None)
+        else:
+            out = np.empty(tensor.record.num_bytes, dtype=np.uint8)
+            self.decode([tensor], [out])
+            yield out
+
+    def _is_large(self, tensor: Placed) -> bool:
+        record = tensor.record
+        return not isinstance(record.way, Part) and record.num_values * KINDS[record.kind].planes > LARGE
+
+    def _unpacked(self, tensor: Placed, way: Lzma) -> Iterator[np.ndarray]:
+        """Yield the bytes of a tensor that is packed by LZMA."""
+        packed = self.data[tensor.offset : tensor.offset + tensor.size]
+        where = f"{self.name}: byte {tensor.offset}"
+        for part in SectionReader(packed, tensor.record.num_bytes, True, where, way_filters(way)).parts():
+            yield np.frombuffer(part, dtype=np.uint8)
+
+    def _large_blocks(self, tensor: Placed, out: np.ndarray | None) -> Iterator[np.ndarray]:
+        """Decode a tensor in blocks, in memory that does not grow with it, and yield them; into `out` if there is."""
         record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
         meaning = self._meaning(tensor)
         if meaning:
             at += meaning.way.packed_bytes
-        elif kind.planes == 1 and record.planes[0].method == RAW:
-            plane_reader(record.planes[0], self.data[at:], record.num_bytes, self.tables, 0, self.kernels).read(out)
-            return
+        is_raw = not meaning and kind.planes == 1 and record.planes[0].method == RAW
+        flip = 0 if is_raw else _flip(kind)
+        is_out = not meaning and (_is_bytes(kind) or is_raw)
         try:
             readers = []
             for plane, size in zip(record.planes, tensor.plane_sizes, strict=True):
-                payload = with_tail(self.data, at, size)
-                readers.append(plane_reader(plane, payload, record.num_values, self.tables, _flip(kind), self.kernels))
+                payload = self.data[at:] if is_raw else with_tail(self.data, at, size)
+                readers.append(plane_reader(plane, payload, record.num_values, self.tables, flip, self.kernels))
                 at += size
             block = LARGE // kind.planes  # values
-            is_out = _is_bytes(kind) and not meaning
             room = np.empty(0 if is_out else kind.planes * block, dtype=np.uint8)
             for start in range(0, record.num_values, block):
                 stop = min(start + block, record.num_values)
-                part = out[start * record.num_bytes // record.num_values : stop * record.num_bytes // record.num_values]
+                first, end = (place * record.num_bytes // record.num_values for place in (start, stop))
+                part = np.empty(end - first, dtype=np.uint8) if out is None else out[first:end]
                 planes = (part if is_out else room[: kind.planes * (stop - start)]).reshape(kind.planes, -1)
                 for reader, values in zip(readers, planes, strict=True):
                     reader.read(values)
@@ -237,6 +260,7 @@ class TensorDecoder:
                     meaning.put(planes, start, part)
                 elif not is_out:
                     from_planes(planes, kind, part, self.kernels.join_planes)
+                yield part
         except ValueError as error:
             raise self._damaged(tensor, error) from error
 

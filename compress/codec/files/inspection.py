@@ -14,6 +14,7 @@ from compress.codec.files.tensor_places import Span
 from compress.codec.format.element_planes import to_planes
 from compress.codec.format.index_and_skeleton import Placed
 from compress.codec.format.layout import CONSTANT, COUNTS, KINDS, RAW, Plane, Stream, Table
+from compress.codec.format.ways import LISTED, Lzma, Numbered, Part
 from compress.codec.mapped_memory import memory_for
 
 _BLOCK = 1 << 18  # elements counted at a time: bounds the memory
@@ -49,52 +50,66 @@ class TensorFacts:
     coder: str
 
 
-def inspect_file(path: Path | str, progress: Progress | None = None) -> list[TensorFacts]:
+def inspect_file(
+    path: Path | str, progress: Progress | None = None, *, max_bytes: int | None = None
+) -> list[TensorFacts]:
     """Return facts about every coded tensor of a .krimp file, in file order.
+
+    Memory does not grow with the file.
+
+    Args:
+        path: the .krimp file.
+        progress: called with (tensors done, tensors in all).
+        max_bytes: size of the original from which on it is refused; None for none.
 
     Raises:
         CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version.
     """
     facts = []
-    with memory_for(path), PackedFile(path) as packed:
+    with memory_for(path), PackedFile(path, max_bytes=max_bytes) as packed:
         names = {span.start: span for span in named_spans(packed)}
         for number, tensor in enumerate(packed.tensors):
-            span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, tensor.record.kind))
+            span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, _kind(tensor)))
             facts.append(_facts(packed, tensor, span))
             if progress:
                 progress(number + 1, len(packed.tensors))
     return facts
 
 
+def _kind(tensor: Placed) -> int:
+    return tensor.record.kind if tensor.record.way is None else 0
+
+
 def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
-    record, kind = tensor.record, KINDS[tensor.record.kind]
-    data = packed.decode(tensor)
+    record, kind = tensor.record, KINDS[span.kind]
+    elements = span.num_bytes // kind.planes * (8 // kind.value_bits)
     counts, zeros = np.zeros((kind.planes, 256), dtype=np.int64), 0
     step = _BLOCK * kind.planes
-    for start in range(0, len(data), step):
-        part = data[start : start + step]
-        for number, plane in enumerate(to_planes(part, kind)):
-            counts[number] += np.bincount(plane, minlength=256)
-        if kind.planes > 1:
-            zeros += int(np.count_nonzero(~part.reshape(-1, kind.planes).any(axis=1)))
+    for block in packed.blocks(tensor):
+        for start in range(0, len(block), step):
+            part = block[start : start + step]
+            for number, plane in enumerate(to_planes(part, kind)):
+                counts[number] += np.bincount(plane, minlength=256)
+            if kind.planes > 1:
+                zeros += int(np.count_nonzero(~part.reshape(-1, kind.planes).any(axis=1)))
     bit_width = 8 * kind.planes
     if kind.planes == 1:
         zeros = int(counts[0, 1 << kind.value_bits - 1 if kind.is_signed else 0])
         bit_width = _bit_width(np.flatnonzero(counts[0]), kind.value_bits, kind.is_signed)
-    entropy = sum(entropy_bits(row) for row in counts)
+    entropy, size = sum(entropy_bits(row) for row in counts), _own_bytes(packed, tensor)
     return TensorFacts(
         name=span.name,
         dims=span.dims,
         data_type=span.data_type or kind.name,
-        elements=record.num_values,
+        elements=elements,
         bit_width=bit_width,
-        zeros=zeros / record.num_values,
-        entropy_bits_per_weight=entropy / record.num_values,
-        bits_per_weight=8 * tensor.size / record.num_values,
+        zeros=zeros / elements,
+        entropy_bits_per_weight=entropy / elements,
+        bits_per_weight=8 * size / elements,
         original_bytes=record.num_bytes,
-        packed_bytes=tensor.size,
-        share=tensor.size / packed.file_bytes,
-        coder=_coder(record.planes, packed.tables),
+        packed_bytes=size,
+        share=size / packed.file_bytes,
+        coder=_words(packed, tensor),
     )
 
 
@@ -108,6 +123,28 @@ def _bit_width(values: np.ndarray, value_bits: int, is_signed: bool) -> int:
         if low < middle
         else (high - middle).bit_length() + 1
     )
+
+
+def _own_bytes(packed: PackedFile, tensor: Placed) -> int:
+    """Return the coded bytes of a tensor: none of a copy, its share of a heap."""
+    if isinstance(way := tensor.record.way, Part):
+        heap = packed.heaps[way.heap]
+        return round(heap.size * tensor.record.num_bytes / heap.record.num_bytes)
+    return tensor.own_size
+
+
+def _words(packed: PackedFile, tensor: Placed) -> str:
+    if tensor.copy_of is not None:
+        return "copy"
+    match tensor.record.way:
+        case Part(heap, _):
+            return f"{_words(packed, packed.heaps[heap])}, in a heap"
+        case Lzma(delta, _, _):
+            return f"lzma of differences by {delta}" if delta else "lzma"
+        case Numbered() as way:
+            what = f"list of {way.entries}" if way.form == LISTED else f"{way.entries} scales"
+            return f"{what} + {_coder(tensor.record.planes, packed.tables)}"
+    return _coder(tensor.record.planes, packed.tables)
 
 
 def _coder(planes: tuple[Plane, ...], tables: list[Table]) -> str:

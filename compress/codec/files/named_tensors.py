@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from compress.codec.files.network_source import normal_name, side_spans
-from compress.codec.files.packed_file import PackedFile, map_in_threads
+from compress.codec.files.packed_file import SANE_BYTES, PackedFile, map_in_threads
 from compress.codec.files.tensor_places import ExternalTensor, Span, find_tensors
 from compress.codec.format.element_planes import to_planes
 from compress.codec.format.index_and_skeleton import Placed
@@ -56,7 +56,12 @@ def _named_spans(packed: PackedFile, whole: np.ndarray) -> list[Span]:
 
 
 def load_tensors(
-    path: Path | str, names: Iterable[str] | None = None, *, threads: int = 1, kernels: str = "auto"
+    path: Path | str,
+    names: Iterable[str] | None = None,
+    *,
+    threads: int = 1,
+    kernels: str = "auto",
+    max_bytes: int = SANE_BYTES,
 ) -> dict[str, np.ndarray]:
     """Return tensors of a .krimp file; only their bytes are decoded.
 
@@ -65,6 +70,7 @@ def load_tensors(
         names: which ones; all that have a name if None.
         threads: how many are decoded at once.
         kernels: 'auto', 'numpy' or 'numba' (same values).
+        max_bytes: size of the original from which on it is refused; by default 1 GiB, or 256 times the file.
 
     Returns:
         Arrays of the original's shape. Types that NumPy lacks: integers of 2 and 4 bits as int8 or uint8,
@@ -73,7 +79,7 @@ def load_tensors(
     Raises:
         CodecError: the file is damaged, or has no such tensor.
     """
-    with memory_for(path), PackedFile(path, kernels=kernels) as packed:
+    with memory_for(path), PackedFile(path, kernels=kernels, max_bytes=max_bytes) as packed:
         whole = _without_tensors(packed)
         spans = {span.name: span for span in _named_spans(packed, whole) if span.name}
         wanted = list(spans) if names is None else list(names)

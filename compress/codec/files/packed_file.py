@@ -21,6 +21,8 @@ from compress.errors import CodecError
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
 
+SANE_BYTES = -1
+
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -39,21 +41,24 @@ class PackedFile:
         file_bytes: its size.
     """
 
-    def __init__(self, path: Path | str, *, kernels: str | Kernels = "auto") -> None:
+    def __init__(self, path: Path | str, *, kernels: str | Kernels = "auto", max_bytes: int | None = None) -> None:
         """Open a file and check it.
 
         Args:
             path: the .krimp file.
             kernels: 'auto', 'numpy' or 'numba' (same bytes), or those that are chosen already.
+            max_bytes: size of the original from which on it is refused; SANE_BYTES for `sane_bytes`; None for none.
 
         Raises:
-            CodecError: it is not a .krimp file, damaged, truncated, or of a newer version.
+            CodecError: it is not a .krimp file, damaged, truncated, of a newer version, or declares too much.
         """
         self.name = str(path)
         # numpy over the map: slices cost nothing and are read when touched.
         data = np.frombuffer(open_map(path), dtype=np.uint8)
         self.file_bytes = len(data)
         self.header = parse_header(data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
+        if max_bytes is not None:
+            _refuse_more(self.header.original_bytes, max_bytes, self.file_bytes, self.name)
         chosen = choose(kernels, self.header.original_bytes) if isinstance(kernels, str) else kernels
         index = read_index(data, self.header, self.name, chosen.read_runs)
         self.side_files, self.tables, self.heaps, self.tensors = index
@@ -103,6 +108,14 @@ class PackedFile:
         """
         self._decoder.decode(tensors, outs, check=check)
 
+    def blocks(self, tensor: Placed) -> Iterator[np.ndarray]:
+        """Yield the bytes of one tensor, whole elements at a time, in memory that does not grow with it.
+
+        Raises:
+            CodecError: its checksum is wrong or it cannot be decoded.
+        """
+        yield from self._decoder.blocks(tensor)
+
     def pieces(self) -> Iterator[bytes | memoryview]:
         """Yield the original file, and what follows it, piece by piece, in order.
 
@@ -111,6 +124,10 @@ class PackedFile:
         """
         skeleton = self.skeleton.reader()
         for batch in batches(self.tensors):
+            if len(batch) == 1:
+                yield from skeleton.parts(batch[0].record.gap)
+                yield from (block.data for block in self.blocks(batch[0]))
+                continue
             outs = [np.empty(tensor.record.num_bytes, dtype=np.uint8) for tensor in batch]
             self.decode_many(batch, outs)
             for tensor, out in zip(batch, outs, strict=True):
@@ -239,6 +256,23 @@ class PackedFile:
         """
         for tensor in [*self.heaps, *self.tensors]:
             self._decoder.check(tensor)
+
+
+def sane_bytes(file_bytes: int) -> int:
+    """Return the largest original that is unpacked from a file of some size unless the caller allows more.
+
+    Networks shrink to a hundredth at most; what declares more is zeros, or made to fill a disk.
+    """
+    return max(1 << 30, 256 * file_bytes)
+
+
+def _refuse_more(declared: int, max_bytes: int, file_bytes: int, name: str) -> None:
+    limit = sane_bytes(file_bytes) if max_bytes == SANE_BYTES else max_bytes
+    if declared > limit:
+        raise CodecError(
+            f"{name}: byte 16: declares {declared} bytes; expected at most {limit}. Allow as many by --max-bytes"
+            " (max_bytes) if you know where the file is from."
+        )
 
 
 def original_bytes(path: Path | str) -> int:
