@@ -24,7 +24,7 @@ from compress.codec.files.separate_weights import write_apart
 from compress.codec.files.tensor_places import find_spans
 from compress.codec.files.unpacking import unpack_bytes, unpack_file, verify_file
 from compress.codec.format.layout import MAGIC
-from compress.codec.mapped_memory import open_map
+from compress.codec.mapped_memory import fill, open_map, open_parts
 
 __all__ = [
     "SANE_BYTES",
@@ -49,7 +49,7 @@ def is_packed(path: Path | str) -> bool:
     Raises:
         CodecError: the file cannot be read.
     """
-    return bytes(open_map(path)[: len(MAGIC)]) == MAGIC
+    return fill(open_parts(path)[: len(MAGIC)]).tobytes() == MAGIC
 
 
 def load(

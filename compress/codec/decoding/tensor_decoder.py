@@ -10,8 +10,8 @@ from zlib import crc32
 
 import numpy as np
 
-from compress.codec.decoding.element_numbers import ElementMap, read_map
 from compress.codec.decoding.plane_decoder import PlaneJob, constant_value, plane_job, plane_reader, with_tail
+from compress.codec.format.element_numbers import ElementMap, read_map
 from compress.codec.format.element_planes import from_planes, join_planes
 from compress.codec.format.index_and_skeleton import Placed
 from compress.codec.format.layout import KINDS, RAW, Kind, Table
@@ -19,7 +19,7 @@ from compress.codec.format.sections import SectionReader, way_filters
 from compress.codec.format.ways import Lzma, Numbered, Part
 from compress.codec.kernels.contract import Kernels
 from compress.codec.kernels.stream_jobs import StreamError
-from compress.codec.mapped_memory import forget
+from compress.codec.mapped_memory import fill, forget
 from compress.errors import CodecError
 
 _BATCH_TENSORS = 1 << 12
@@ -117,19 +117,7 @@ class TensorDecoder:
                     f"{self.name}: a place of {out.dtype}, {out.shape}; expected uint8, ({tensor.record.num_bytes},),"
                     " contiguous, not read-only."
                 )
-            if check:
-                self.check(tensor)
-            if isinstance(tensor.record.way, Part):
-                out[:] = self._heap(tensor.record.way.heap)[tensor.record.way.first :][: len(out)]
-            elif isinstance(tensor.record.way, Lzma):
-                at = 0
-                for unpacked in self._unpacked(tensor, tensor.record.way):
-                    out[at : at + len(unpacked)] = unpacked
-                    at += len(unpacked)
-            elif self._is_large(tensor):
-                for _ in self._large_blocks(tensor, out):
-                    pass
-            elif part := self._part(tensor, out):
+            if part := self._begun(tensor, out, check=check):
                 parts.append(part)
                 waiting += part.planes.size
                 if waiting >= _BATCH_BYTES:
@@ -139,8 +127,33 @@ class TensorDecoder:
         if tensors:
             forget(self.data[tensors[0].offset : tensors[-1].offset + tensors[-1].size])
 
-    def check(self, tensor: Placed) -> None:
+    def _begun(self, tensor: Placed, out: np.ndarray, *, check: bool) -> _Part | None:
+        """Decode a tensor that is not decoded together with others, or return what is left to do."""
+        way, is_large = tensor.record.way, self._is_large(tensor)
+        if not is_large and not isinstance(way, Lzma):
+            fill(self.data[tensor.offset : tensor.offset + tensor.size])
+        if check:
+            self.check(tensor, is_there=not is_large and not isinstance(way, Lzma))
+        if isinstance(way, Part):
+            out[:] = self._heap(way.heap)[way.first :][: len(out)]
+        elif isinstance(way, Lzma):
+            at = 0
+            for unpacked in self._unpacked(tensor, way):
+                out[at : at + len(unpacked)] = unpacked
+                at += len(unpacked)
+        elif is_large:
+            for _ in self._large_blocks(tensor, out):
+                pass
+        else:
+            return self._part(tensor, out)
+        return None
+
+    def check(self, tensor: Placed, *, is_there: bool = False) -> None:
         """Compare the checksum of one tensor's coded bytes.
+
+        Args:
+            tensor: one of the file's.
+            is_there: they have been read, and are to stay.
 
         Raises:
             CodecError: it is wrong.
@@ -149,8 +162,10 @@ class TensorDecoder:
             return  # of its heap, when that is decoded
         payload, found = self.data[tensor.offset : tensor.offset + tensor.size], crc32(b"")
         for start in range(0, tensor.size, _BATCH_BYTES):
-            found = crc32(payload[start : start + _BATCH_BYTES].data, found)
-            forget(payload[start : start + _BATCH_BYTES])
+            part = payload[start : start + _BATCH_BYTES]
+            found = crc32((part if is_there else fill(part)).data, found)
+            if not is_there:
+                forget(part)
         if found != tensor.record.crc32:
             raise CodecError(
                 f"{self.name}: byte {tensor.offset}: checksum of this tensor is wrong; the file is damaged."
@@ -198,7 +213,7 @@ class TensorDecoder:
         """Return what the numbers of a numbered tensor mean, None for any other tensor."""
         if not isinstance(way := tensor.record.way, Numbered):
             return None
-        packed = self.data[tensor.offset : tensor.offset + way.packed_bytes]
+        packed = fill(self.data[tensor.offset : tensor.offset + way.packed_bytes])
         try:
             return read_map(way, packed, f"{self.name}: byte {tensor.offset}")
         except ValueError as error:

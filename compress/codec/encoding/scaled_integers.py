@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from compress.codec.decoding.element_numbers import scaled
+from compress.codec.format.element_numbers import scaled
 from compress.codec.format.ways import SCALED, Numbered
 
 _FIRST = (127, 7, 1, 128, 8, 255, 15, 63, 31, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO, NamedTuple
 from zlib import crc32
 
@@ -42,6 +42,7 @@ _MEMORY_BYTES = 100 << 20  # beside the file that LZMA's encoder may take
 _ENCODER_RATIO = 12  # of LZMA's memory to its dictionary
 _LEAST_PART, _HEAP_LIMIT = 16, 1 << 11  # bytes of tensors that may be coded together
 _HEAP_BYTES = 1 << 22
+_MOST_EQUAL, _LEAST_EQUAL = 16, 1 << 12  # parts of a tensor, and their bytes
 _MOST_PARTS = 1 << 16
 _WORTH = 9980  # ten-thousandths of the file that other ways may leave, or they are not used
 _WORTH_BYTES = 100
@@ -153,9 +154,10 @@ def write_packed(source: Source, file: BinaryIO, progress: Progress | None, kern
         CodecError: the file would pass a limit of the format.
     """
     spans = _chosen(source.spans, _SMALLEST_BYTES)
-    coded = _code(source, spans, kernels, progress, is_best=True)
+    split = [part for span in spans for part in _equal_parts(source, span)]
+    coded = _code(source, split, kernels, progress, is_best=True)
     parts, seconds = _smallest(source, coded, kernels), coded.encode_seconds
-    if all(item.record.way is None and not item.saved_bytes for item in coded.items):
+    if split == spans and all(item.record.way is None and not item.saved_bytes for item in coded.items):
         first = _parts(source, coded.items, coded.tables.tables, is_thorough=False)
     else:
         plain = _code(source, spans, kernels, None, is_best=False)
@@ -172,6 +174,19 @@ def _chosen(spans: Iterable[Span], least: int) -> list[Span]:
         largest = sorted(chosen, key=lambda span: -span.num_bytes)[:_MOST_TENSORS]
         chosen = sorted(largest, key=lambda span: span.start)
     return chosen
+
+
+def _equal_parts(source: Source, span: Span) -> list[Span]:
+    """Return a tensor in parts that are equal, so that all but the first are copies; itself if there are none."""
+    data = source.array(span.start, span.num_bytes)
+    for number in range(2, _MOST_EQUAL + 1):
+        size = span.num_bytes // number
+        if size * number == span.num_bytes and size >= _LEAST_EQUAL and size % KINDS[span.kind].planes == 0:
+            probe = data[: _LEAST_EQUAL // 4]
+            if np.array_equal(data[size : size + len(probe)], probe) and np.array_equal(data[size:], data[:-size]):
+                dims = (span.dims[0] // number, *span.dims[1:]) if span.dims and span.dims[0] % number == 0 else ()
+                return [replace(span, start=span.start + i * size, num_bytes=size, dims=dims) for i in range(number)]
+    return [span]
 
 
 def _code(source: Source, spans: list[Span], kernels: Kernels, progress: Progress | None, *, is_best: bool) -> _Coded:
@@ -338,7 +353,7 @@ def _parts(
         index += write_record(item.record._replace(gap=len(gap)))
     skeleton += source.copy(at, source.num_bytes)
     packed = shrink(bytes(index))
-    if len(index) > len(packed[0]) * MAX_INDEX_RATIO:
+    if len(index) > len(packed[0]) * MAX_INDEX_RATIO[_version(items)]:
         packed = bytes(index), False
     return _Parts(
         items, list(heaps), tables, len(skeleton), shrink(bytes(skeleton), is_thorough=is_thorough), len(index), packed

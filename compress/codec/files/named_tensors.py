@@ -96,14 +96,22 @@ def load_tensors(
 
 
 def _tensor_bytes(packed: PackedFile, span: Span, coded: Placed | None, whole: np.ndarray) -> np.ndarray:
-    """Decode a tensor, or take it from the bytes between coded ones."""
+    """Decode a tensor, which may be coded in parts, or take it from the bytes between coded ones."""
     if coded is not None and coded.record.num_bytes == span.num_bytes:
         return packed.decode(coded)
     end = span.start + span.num_bytes
-    before = bisect_left(packed.tensors, end, key=lambda tensor: tensor.start) - 1
-    if before >= 0 and packed.tensors[before].start + packed.tensors[before].record.num_bytes > span.start:
-        raise CodecError(f"{packed.name}: byte {HEADER_BYTES}: byte {span.start} of the original is coded differently.")
-    return whole[span.start : end].copy()
+    first = bisect_left(packed.tensors, span.start, key=lambda tensor: tensor.start + tensor.record.num_bytes - 1)
+    out = whole[span.start : end].copy()
+    for tensor in packed.tensors[first:]:
+        at = tensor.start - span.start
+        if at >= span.num_bytes:
+            break
+        if at < 0 or at + tensor.record.num_bytes > span.num_bytes:
+            raise CodecError(
+                f"{packed.name}: byte {HEADER_BYTES}: byte {span.start} of the original is coded differently."
+            )
+        packed.decode(tensor, out[at : at + tensor.record.num_bytes])
+    return out
 
 
 def _as_array(data: np.ndarray, span: Span) -> np.ndarray:

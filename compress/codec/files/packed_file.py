@@ -16,7 +16,7 @@ from compress.codec.format.layout import CONTAINERS, HEADER_BYTES, parse_header
 from compress.codec.format.sections import SectionReader
 from compress.codec.kernels.choice import choose
 from compress.codec.kernels.contract import Kernels
-from compress.codec.mapped_memory import open_map
+from compress.codec.mapped_memory import fill, open_parts
 from compress.errors import CodecError
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
@@ -53,10 +53,9 @@ class PackedFile:
             CodecError: it is not a .krimp file, damaged, truncated, of a newer version, or declares too much.
         """
         self.name = str(path)
-        # numpy over the map: slices cost nothing and are read when touched.
-        data = np.frombuffer(open_map(path), dtype=np.uint8)
+        data = open_parts(path)  # slices cost nothing, and are read when they are needed
         self.file_bytes = len(data)
-        self.header = parse_header(data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
+        self.header = parse_header(fill(data[:HEADER_BYTES]).tobytes(), self.file_bytes, self.name)
         if max_bytes is not None:
             _refuse_more(self.header.original_bytes, max_bytes, self.file_bytes, self.name)
         chosen = choose(kernels, self.header.original_bytes) if isinstance(kernels, str) else kernels
@@ -281,8 +280,8 @@ def original_bytes(path: Path | str) -> int:
     Raises:
         CodecError: it is not a .krimp file, damaged in its header, truncated, or of a newer version.
     """
-    data = open_map(path)
-    return parse_header(bytes(data[:HEADER_BYTES]), len(data), str(path)).original_bytes
+    data = open_parts(path)
+    return parse_header(fill(data[:HEADER_BYTES]).tobytes(), len(data), str(path)).original_bytes
 
 
 class OriginalHash:

@@ -19,7 +19,7 @@ HEADER_BYTES = 108
 MAX_ORIGINAL_BYTES = 1 << 36
 MAX_RATIO = 1 << 20  # original bytes for each byte of the file
 MAX_INDEX_BYTES = 1 << 26
-MAX_INDEX_RATIO = 64  # index bytes for each of its packed bytes
+MAX_INDEX_RATIO = {1: 64, 2: 1024}  # index bytes for each of its packed bytes, by version
 MAX_COUNT = 1 << 17  # tensors, tables
 MIN_TABLE_BYTES = 5  # the shortest table and the shortest tensor record: their number cannot be larger than
 MIN_RECORD_BYTES = {1: 8, 2: 4}  # the index has room for, by version
@@ -289,7 +289,7 @@ def _check_sizes(header: Header, file_bytes: int, name: str) -> None:
             f"{name}: byte 64: skeleton of {header.skeleton_bytes} bytes in a file of {header.original_bytes};"
             " expected not more than the file."
         )
-    limit = min(MAX_INDEX_BYTES, header.index_packed_bytes * MAX_INDEX_RATIO)
+    limit = min(MAX_INDEX_BYTES, header.index_packed_bytes * MAX_INDEX_RATIO[header.version])
     if header.index_bytes > limit:
         raise CodecError(f"{name}: byte 80: index of {header.index_bytes} bytes; expected at most {limit}.")
     limit = min(MAX_COUNT, header.index_bytes // MIN_RECORD_BYTES[header.version])

@@ -75,7 +75,10 @@ def decode(data):
     refuse_if(zlib.crc32(data[:104]) != header_crc, "header crc")
     refuse_if(container > 2 or flags > 3, "container or flags")
     refuse_if(len(data) != 108 + payload_bytes + skeleton_packed + index_packed, "size")
-    refuse_if(skeleton_bytes > original_bytes or index_bytes > min(1 << 26, 64 * index_packed), "limits")
+    refuse_if(
+        skeleton_bytes > original_bytes or index_bytes > min(1 << 26, (64 if version == 1 else 1024) * index_packed),
+        "limits",
+    )
     refuse_if(tensors > min(1 << 17, index_bytes // (8 if version == 1 else 4)), "limits")
     refuse_if(original_bytes > min(1 << 36, len(data) << 20), "limits")
     skeleton_at = 108 + payload_bytes

@@ -43,13 +43,13 @@ def in_blocks(monkeypatch):
     monkeypatch.setattr(tensor_decoder, "LARGE", 256)
     monkeypatch.setattr(by_numpy, "AHEAD_SYMBOLS", 1)
     blocks = []
-    by_blocks = tensor_decoder.TensorDecoder._decode_large
+    by_blocks = tensor_decoder.TensorDecoder._large_blocks
 
     def noted(decoder, tensor, out):
         blocks.append(tensor)
-        by_blocks(decoder, tensor, out)
+        return by_blocks(decoder, tensor, out)
 
-    monkeypatch.setattr(tensor_decoder.TensorDecoder, "_decode_large", noted)
+    monkeypatch.setattr(tensor_decoder.TensorDecoder, "_large_blocks", noted)
     return blocks
 
 
