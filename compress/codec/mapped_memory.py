@@ -6,6 +6,7 @@ import io
 import mmap
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ _FORGOTTEN = 1 << 16  # bytes from which letting go of a file's memory is worth 
 class _FileSpace(mmap.mmap):
     """Empty memory as large as a file, into which `fill` reads parts of it."""
 
-    file: io.FileIO
+    descriptor: int
     name: str
     seen: tuple[int, int]  # size and time of the last change when it was opened
 
@@ -35,19 +36,23 @@ def open_parts(path: Path | str) -> np.ndarray:
     """
     _refuse_other_than_file(path)
     try:
-        file = io.FileIO(path)
-        seen = _state(file)
+        if not hasattr(os, "preadv"):
+            return np.fromfile(path, dtype=np.uint8)
+        descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise CodecError(f"{path}: byte 0: cannot be read: {error.strerror}. Expected a file.") from error
+    seen = _state(descriptor)
     if seen[0] == 0:
+        os.close(descriptor)
         return np.empty(0, dtype=np.uint8)
     space = _FileSpace(-1, seen[0])
-    space.file, space.name, space.seen = file, str(path), seen
+    space.descriptor, space.name, space.seen = descriptor, str(path), seen
+    weakref.finalize(space, os.close, descriptor)
     return np.frombuffer(space, dtype=np.uint8)
 
 
-def _state(file: io.FileIO) -> tuple[int, int]:
-    found = os.fstat(file.fileno())
+def _state(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
     return found.st_size, found.st_mtime_ns
 
 
@@ -63,11 +68,11 @@ def fill(part: np.ndarray) -> np.ndarray:
         with memoryview(space)[start : start + len(part)] as room:
             at = 0
             try:
-                while at < len(part) and (found := os.preadv(space.file.fileno(), [room[at:]], start + at)):
+                while at < len(part) and (found := os.preadv(space.descriptor, [room[at:]], start + at)):
                     at += found
             except OSError as error:
                 raise CodecError(f"{space.name}: byte {start}: cannot be read: {error.strerror}.") from error
-        if at < len(part) or _state(space.file) != space.seen:
+        if at < len(part) or _state(space.descriptor) != space.seen:
             raise CodecError(
                 f"{space.name}: byte {start + at}: the file has changed while it was read. Expected one that nobody"
                 " writes to; read it again."

@@ -230,16 +230,23 @@ def _item(span: Span, data: np.ndarray, tables: Tables, kernels: Kernels, dictio
 
 def _smallest(source: Source, coded: _Coded, kernels: Kernels) -> _Parts:
     """Return the smallest file of those with more or fewer tensors in the skeleton."""
+    best = _parts(source, coded.items, coded.tables.tables)
     solid = [_is_solid(item) for item in coded.items]
-    best = _without(source, coded, solid) if any(solid) else _parts(source, coded.items, coded.tables.tables)
+    if any(solid):
+        best = _clearly_smaller(best, _without(source, coded, solid))
     if any(_LEAST_PART <= span.num_bytes < _HEAP_LIMIT for span in source.spans):
-        best = min(best, _with_heaps(source, coded, kernels), key=lambda parts: parts.num_bytes)
+        best = _clearly_smaller(best, _with_heaps(source, coded, kernels))
     for least in (1 << 10, 1 << 12, 1 << 63):
         small = [inside or item.span.num_bytes < least for inside, item in zip(solid, coded.items, strict=True)]
         inside = sum(item.span.num_bytes for item, is_small in zip(coded.items, small, strict=True) if is_small)
-        if small != solid and inside <= _TRIED_WHOLE_BYTES and (other := _without(source, coded, small)):
-            best = min(best, other, key=lambda parts: parts.num_bytes)
+        if small != solid and inside <= _TRIED_WHOLE_BYTES:
+            best = _clearly_smaller(best, _without(source, coded, small))
     return best
+
+
+def _clearly_smaller(best: _Parts, other: _Parts) -> _Parts:
+    """Return the other file if it is worth that its tensors are not coded one by one."""
+    return other if other.num_bytes + 64 < best.num_bytes * 998 // 1000 else best
 
 
 def _is_solid(item: _Item) -> bool:
