@@ -57,8 +57,9 @@ fuzz-codec: setup ## coverage-guided fuzzing of the codec, 10 minutes (ARGS="--m
 	@bash scripts/setup_codec.sh
 	@.venv-codec/bin/python scripts/fuzz_codec.py $(ARGS)
 
-docs: setup ## regenerate what is generated: schemas of recipe and report, README tables
-	@$(BIN)/krimp schema -o recipes/recipe.schema.json
+docs: setup ## regenerate what is generated: schemas of recipe and report, reference of stages, README tables
+	@$(BIN)/krimp schema --force -o recipes/recipe.schema.json
+	@$(BIN)/krimp stages --markdown > recipes/README.md
 	@$(BIN)/python -m compress.report.document
 	@$(BIN)/python scripts/update_readme.py
 

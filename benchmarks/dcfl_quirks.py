@@ -137,6 +137,10 @@ def run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
         "name": name,
         "seed": seed,
         "rules": asdict(CONFIGURATIONS[name]),
+        "map": scores.map,
+        "map_interval": scores.map_interval,
+        "map75": scores.map75,
+        "max_dets": scores.max_dets,
         "map50": scores.map50,
         "map50_interval": scores.map50_interval,
         "ap_method": scores.ap_method,
@@ -155,12 +159,17 @@ def run(options: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return map50 of every configuration, seed by seed, and the mean difference to the default."""
+    """Return map (where every row has it) and map50 by configuration and seed, and the difference to the default."""
+    metrics = [metric for metric in ("map", "map50") if all(row.get(metric) is not None for row in rows)]
+    return "\n\n".join(_table_of(metric, rows) for metric in metrics)
+
+
+def _table_of(metric: str, rows: list[dict[str, Any]]) -> str:
     by_name: dict[str, dict[int, float]] = {}
     for row in rows:
-        by_name.setdefault(row["name"], {})[row["seed"]] = row["map50"]
+        by_name.setdefault(row["name"], {})[row["seed"]] = row[metric]
     base = by_name.get("default", {})
-    lines = [f"{'configuration':45} map50 by seed            minus default (same seeds)"]
+    lines = [f"{'configuration':45} {metric:5} by seed            minus default (same seeds)"]
     for name, values in by_name.items():
         shared = [values[seed] - base[seed] for seed in values if seed in base]
         difference = f"{sum(shared) / len(shared):+.4f} over {len(shared)}" if shared else "-"

@@ -39,7 +39,16 @@ RECIPES = tuple(
     for name in ("dcfl_mbv2_hituav_budget", "rotated_retinanet_mbv2_hituav", "rotated_rtmdet_mbv2_hituav")
 )
 SHARED = ("epochs", "max_steps", "batch_size")  # fields of `training:` that make the budget
-COLUMNS = ("map50", "map50_below_16px", "recall_below_16px", "map50_16_to_32px", "map50_from_32px")
+COLUMNS = (
+    "map",
+    "map75",
+    "map50",
+    "map_below_16px",
+    "map50_below_16px",
+    "recall_below_16px",
+    "map50_16_to_32px",
+    "map50_from_32px",
+)
 
 
 def run(recipe: Path, seed: int, overrides: list[str], out: Path) -> dict[str, Any]:

@@ -27,11 +27,11 @@ import numpy as np
 
 from compress.errors import CompressError, StageError
 from compress.machine import latency_machine
+from compress.pictures.decoding import read_image
 from compress.plugins import load_deploy
 from compress.predictor import Predictor
 from compress.progress import console, track
 from compress.runtime.forwards import session_forward
-from compress.runtime.image_source import read_image
 from compress.runtime.latency import compare, random_inputs
 from compress.runtime.session import deploy_metadata_of, open_session
 

@@ -46,7 +46,8 @@ def make_record(run: Path, *, split: str, recipe: Path | None, note: str) -> dic
     start = float_artifact(artifacts)
     report = _report(artifacts)
     baseline = report.get("baseline_label")
-    rows = collect_rows(artifacts, split, [baseline] if baseline else [])
+    best = report.get("baseline_labels") or ({"map50": baseline} if baseline else {})
+    rows = collect_rows(artifacts, split, list(dict.fromkeys(label for label in best.values() if label)))
     return {
         "format_version": FORMAT_VERSION,
         "name": run.name,
@@ -61,6 +62,7 @@ def make_record(run: Path, *, split: str, recipe: Path | None, note: str) -> dic
         "environment": report.get("environment") or describe_machine(),
         "environment_is_of": "run" if report else "record",
         "baseline": baseline,
+        "baselines": best,
         "rows": [row.model_dump() for row in rows],
         "latency": [artifact.facts for artifact in artifacts if artifact.kind is Kind.LATENCY],
         "stages": [record.model_dump() for record in stage_records(artifacts)],

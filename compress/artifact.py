@@ -23,6 +23,7 @@ from compress.whole_file import sync, write_whole
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 _NEW = ".new"  # artifacts in the making, beside the sealed ones
+LOCK = ".lock"
 _OLD = ".old"  # artifacts that were just replaced
 
 
@@ -40,6 +41,8 @@ class Artifact:
         seconds, peak_memory_bytes: measured by the pipeline (0 if not measured).
         lineage: labels of the stages it came through, oldest first, its own last.
         key_parts: what the key was made from, kept to explain why a stage must run again.
+        threads: of the numeric libraries, None where that was not noted. The same number on the same machine gives the
+            same bytes, another one may differ in the last digits; it is no part of the key.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class Artifact:
     peak_memory_bytes: int
     lineage: tuple[str, ...]
     key_parts: Mapping[str, Any] | None = None
+    threads: int | None = None
 
     def file(self, name: str) -> Path:
         """Return the path of one of its files."""
@@ -94,10 +98,31 @@ def _plain(value: Any) -> Any:
 def new_folder(root: Path, name: str) -> Path:
     """Return an empty folder to write an artifact into; `seal` moves it to `root / name`."""
     folder = root / _NEW / name
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    remove(folder)
+    return make_folder(folder)
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder if it is not there; a link to nowhere in its place, or in that of the folder above, goes."""
+    for place in (folder.parent, folder):
+        if place.is_symlink() and not place.exists():
+            place.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder if it is there; of a link only the link, for what is behind it is somebody's.
+
+    Raises:
+        StageError: a file is in its place.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.is_dir():
+        shutil.rmtree(folder)
+    elif folder.exists():
+        raise StageError(f"{folder}: is a file, expected the folder of a stage. Move it away.")
 
 
 def seal(draft: Artifact, *, root: Path, name: str) -> Artifact:
@@ -128,6 +153,7 @@ def seal(draft: Artifact, *, root: Path, name: str) -> Artifact:
         "facts": draft.facts,
         "seconds": draft.seconds,
         "peak_memory_bytes": draft.peak_memory_bytes,
+        "threads": draft.threads,
         "lineage": draft.lineage,
         "sealed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -144,29 +170,31 @@ def seal(draft: Artifact, *, root: Path, name: str) -> Artifact:
 
 def _put_in_place(folder: Path, root: Path, name: str) -> Path:
     final, old = root / name, root / _OLD / name
-    if final.exists():
+    if final.is_dir() and not final.is_symlink():
         old.parent.mkdir(exist_ok=True)
-        if old.exists():
-            shutil.rmtree(old)
+        remove(old)
         final.rename(old)
+    remove(final)
     folder.rename(final)
     sync(root)
-    if old.exists():
-        shutil.rmtree(old)
+    remove(old)
     return final
 
 
 def recover(root: Path) -> None:
     """Finish or undo what a killed run left between two renames; call it under the lock."""
+    for own in (root / _NEW, root / _OLD):
+        if own.is_symlink():  # what is behind it is somebody's, and not for us to finish or to undo
+            own.unlink()
     for name in _subfolders(root / _NEW):
         folder = root / _NEW / name
         if (folder / MANIFEST).exists():
             _put_in_place(folder, root, name)
         else:
-            shutil.rmtree(folder)
+            remove(folder)
     for name in _subfolders(root / _OLD):
         if (root / name).exists():
-            shutil.rmtree(root / _OLD / name)
+            remove(root / _OLD / name)
         else:
             (root / _OLD / name).rename(root / name)
 
@@ -197,6 +225,7 @@ def open_artifact(path: Path) -> Artifact:
         peak_memory_bytes=manifest["peak_memory_bytes"],
         lineage=tuple(manifest["lineage"]),
         key_parts=manifest["key_parts"],
+        threads=manifest.get("threads"),
     )
 
 
@@ -248,7 +277,7 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[int]:
     import fcntl
 
     root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -266,6 +295,39 @@ def lock(root: Path, *, wait: bool = False) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def keep_lock(root: Path, descriptor: int) -> None:
+    """Make sure that the lock is still that of the folder; where its file was removed, take the lock again.
+
+    Args:
+        root: the folder.
+        descriptor: from `lock`; it stays valid.
+
+    Raises:
+        StageError: the folder is gone, or another run has taken it meanwhile.
+    """
+    import fcntl
+
+    file = root / LOCK
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if os.path.samestat(os.fstat(descriptor), file.stat()):
+            return
+    try:
+        again = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StageError(f"{root}: was removed while a run used it. Run the same command again.") from None
+    try:
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.dup2(again, descriptor, inheritable=False)
+    except BlockingIOError:
+        raise StageError(
+            f"{file}: was removed while a run used the folder, and another run has it now. Wait until that ends, and "
+            "run the same command again."
+        ) from None
+    finally:
+        os.close(again)
+    logging.getLogger("krimp").warning(f"{file}: was removed while a run used the folder; it was made again")
 
 
 def _file_names(folder: Path) -> list[str]:

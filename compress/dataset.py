@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# What models are compared by: each has an interval and a loss, and a training may keep its weights by it.
+METRICS = ("map", "map75", "map50")
+
+
 class Batch(Protocol):
     """What a loader yields: `images` plus what the `loss` of a detector reads."""
 
@@ -49,8 +53,8 @@ class Scores:
 
     Attributes:
         map50: mean over the classes that have truth, 0..1.
-        ap_method: 'area' or 'voc07_11point'.
-        iou_threshold: overlap that makes a match.
+        ap_method: of map50, 'area' or 'voc07_11point'.
+        iou_threshold: of map50, recall and precision: overlap that makes a match.
         ap_per_class: class name -> AP, 0..1 (NaN where a class has no truth).
         recall: share of true boxes found at any score.
         precision: at `precision_score_threshold`.
@@ -60,6 +64,13 @@ class Scores:
         map50_resampled: (samples,) float64, map50 on resampled images, or None. Entry i of two models scored on
             the same split belongs to the same draw of images (draws depend on nothing but the images), so the
             differences of two of these are a paired bootstrap. The engine reads nothing else into them.
+        map: mAP50-95, 0..1: mean over COCO's ten thresholds (0.50 to 0.95) and the classes that have truth of the
+            average precision at 101 recall points; None where a data set does not measure it.
+        map75: the same at the threshold 0.75 alone.
+        map_per_class, map75_per_class: class name -> the same of one class (NaN where a class has no truth).
+        max_dets: so many detections of a class in an image count for `map` and `map75`.
+        map_interval, map75_interval, map_resampled, map75_resampled: as of map50.
+        num_objects: boxes to be found; without any, nothing but the number of detections is measured.
         extra: further numbers by name, e.g. 'map50_voc07' (reach the report as they are).
     """
 
@@ -75,6 +86,16 @@ class Scores:
     map50_interval: tuple[float, float] | None = None
     map50_resampled: np.ndarray | None = field(default=None, compare=False)
     extra: Mapping[str, float] = field(default_factory=dict)
+    map: float | None = None
+    map75: float | None = None
+    map_per_class: Mapping[str, float] = field(default_factory=dict)
+    map75_per_class: Mapping[str, float] = field(default_factory=dict)
+    max_dets: int | None = None
+    map_interval: tuple[float, float] | None = None
+    map75_interval: tuple[float, float] | None = None
+    map_resampled: np.ndarray | None = field(default=None, compare=False)
+    map75_resampled: np.ndarray | None = field(default=None, compare=False)
+    num_objects: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +144,10 @@ class Dataset(Protocol):
 
     NAME: ClassVar[str]
     REQUIRES: ClassVar[tuple[str, ...]]  # import names checked before anything runs
-    CONFIG: ClassVar[type[BaseModel]]  # the recipe's `data:` part without `format`
+    # The recipe's `data:` part without `format`. Fields that `score` alone reads are named in its class variable
+    # SCORING_FIELDS, if it has any: they enter the keys of what is scored, and a change trains nothing again. Fields
+    # that were added later, and change nothing while they are null, are named in KEYED_IF_SET: old keys stay right.
+    CONFIG: ClassVar[type[BaseModel]]
 
     @property
     def image_size(self) -> tuple[int, int]: ...  # noqa: D102
@@ -157,6 +181,28 @@ class Dataset(Protocol):
             detections: what the detector's deployed part gives for each image.
             truths: of `Picture`, in the same order.
         """
+
+
+@runtime_checkable
+class CountsObjects(Protocol):
+    """Hook of data sets: a split without objects is told before anything runs. Without it nobody asks."""
+
+    def object_counts(self, split: str, *, trained: bool) -> Mapping[str, int]:
+        """Return how many objects of each class of the detector a split has to be found. Torch-free.
+
+        Args:
+            split: name of the split.
+            trained: those that a training learns from instead of those that a score counts.
+        """
+
+
+@runtime_checkable
+class HasValueRange(Protocol):
+    """Hook of data sets: pictures of more than 8 bits. Without it, what each file holds decides its brightness."""
+
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Return what becomes 0 and what 255 in them; model files carry it as `value_range`, so that it holds there."""
 
 
 @dataclass(frozen=True)

@@ -139,6 +139,8 @@ class DecodesInTorch(Protocol):
 # without where it is absent; a member of the right name but with other arguments is refused at load.
 HOOKS = (Preloads, ImportsWeights, DistilsOutputs, RefusesExport, AdaptsTruth, DecodesInTorch)
 
+MAX_WINDOW_PIXELS = 1 << 25  # of one window of a picture: 8192 x 4096 px; as a network's input 400 MB
+
 
 class Deploy(Protocol):
     """The torch-free part of a plug-in (numpy, OpenCV), made from a model's metadata.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_FILE = "model.safetensors"
 BUILD_FILE = "build.json"
+_GATES = "integer_gates"  # beside the settings where sigmoids and products have quantizers of their own
 _OLD_NAME = ("activation_quantisers", "activation_quantizers")  # artifacts made before 2026-11-28
 
 
@@ -59,6 +60,11 @@ def save_model(folder: Path, model: nn.Module, build: Build) -> None:
 
     if build.quantization is None or not build.layers:
         build = build.model_copy(update={"layers": build_layers(model)})
+    if build.quantization is not None:
+        from compress.quantization.gates import has_gates
+
+        marked = {**build.quantization, **({_GATES: True} if has_gates(model) else {})}
+        build = build.model_copy(update={"quantization": marked})
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in state_once(model).items()}
     write_whole(folder / WEIGHTS_FILE, save(state))
     text = json.dumps(build.model_dump(mode="json"), indent=1, sort_keys=True)
@@ -81,7 +87,9 @@ def load_model(folder: Path, detector: Detector) -> tuple[nn.Module, Build]:
     if build.quantization is not None:
         from compress.quantization import QuantizationSettings, quantize
 
-        model = quantize(model, QuantizationSettings(**build.quantization), detector)
+        settings = {name: value for name, value in build.quantization.items() if name != _GATES}
+        gates = bool(build.quantization.get(_GATES))
+        model = quantize(model, QuantizationSettings(**settings), detector, integer_gates=gates)
     path = folder / WEIGHTS_FILE
     try:
         state = {name.replace(*_OLD_NAME): tensor for name, tensor in load(path.read_bytes()).items()}

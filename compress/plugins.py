@@ -6,14 +6,17 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.dataset import Dataset, DescribesFolder, Preloads
+from compress.dataset import CountsObjects, Dataset, DescribesFolder, HasValueRange, Preloads
 from compress.detector import HOOKS, DecodesInTorch, Deploy, Detector
-from compress.errors import DetectorError, suggest
+from compress.errors import DetectorError, shortened, suggest
+
+_LONGEST_NAME = 100  # letters of a plug-in's name that are compared with those known
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,15 @@ DETECTORS = Axis(
 DATASETS = Axis(
     "data format",
     Dataset,
-    (Preloads, DescribesFolder),
+    (Preloads, DescribesFolder, HasValueRange, CountsObjects),
     "compress/dataset.py",
     "krimp.datasets",
     "detectors.data.formats.{name}",
     "DATASET",
 )
 COMMANDS = Axis("command group", object, (), "", "krimp.commands", "detectors.{name}.commands", "app")
+
+ALLOW_CODE = "KRIMP_ALLOW_CODE"  # environment variable: recipes may import any module
 
 # Import name -> extra of the distribution `krimp` that installs it.
 _EXTRAS = {
@@ -111,6 +116,28 @@ def find_commands(name: str) -> Any:
     return _import(name, COMMANDS)
 
 
+def code_refusal(name: str, axis: Axis = DETECTORS) -> str | None:
+    """Return why a name in a recipe may not be followed without leave, or None if it may.
+
+    A name of its own is that of a folder of the project or of an installed package. `package.module:NAME` imports
+    whatever module can be found, so it needs leave, unless an entry point or the project itself brings that module.
+    """
+    module, colon, attribute = name.partition(":")
+    points = importlib.metadata.entry_points(group=axis.group)
+    own = axis.module.partition(".")[0]
+    if not colon or module.partition(".")[0] == own or (module, attribute) in [(p.module, p.attr) for p in points]:
+        return None
+    return (
+        f"{name!r} imports the module {module!r}, which then runs with all your rights. If you trust it, add "
+        f"--allow-code or set {ALLOW_CODE}=1."
+    )
+
+
+def is_code_allowed() -> bool:
+    """Return whether the environment gives recipes leave to import any module."""
+    return os.environ.get(ALLOW_CODE, "").lower() in ("1", "true", "yes", "on")
+
+
 def _find(name: str, axis: Axis) -> Any:
     plugin = _import(name, axis)
     faults = contract_faults(plugin, axis)
@@ -160,11 +187,10 @@ def load_deploy(meta: Mapping[str, Any]) -> Deploy:
     Raises:
         DetectorError: nothing installed has that name, its import fails, or the metadata does not fit it.
     """
-    name = str(meta.get("plugin"))
-    if name not in available_plugins():
-        raise DetectorError(
-            f"the model was made by plug-in {name!r}, which is not installed here.{suggest(name, available_plugins())}"
-        )
+    name = meta.get("plugin")
+    if not isinstance(name, str) or name not in available_plugins():
+        near = suggest(str(name)[:_LONGEST_NAME], available_plugins())
+        raise DetectorError(f"the model was made by plug-in {shortened(name)}, which is not installed here.{near}")
     return _make_deploy(name, find_plugin(name), meta)
 
 
@@ -180,6 +206,13 @@ def deploy_of(detector: Detector) -> Deploy:
     if in_torch is not None:
         return in_torch
     return _make_deploy(detector.NAME, type(detector), detector.metadata())
+
+
+def deploy_metadata(detector: Detector) -> dict[str, Any]:
+    """Return what a model file carries as `krimp.deploy`: the detector's own, and the value range of its data set."""
+    data = detector.data
+    limits = data.value_range if isinstance(data, HasValueRange) else None
+    return detector.metadata() | ({} if limits is None else {"value_range": list(limits)})
 
 
 def _make_deploy(name: str, plugin: type[Detector], meta: Mapping[str, Any]) -> Deploy:
@@ -213,6 +246,8 @@ def contract_faults(plugin: Any, axis: Axis = DETECTORS) -> list[str]:
 def _import(name: str, axis: Axis) -> Any:
     module_name, colon, attribute = name.partition(":")
     if colon:
+        if not all(part.isidentifier() for part in (*module_name.split("."), attribute)):
+            raise DetectorError(f"{axis.word} {name!r}: expected package.module:NAME.")
         return _attribute(name, axis, module_name, attribute)
     for point in importlib.metadata.entry_points(group=axis.group):
         if point.name == name:
@@ -227,6 +262,9 @@ def _attribute(name: str, axis: Axis, module_name: str, attribute: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise DetectorError(f"{axis.word} {name!r}: module {module_name!r} cannot be imported: {error}.") from error
+    except (Exception, SystemExit) as error:  # whatever the code of others does
+        what = f"{type(error).__name__}: {error}".removesuffix(".")
+        raise DetectorError(f"{axis.word} {name!r}: module {module_name!r} fails when imported: {what}.") from error
     if not hasattr(module, attribute):
         names = [key for key in vars(module) if not key.startswith("_")]
         raise DetectorError(f"{axis.word} {name!r}: {module_name} has no {attribute!r}.{suggest(attribute, names)}")

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from compress.errors import printable, printable_lines
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -33,7 +35,7 @@ class Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
         is_warning = record.levelno >= logging.WARNING
-        text = f"warning: {record.getMessage()}" if is_warning else record.getMessage()
+        text = printable_lines(f"warning: {record.getMessage()}" if is_warning else record.getMessage())
         if _bars:
             _bars[-1].console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -102,6 +104,7 @@ def track(iterable: Iterable[T], label: str, total: int | None = None) -> Iterat
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
+    label = printable(label)
     has_bar = _is_shown() and sys.stdout.isatty()
     return (_bar if has_bar else _lines)(iterable, label, total)
 

@@ -94,6 +94,10 @@ class Stage(BaseModel):
         split = getattr(self, "split", None)
         return tuple(dict.fromkeys([*self.SPLITS, *([split] if split else [])]))
 
+    def key_fields(self) -> dict[str, Any]:
+        """Return the fields as JSON-able data, for the cache key; those in COSMETIC are taken out afterwards."""
+        return self.model_dump(mode="json", by_alias=True)
+
     def run(self, context: StageContext) -> dict[str, Any]:
         """Do the work and return JSON-able facts for manifest and report: call `run` of the module `ACTION`.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ try:
     import fcntl
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
+
+_LONGEST_NAME_BYTES = 220  # file systems take 255
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def whole_file(path: Path | str, *, synced: bool = True) -> Iterator[BinaryIO]:
         target = path.resolve() if path.is_symlink() else path
         if synced:
             _remove_leftovers(target)
-        name = target.with_name(f".{target.name}.{os.getpid()}.part")
+        name = target.with_name(f".{_short(target.name)}.{os.getpid()}.part")
         with name.open("x+b" if synced else "w+b") as file:
             temporary = name
             _lock(file)
@@ -78,10 +81,19 @@ def sync(path: Path) -> None:
 
 def _remove_leftovers(path: Path) -> None:
     """Remove temporary files of runs that were killed; a run holds a lock on its own as long as it lives."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+    for left in path.parent.glob(f".{glob.escape(_short(path.name))}.*.part"):
         with suppress(OSError), left.open("r+b") as file:
             _lock(file)
             left.unlink()
+
+
+def _short(name: str) -> str:
+    """Return a file name that leaves room for what a temporary one has besides; a long one is cut and marked."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME_BYTES:
+        return name
+    kept = encoded[: _LONGEST_NAME_BYTES - 20].decode(errors="ignore")
+    return f"{kept}-{hashlib.sha256(encoded).hexdigest()[:16]}"
 
 
 def _lock(file: BinaryIO) -> None:

@@ -25,27 +25,29 @@ def results_table(record: dict[str, Any]) -> str:
     """Return a record as a Markdown table: one line per model that was scored or timed."""
     scored: dict[str, Any] = next((row for row in record["rows"] if row["map50"] is not None), {})
     timed: dict[str, Any] = next(iter(record.get("latency", [])), {})
+    coco = any(row.get("map") is not None for row in record["rows"])  # records from before it was measured have none
+    metrics = ["map", "map75", "map50"] if coco else ["map50"]
+    head = " | ".join(f"{metric} (95 % interval)" if metric != "map75" else metric for metric in metrics)
     lines = [
         f"**{record['name']}** ({record['date'][:10]}, split `{record['split']}`, "
-        f"map50 by {scored.get('ap_method')} at IoU {scored.get('iou_threshold')}, "
+        + (f"map: IoU 0.50 to 0.95, {scored.get('max_dets')} detections, " if coco else "")
+        + f"map50 by {scored.get('ap_method')} at IoU {scored.get('iou_threshold')}, "
         f"latency network only, {timed.get('threads') or 'all'} thread(s), "
         f"{record['environment'].get('cpu', 'unknown CPU')})",
         "",
-        "| model | map50 (95 % interval) | params | MACs | zeros | bytes | compression_ratio | latency p50 |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| model | {head} | params | MACs | zeros | bytes | compression_ratio | latency p50 |",
+        "|" + "---|" * (7 + len(metrics)),
     ]
     for row in record["rows"]:
         if row["map50"] is None and row["latency_ms_p50"] is None:
             continue
-        low_high = row["map50_interval"]
-        interval = f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else ""
         speedup = f", {row['speedup_p50']:.2f}x" if row["speedup_p50"] else ""
         latency = f"{row['latency_ms_p50']:.1f} ms{speedup}" if row["latency_ms_p50"] else "—"
         is_start = row["label"] == record["float"]
         size, ratio = (row["parameters_bytes"], 1.0) if is_start else (row["packed_bytes"], row["compression_ratio"])
         cells = (
             f"`{row['label']}`",
-            fixed_text(row["map50"], 3) + interval,
+            *(with_interval(row, metric, interval=metric != "map75") for metric in metrics),
             count_text(row["params"]),
             count_text(row["macs"]),
             share_text(row["sparsity"]),
@@ -61,29 +63,72 @@ def results_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def with_interval(row: dict[str, Any], metric: str, *, interval: bool = True) -> str:
+    """Return a score of a row, with its interval where there is one and it is wanted."""
+    low_high = row.get(f"{metric}_interval") if interval else None
+    return fixed_text(row.get(metric), 3) + (f" ({low_high[0]:.3f} to {low_high[1]:.3f})" if low_high else "")
+
+
 def loss_sentence(record: dict[str, Any]) -> str:
     """Return what the last packed model loses against the best float model, or nothing if it was not measured."""
     packed = [row for row in record["rows"] if row.get("kind") == "packed" and row.get("map50_loss") is not None]
     if not packed:
         return ""
-    loss, low_high = packed[-1]["map50_loss"], packed[-1].get("map50_loss_interval")
+    last, best = packed[-1], record.get("baselines") or {"map50": record["baseline"]}
+    losses = [loss_text(last, metric) for metric in ("map", "map50") if last.get(f"{metric}_loss") is not None]
+    against = " and ".join(dict.fromkeys(f"`{label}`" for label in best.values() if label))
+    return f"`{last['label']}` {' and '.join(losses)} against the best float model, {against}."
+
+
+def loss_text(row: dict[str, Any], metric: str) -> str:
+    """Return what a row loses or gains by a metric, with its interval where there is one."""
+    loss, low_high = row[f"{metric}_loss"], row.get(f"{metric}_loss_interval")
     if loss < 0:
         word, loss, low_high = "gains", -loss, low_high and [-low_high[1], -low_high[0]]
     else:
         word = "loses"
     interval = f" ({low_high[0]:.3f} to {low_high[1]:.3f}, paired bootstrap over images)" if low_high else ""
-    model = f"`{packed[-1]['label']}` {word} {loss:.3f} map50{interval}"
-    return f"{model} against the best float model, `{record['baseline']}`."
+    return f"{word} {loss:.3f} {metric}{interval}"
+
+
+def accuracy_table(record: dict[str, Any], split: str) -> str:
+    """Return what `benchmarks/accuracy.py` recorded of a split: one line per model, and what the last one loses."""
+    rows = record["splits"][split]
+    first = rows[0]["scores"]
+    lines = [
+        f"**{record['name']}, the same model files by map** ({record['date'][:10]}, split `{split}`, "
+        f"{first['num_images']} images, {first['num_objects']:,} objects; map: mAP50-95 as COCO defines it, rotated "
+        f"overlap, {first['max_dets']} detections of a class in an image)",
+        "",
+        "| model | map (95 % interval) | map75 (95 % interval) | map50 (95 % interval) |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [with_interval(row["scores"], metric) for metric in ("map", "map75", "map50")]
+        lines.append(f"| `{row['model']}` | " + " | ".join(cells) + " |")
+    if len(rows) > 1:
+        losses = [loss_text(rows[-1], metric) for metric in ("map", "map75", "map50")]
+        lines += ["", f"`{rows[-1]['model']}` {', '.join(losses)} against `{rows[0]['model']}`."]
+    return "\n".join(lines)
 
 
 def all_results() -> str:
-    """Return the tables of the newest record of each name, by name."""
+    """Return the tables of the newest record of each name, by name; below a run what its files were scored to since."""
     newest: dict[str, dict[str, Any]] = {}
+    accuracy: dict[str, dict[str, Any]] = {}
     for path in sorted(RECORDS.glob("*.json")):
         record = json.loads(path.read_text())
         if "rows" in record:
             newest[record["name"]] = record
-    return "\n\n".join(results_table(newest[name]) for name in sorted(newest))
+        elif record.get("benchmark") == "accuracy":
+            accuracy[record["name"]] = record
+    tables = []
+    for name in sorted(newest):
+        tables.append(results_table(newest[name]))
+        split = newest[name]["split"]
+        if split in accuracy.get(name, {}).get("splits", {}) and accuracy[name]["date"] > newest[name]["date"]:
+            tables.append(accuracy_table(accuracy[name], split))
+    return "\n\n".join(tables)
 
 
 def with_block(text: str, name: str, content: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("KRIMP_ALLOW_CODE", "1")  # recipes of tests name the fakes by their modules
 TESTS = Path(__file__).parent
 OPENMMLAB = TESTS / "openmmlab"
 # Files and folders that take most of the time: they train, export, time, or start many programs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,18 @@ from compress.actions.forward_of import forward_of
 from compress.actions.model_facts import model_facts
 from compress.artifact import Artifact, to_json
 from compress.codec import PackedFile, pack_file
-from compress.dataset import Scores
+from compress.dataset import METRICS, Scores
 from compress.detector import Detector
 from compress.export import export_onnx
 from compress.kind import Kind
 from compress.metrics.paired import save_resampled
 from compress.model_folder import load_model
-from compress.progress import track
+from compress.progress import track, warn
 from compress.scoring import evaluate
 from compress.stage import StageContext
 from compress.stages.evaluate import Evaluate
 
+UNMEASURED = "map, map75, map50 and recall cannot be measured on it."
 _LINEAGE_FACTS = ("params", "macs", "sparsity")
 
 
@@ -34,8 +35,13 @@ def run(stage: Evaluate, context: StageContext) -> dict[str, Any]:
     progress = _progress(f"score {source.label}")
     scores = evaluate(detector, forward, stage.split, limit=stage.limit, progress=progress)
     del forward
-    if scores.map50_resampled is not None:
-        save_resampled(context.folder, scores.map50_resampled)
+    for metric in METRICS:
+        if (resampled := getattr(scores, f"{metric}_resampled")) is not None:
+            save_resampled(context.folder, resampled, metric)
+    if scores.num_objects == 0:
+        warn(
+            f"{stage.label}: no object in the {scores.num_images} images scored of split {stage.split!r}: {UNMEASURED}"
+        )
     facts = {
         "scores": plain_scores(scores),
         "split": stage.split,
@@ -49,9 +55,9 @@ def run(stage: Evaluate, context: StageContext) -> dict[str, Any]:
 
 def plain_scores(scores: Scores) -> dict[str, Any]:
     """Return the scores as JSON-able data; NaN (a class without truth) becomes None."""
-    plain = asdict(replace(scores, map50_resampled=None))
-    del plain["map50_resampled"]  # has a file of its own
-    return {name: _without_nan(value) for name, value in plain.items()}
+    resampled = {f"{metric}_resampled" for metric in METRICS}  # each has a file of its own
+    names = [entry.name for entry in fields(scores) if entry.name not in resampled]
+    return {name: _without_nan(getattr(scores, name)) for name in names}
 
 
 def _without_nan(value: Any) -> Any:

@@ -35,9 +35,12 @@ def model_facts(model: nn.Module, detector: Detector) -> dict[str, Any]:
 
 
 def training_facts(result: FitResult) -> dict[str, Any]:
-    """Return epochs_run, best_map50, history and seconds_per_image of a training."""
+    """Return epochs_run, the scores of the kept weights and what they were kept by, history and seconds_per_image."""
     return {
         "epochs_run": result.epochs_run,
+        "metric": result.metric,
+        "best_map": result.best_map,
+        "best_map75": result.best_map75,
         "best_map50": result.best_map50,
         "history": result.history,
         "seconds_per_image": result.seconds_per_image,

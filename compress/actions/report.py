@@ -64,11 +64,16 @@ def _document(stage: Report, context: StageContext) -> Document:
     start, final = collect.float_artifact(artifacts), _final(stage, context)
     labels = [context.inputs[name].label for name in stage.baselines]
     rows = collect.collect_rows(artifacts, stage.split, labels)
-    baseline = collect.best_baseline(rows, [*([start.label] if start else []), *labels])
+    best = collect.best_baselines(rows, [*([start.label] if start else []), *labels])
     requirements = []
     if stage.require is not None and start is not None and final is not None:
         requirements = check_requirements(
-            stage.require, rows, float_label=start.label, final_label=final.label, baseline_label=baseline
+            stage.require,
+            rows,
+            float_label=start.label,
+            final_label=final.label,
+            baseline_label=best.get("map50"),
+            baseline_labels=best,
         )
     recipe = dict(context.record)
     return Document(
@@ -80,7 +85,9 @@ def _document(stage: Report, context: StageContext) -> Document:
         recipe_digest=_digest(recipe),
         float_label=start.label if start else None,
         final_label=final.label if final else None,
-        baseline_label=baseline,
+        baseline_label=best.get("map50"),
+        baseline_labels=best,
+        classes_without_truth=collect.classes_without_truth(rows),
         deployed_score_threshold=context.detector.metadata().get("score_threshold"),
         rows=rows,
         stages=collect.stage_records(artifacts),

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from compress.engine.child import INTERRUPTED, is_disk_full
-from compress.errors import CompressError, StageError
+from compress.errors import CompressError, StageError, printable, printable_lines
 from compress.progress import console
 
 
@@ -27,7 +27,7 @@ def run_command(work: Callable[[], int | None], *, debug: bool = False) -> int:
     except CompressError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable_lines(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
@@ -39,12 +39,12 @@ def run_command(work: Callable[[], int | None], *, debug: bool = False) -> int:
         if debug:
             raise
         if is_disk_full(error):
-            place = f" at {error.filename}" if error.filename else ""
+            place = f" at {printable(error.filename)}" if error.filename else ""
             what = f"the disk is full or a quota is used up{place}"
             print(f"error: {what}. Free some space and try again.", file=sys.stderr)
             return StageError.exit_code
         if error.filename is None:
             raise
-        what = f"{error.filename}: {error.strerror}"
+        what = f"{printable(error.filename)}: {error.strerror}"
         print(f"error: {what}. Check the path, its permissions and the free space.", file=sys.stderr)
         return CompressError.exit_code

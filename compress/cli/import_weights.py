@@ -7,15 +7,17 @@ from typing import Annotated
 
 import typer
 
+from compress.cli.options import ForceOption
 from compress.detector import ImportsWeights
 from compress.errors import DetectorError
-from compress.whole_file import whole_file
+from compress.outputs import Outputs
 
 
 def import_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Weights of another project.", show_default=False)],
     detector: Annotated[str, typer.Option("--detector", metavar="NAME", help="Plug-in that knows the format.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="Safetensors file to write.")],
+    force: ForceOption = False,
 ) -> None:
     """Convert foreign weights to the format of a plug-in.
 
@@ -34,11 +36,13 @@ def import_command(
         raise DetectorError(f"{file}: there is no such file, expected weights. Correct the path.")
     if out.exists() and out.samefile(file):
         raise DetectorError(f"{out}: --out is the input file, which would be lost. Choose another name.")
+    outputs = Outputs("import", force=force, error=DetectorError)
+    outputs.claim([out])
     check_frameworks(plugin)
     from safetensors.torch import save_file
 
     tensors = plugin.import_checkpoint(file)
-    with whole_file(out) as written:
+    with outputs.file(out) as written:
         save_file(tensors, written.name)
     count = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
     print(f"{out}: {len(tensors)} tensors, {count:,} numbers")

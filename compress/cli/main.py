@@ -15,10 +15,13 @@ from compress.cli.groups import CommandGroups, Engine
 from compress.cli.import_weights import import_command
 from compress.cli.json_document import JsonOption, only_documents, print_document
 from compress.cli.new import new_command
+from compress.cli.options import ForceOption
 from compress.cli.packing import app as codec_app
 from compress.cli.recipes import app as recipes_app
 from compress.cli.recipes import stages
 from compress.engine.child import INTERRUPTED
+from compress.errors import RecipeError
+from compress.outputs import Outputs
 
 # Newer versions of typer bring their own copy of click: take the base class from where typer has it.
 _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -60,6 +63,13 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder of the artifacts;
 FromOption = Annotated[
     str | None, typer.Option("--from", metavar="STAGE", help="Run this stage and all after it, cached or not.")
 ]
+AllowCodeOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Let the recipe import any module (`plugin: package.module:NAME`); so does KRIMP_ALLOW_CODE=1.",
+    ),
+]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")]
 
 
@@ -72,6 +82,7 @@ def run(
     start: FromOption = None,
     until: UntilOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in the same folder.")] = False,
+    allow_code: AllowCodeOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Run a recipe, resuming what was stopped.
@@ -94,10 +105,10 @@ def run(
     from compress.recipe.loading import load_recipe
 
     if dry_run:
-        plan(recipe, overrides, out, start=start, until=until, as_json=as_json)
+        plan(recipe, overrides, out, start=start, until=until, allow_code=allow_code, as_json=as_json)
         return 0
     with only_documents(as_json):
-        loaded = load_recipe(recipe, overrides or ())
+        loaded = load_recipe(recipe, overrides or (), allow_code=allow_code)
         if rank() > 0:
             follow(loaded, out, start=start, until=until)
             return 0
@@ -118,6 +129,7 @@ def plan(
     out: OutOption = Path("out"),
     start: FromOption = None,
     until: UntilOption = None,
+    allow_code: AllowCodeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Say which stages would run and why.
@@ -135,7 +147,8 @@ def plan(
     from compress.recipe.loading import load_recipe
 
     with only_documents(as_json):
-        job = pipeline.Run(load_recipe(recipe, overrides or ()), out, start=start, until=until)
+        loaded = load_recipe(recipe, overrides or (), allow_code=allow_code)
+        job = pipeline.Run(loaded, out, start=start, until=until)
         planned = Plan(job.recipe.name, job.root, tuple(job.decide_all()))
         if not as_json:
             print(planned, flush=True)
@@ -152,6 +165,7 @@ def schema(
     plugin: Annotated[
         list[str] | None, typer.Option("--plugin", help="Plug-in to describe; default: all that are found.")
     ] = None,
+    force: ForceOption = False,
 ) -> None:
     """Print the JSON Schema of recipes, for editors.
 
@@ -167,7 +181,7 @@ def schema(
     if out is None:
         print(text, end="")
     else:
-        out.write_text(text)
+        Outputs("schema", force=force, error=RecipeError).write(out, text)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from compress.cli.options import ForceOption
 from compress.errors import RecipeError
+from compress.outputs import Outputs
+from compress.whole_file import write_whole
 
 
 def new_command(
@@ -20,7 +23,7 @@ def new_command(
     checkpoint: Annotated[
         str | None, typer.Option(metavar="FILE", help="Float weights to start from; default: train a fresh model.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: ForceOption = False,
 ) -> None:
     """Write a first recipe for a data folder and a detector.
 
@@ -35,13 +38,12 @@ def new_command(
     from compress.plugins import find_plugin
     from compress.recipe.first import describe_folder, first_recipe
     from compress.recipe.loading import load_recipe
-    from compress.whole_file import write_whole
 
     find_plugin(detector)
-    if out.exists() and not force:
-        raise RecipeError(f"{out}: there already. Choose another name, or --force.")
+    Outputs("new", force=force, error=RecipeError).claim([out])
     name, folder = describe_folder(data, format_name)
     start = {"plugin": detector, **({} if checkpoint is None else {"checkpoint": checkpoint})}
+    # Not listed as an output: from now on it is edited by hand, and never written again unless asked for.
     write_whole(out, first_recipe(out.stem, start, name, folder, trains=checkpoint is None))
     print(f"{out}: {name} data, {len(folder.classes)} classes, splits {', '.join(folder.splits)}")
     try:

@@ -12,8 +12,12 @@ import typer
 
 from compress import codec
 from compress.cli.json_document import JsonOption, only_documents, print_document
+from compress.cli.options import ForceOption
+from compress.codec.files.named_tensors import network_name
+from compress.codec.files.network_folder import INDEX_SUFFIX, find_network
 from compress.codec.files.packed_file import Progress
-from compress.errors import CodecError
+from compress.errors import CodecError, printable, printable_lines
+from compress.outputs import Outputs
 
 app = typer.Typer(help="Pack networks into .krimp files and back.", no_args_is_help=True)
 
@@ -25,7 +29,11 @@ _Output = Annotated[Path | None, typer.Option("--out", "-o", help="File to write
 
 @app.command()
 def pack(
-    file: Annotated[Path, typer.Argument(help="An .onnx or .safetensors file, of any origin.")], out: _Output = None
+    file: Annotated[
+        Path, typer.Argument(help="An ONNX or safetensors file of any origin, the index of shards, or a folder.")
+    ],
+    out: _Output = None,
+    force: ForceOption = False,
 ) -> None:
     """Pack a network into a .krimp file.
 
@@ -34,44 +42,77 @@ def pack(
     once and compared with the original, byte for byte. Quantized weights shrink most: sparse int8 to a
     fifth and less, float32 by about 15 %.
 
-    Example: krimp pack model.onnx     (writes model.krimp)
+    What a file is tells its content, not its name. Of a folder (a repository of Hugging Face or its cache, say) the one
+    network in it is packed: an ONNX file, a safetensors file, or its shards with their index.
+
+    Example: krimp pack model.onnx     (writes model.krimp; model.safetensors becomes model.safetensors.krimp)
     """
     with _errors():
-        _refuse_folder(file)
-        if codec.is_packed(file):
+        network = find_network(file) if file.is_dir() else file
+        if codec.is_packed(network):
             raise CodecError(f"{file}: byte 0: is a .krimp file already. Unpack it, or name an ONNX file.")
-        target = out or file.with_suffix(".krimp")
-        _refuse_same(file, target)
+        target = out or _packed_name(file)
+        _refuse_same(network, target)
+        outputs = Outputs("pack", force=force, error=CodecError)
+        outputs.claim([target])
     with _errors(), _progress(f"pack {file.name}") as progress:
-        facts = codec.pack_file(file, target, progress)
+        facts = codec.pack_file(network, target, progress)
+        outputs.wrote(target)
+    if network is not file:
+        typer.echo(f"packed {printable(network)}, the network in the folder; its other files stay where they are")
     weights = (
         f", {facts.bits_per_weight:.3f} bits a weight (order-0 entropy {facts.entropy_bits_per_weight:.3f})"
         if facts.weights
         else ""
     )
     typer.echo(
-        f"{target}: {facts.packed_bytes:,} bytes from {facts.original_bytes:,}"
+        f"{printable(target)}: {facts.packed_bytes:,} bytes from {facts.original_bytes:,}"
         f" ({facts.compression_ratio:.2f}x smaller){weights}; unpacks to identical bytes"
     )
 
 
 @app.command()
 def unpack(
-    file: Annotated[Path, typer.Argument(help="A .krimp file.")], out: _Output = None, max_bytes: _MaxBytes = None
+    file: Annotated[Path, typer.Argument(help="A .krimp file.")],
+    out: _Output = None,
+    into: Annotated[
+        Path | None, typer.Option("--into", metavar="DIR", help="Folder for all files, made if it is not there.")
+    ] = None,
+    force: ForceOption = False,
+    max_bytes: _MaxBytes = None,
 ) -> None:
     """Write the original file of a .krimp file, identical to the last byte.
 
-    The output is checked against the SHA-256 inside and appears whole or not at all. Without --max-bytes a file
-    that declares more than 1 GiB, and more than 256 times its size, is refused.
+    The output is checked against the SHA-256 inside and appears whole or not at all. Files that belong to the network
+    (external data, shards) are listed first and written beside it; hidden ones, and those that lead out of the folder,
+    are refused. Unpack a file of a stranger's into a folder of its own. Without --max-bytes a file that declares more
+    than 1 GiB, and more than 256 times its size, is refused.
 
-    Example: krimp unpack model.krimp -o model.onnx
-    """
+    \b
+    krimp unpack model.krimp -o model.onnx
+    krimp unpack from_somebody.krimp --into looked_at
+    """  # noqa: D301 click ends no line after \b
     with _errors(), _progress(f"unpack {file.name}") as progress:
         _refuse_folder(file)
-        target = out or file.with_suffix(_original_suffix(file))
+        if out is not None and into is not None:
+            raise CodecError(f"--out {out} and --into {into}: expected one of them. Leave the other out.")
+        outputs = Outputs("unpack", force=force, error=CodecError)
+        with codec.PackedFile(file) as packed:
+            name, sides = original_name(packed), packed.side_files
+            digest = None if sides else packed.header.sha256.hex()
+        target = out or (into or file.parent) / name
         _refuse_same(file, target)
-        size = codec.unpack_file(file, target, progress, max_bytes=codec.SANE_BYTES if max_bytes is None else max_bytes)
-    typer.echo(f"{target}: {size:,} bytes, hash matches")
+        outputs.claim([target], digest)
+        if sides:
+            listed = "".join(f"  {printable(side.name)}  {side.num_bytes:,} bytes\n" for side in sides)
+            typer.echo(f"{printable(target)} and beside it in {printable(target.parent)}:\n{listed}", nl=False)
+        if into is not None:
+            into.mkdir(parents=True, exist_ok=True)
+        limit = codec.SANE_BYTES if max_bytes is None else max_bytes
+        size = codec.unpack_file(file, target, progress, may_replace=outputs.may_replace, max_bytes=limit)
+        for path in (target, *(target.parent / side.name for side in sides)):
+            outputs.wrote(path)
+    typer.echo(f"{printable(target)}: {size:,} bytes, hash matches")
 
 
 @app.command()
@@ -95,16 +136,18 @@ def verify(
     if as_json:
         print_document(_verified(file))
     else:
-        typer.echo(f"{file}: whole and intact")
+        typer.echo(f"{printable(file)}: whole and intact")
 
 
 @app.command()
 def inspect(
-    file: Annotated[Path, typer.Argument(help="A .krimp file.")],
+    file: Annotated[Path, typer.Argument(help="A .krimp, ONNX or safetensors file, or a folder with one.")],
     as_json: JsonOption = False,
     max_bytes: _MaxBytes = None,
 ) -> None:
     """List the tensors of a .krimp file: type, bit width, zeros, entropy, coded bits, coder, share.
+
+    Of a plain ONNX or safetensors file it lists all tensors as they are stored.
 
     'entropy' is the order-0 entropy of one element, the limit for coders that look at one weight at a time;
     'coded' is what the file spends. The rest of the file is the network's graph, small tensors and code tables.
@@ -115,7 +158,6 @@ def inspect(
     Example: krimp inspect model.krimp --json
     """
     with _errors(), _progress(f"inspect {file.name}") as progress, only_documents(as_json):
-        _refuse_folder(file)
         facts = codec.inspect_file(file, progress, max_bytes=max_bytes)
     if as_json:
         print_document([asdict(entry) for entry in facts])
@@ -126,8 +168,11 @@ def inspect(
         typer.echo(
             f"{entry.share:6.1%} {entry.packed_bytes:10,} {entry.bits_per_weight:7.3f}"
             f" {entry.entropy_bits_per_weight:7.3f} {entry.zeros:6.1%} {entry.bit_width:4} {entry.data_type:8}"
-            f" {shape} {entry.name} [{entry.coder}]"
+            f" {shape} {printable(entry.name)} [{entry.coder}]"
         )
+    if file.is_dir() or not codec.is_packed(file):
+        typer.echo(f"{len(facts)} tensors, not packed; `krimp pack` makes a .krimp file of them")
+        return
     rest = file.stat().st_size - sum(entry.packed_bytes for entry in facts)
     typer.echo(f"{len(facts)} tensors; graph, small tensors and tables: {rest:,} bytes")
 
@@ -137,7 +182,7 @@ def _errors() -> Iterator[None]:
     try:
         yield
     except CodecError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {printable_lines(error)}", err=True)
         raise typer.Exit(error.exit_code) from error
 
 
@@ -180,6 +225,19 @@ def _verified(file: Path) -> dict[str, Any]:
     }
 
 
-def _original_suffix(file: Path) -> str:
-    with codec.PackedFile(file) as packed:
-        return (".onnx", ".safetensors", ".bin")[packed.header.container]
+def _packed_name(file: Path) -> Path:
+    """Return the name of the .krimp file of a network: another for each, so that none takes the place of another's."""
+    if file.name.endswith(INDEX_SUFFIX):
+        return file.with_name(f"{file.name.removesuffix('.index.json')}.krimp")
+    whole = file.resolve() if file.name in ("", "..") else file
+    stem = whole.stem if whole.suffix.lower() == ".onnx" and not whole.is_dir() else whole.name
+    return whole.with_name(f"{stem}.krimp")
+
+
+def original_name(packed: codec.PackedFile) -> str:
+    """Return the name that the original of a .krimp file gets where none is asked for."""
+    if (name := network_name(packed)) is not None:
+        return name
+    stem = Path(packed.name).name.removesuffix(".krimp")
+    suffix = (".onnx", ".safetensors", ".bin")[packed.header.container]
+    return stem if Path(stem).suffix.lower() == suffix else f"{stem}{suffix}"

@@ -37,7 +37,10 @@ def key_facts(facts: Mapping[str, Any]) -> str:
     shown = {"packed_bytes": size_text} if scores else _SHOWN  # a score says little new of the model itself
     texts = [f"{name} {show(facts[name])}" for name, show in shown.items() if facts.get(name) is not None]
     if isinstance(scores, Mapping) and scores.get("map50") is not None:
-        texts.insert(0, f"map50 {scores['map50']:.4f} ({scores.get('ap_method', '?')}, {facts.get('split', '?')})")
+        split, coco = facts.get("split", "?"), scores.get("map")
+        texts.insert(0, f"map50 {scores['map50']:.4f} ({scores.get('ap_method', '?')}, {split})")
+        if coco is not None:
+            texts.insert(0, f"map {coco:.4f}")
     models = facts.get("models")
     if isinstance(models, Mapping):
         texts += [f"{label} {row['latency_ms_p50']:.1f} ms" for label, row in models.items() if "latency_ms_p50" in row]
@@ -45,6 +48,7 @@ def key_facts(facts: Mapping[str, Any]) -> str:
 
 
 _SHOWN: dict[str, Callable[[Any], str]] = {
+    "best_map": lambda value: f"{value:.4f}",
     "best_map50": lambda value: f"{value:.4f}",
     "epochs_run": str,
     "params": count_text,

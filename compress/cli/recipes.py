@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from compress.artifact import file_digest
+from compress.cli.options import ForceOption
 from compress.errors import RecipeError, suggest
+from compress.outputs import Outputs
 from compress.recipe.shipped import shipped_recipes
 from compress.whole_file import write_whole
 
@@ -17,8 +19,6 @@ app = typer.Typer(
     invoke_without_command=True,
     rich_markup_mode=None,
 )
-
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 
 
 @app.callback()
@@ -50,12 +50,12 @@ def copy_recipe(
     source = _shipped(name)
     target = out or Path(source.name)
     pairs = [(source, target), *((base, target.parent / base.name) for base in _bases(source))]
-    taken = [str(copy) for original, copy in pairs if copy.exists() and copy.read_bytes() != original.read_bytes()]
-    if taken and not force:
-        raise RecipeError(f"{', '.join(taken)}: there already, with another content. Choose another name, or --force.")
+    outputs = Outputs("recipes copy", force=force, error=RecipeError)
+    for original, copy in pairs:
+        outputs.claim([copy], file_digest(original))
     for original, copy in pairs:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(copy, original.read_bytes())
+        outputs.write(copy, original.read_bytes())
         print(copy)
 
 
@@ -73,24 +73,20 @@ def upgrade_recipe(
     krimp recipes upgrade mine.yaml
     """  # noqa: D301 click ends no line after \b
     from compress.recipe.upgrade import upgrade_text
+    from compress.recipe.variants import recipe_text
 
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(f"{file}: there is no such file, expected a recipe. Correct the path.") from None
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{file}: cannot be read as UTF-8 text: {error}.") from error
+    text = recipe_text(file)
     new = upgrade_text(text, str(file))
     if new == text:
         print(f"{file}: is of the current version; nothing was changed")
         return
     kept = file.with_name(f"{file.name}.old")
-    for target in (out,) if out is not None else (kept,):
-        if target.exists() and not force:
-            raise RecipeError(f"{target}: there already. Choose another name, or --force.")
+    outputs = Outputs("recipes upgrade", force=force, error=RecipeError)
     if out is None:
-        shutil.copy2(file, kept)
-    write_whole(out or file, new)
+        outputs.write(kept, text)
+        write_whole(file, new)  # the old one is kept
+    else:
+        outputs.write(out, new)
     print(f"{out or file}: format version 2" + ("" if out else f"; the old one is {kept}"))
 
 
@@ -130,7 +126,7 @@ def _shipped(name: str) -> Path:
 
 def _bases(path: Path) -> list[Path]:
     """Return the recipes that one is based on, nearest first."""
-    from compress.recipe.yaml_source import parse_yaml
+    from compress.recipe.yaml_reader import parse_yaml
 
     data = parse_yaml(path.read_text(encoding="utf-8"), str(path)).data
     base = path.parent / data["base"] if isinstance(data, dict) and "base" in data else None

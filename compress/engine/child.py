@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from compress import errors, progress
 from compress.artifact import to_json
+from compress.machine import thread_count
 from compress.number_text import size_text
 from compress.seeds import seed_everything
 
@@ -35,16 +36,23 @@ _DISK_FULL = errno.ENOSPC
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a child gave back: facts and warnings, wall seconds, and peak resident memory."""
+    """What a child gave back: facts and warnings, wall seconds, peak resident memory, and its threads."""
 
     facts: dict[str, Any]
     warnings: list[str]
     seconds: float
     peak_memory_bytes: int
+    threads: int
 
 
 def run_in_child(
-    work: Callable[[], dict[str, Any]], *, label: str, seed: int, result: Path, close: Sequence[int] = ()
+    work: Callable[[], dict[str, Any]],
+    *,
+    label: str,
+    seed: int,
+    result: Path,
+    close: Sequence[int] = (),
+    folders: Sequence[Path] = (),
 ) -> Outcome:
     """Fork, run `work` in the child and wait for it.
 
@@ -54,6 +62,7 @@ def run_in_child(
         seed: for random, numpy and torch.
         result: file through which the child answers; its folder exists.
         close: file descriptors that the child must not keep (the lock).
+        folders: what the work reads and writes; a failure when one of them is gone is told as that.
 
     Returns:
         The outcome; peak memory counts the libraries that the parent had imported.
@@ -70,7 +79,7 @@ def run_in_child(
     parent = os.getpid()
 
     def live() -> NoReturn:
-        _live(work, label=label, seed=seed, result=result, close=close, parent=parent)
+        _live(work, label=label, seed=seed, result=result, close=close, folders=folders, parent=parent)
 
     with _forked(live) as child:
         status, usage = _wait(child)
@@ -83,13 +92,15 @@ def run_in_child(
         raise KeyboardInterrupt
     if os.WEXITSTATUS(status) == _DISK_FULL:
         raise errors.StageError(_disk_text(label, result.parent))
+    if gone := _gone((*folders, result.parent)):
+        raise errors.StageError(gone_text(label, gone))
     if not result.exists():
         raise errors.StageError(f"stage {label}: its process ended with code {os.WEXITSTATUS(status)} and no result.")
     answer = json.loads(result.read_text())
     result.unlink()
     if "error" in answer:
         raise _rebuild(answer["error"], label)
-    return Outcome(answer["facts"], answer["warnings"], seconds, peak)
+    return Outcome(answer["facts"], answer["warnings"], seconds, peak, answer["threads"])
 
 
 @contextlib.contextmanager
@@ -154,6 +165,16 @@ def _disk_text(label: str, folder: Path) -> str:
     )
 
 
+def _gone(folders: Sequence[Path]) -> Path | None:
+    """Return the first folder that is not there."""
+    return next((folder for folder in folders if not folder.is_dir()), None)
+
+
+def gone_text(label: str, folder: Path) -> str:
+    """Return what is told of a folder that somebody removed while a stage used it."""
+    return f"stage {label}: {folder} was removed while it ran. Run the same command again."
+
+
 def is_disk_full(error: BaseException | None) -> bool:
     """Return whether an exception, or one that caused it, says that the disk or the quota is full."""
     seen: set[int] = set()
@@ -168,7 +189,14 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def _live(
-    work: Callable[[], dict[str, Any]], *, label: str, seed: int, result: Path, close: Sequence[int], parent: int
+    work: Callable[[], dict[str, Any]],
+    *,
+    label: str,
+    seed: int,
+    result: Path,
+    close: Sequence[int],
+    folders: Sequence[Path],
+    parent: int,
 ) -> NoReturn:
     """Be the child: never returns, never runs the parent's clean-up."""
     code = _FAILED
@@ -180,13 +208,16 @@ def _live(
         seed_everything(seed)
         try:
             with disk_errors_named(label, result.parent):
-                answer = {"facts": work(), "warnings": progress.collected_warnings()}
+                facts = work()
+                answer = {"facts": facts, "warnings": progress.collected_warnings(), "threads": thread_count()}
             text = to_json(answer)
         except errors.CompressError as error:
             text = to_json({"error": {"type": type(error).__name__, "text": str(error), "code": error.exit_code}})
             if "--debug" in sys.argv:
                 traceback.print_exc()
         except Exception as error:  # noqa: BLE001 the parent must learn of any failure
+            if _gone((*folders, result.parent)) is not None:
+                os._exit(_FAILED)  # the parent sees it, too, and says so
             traceback.print_exc()
             reason = f"{type(error).__name__}: {error}".strip().removesuffix(".")
             text = f"stage {label}: {reason}. This is a fault of Krimp or of the plug-in; the traceback is above."
@@ -198,7 +229,7 @@ def _live(
     except BaseException as error:  # noqa: BLE001 nothing may unwind into the parent's frames
         if is_disk_full(error):
             code = _DISK_FULL  # the parent says so in words
-        else:
+        elif _gone((*folders, result.parent)) is None:
             traceback.print_exc()
     finally:
         with contextlib.suppress(OSError, ValueError):

@@ -21,6 +21,7 @@ def plan(
     out: str | Path = "out",
     start: str | None = None,
     until: str | None = None,
+    allow_code: bool = False,
     **fields: Any,
 ) -> Plan:
     """Say which stages of a recipe would run and why; run nothing.
@@ -31,13 +32,14 @@ def plan(
         out: folder of all recipes' artifacts.
         start: label of the stage from which on everything runs again, cached or not.
         until: label of the last stage to consider.
+        allow_code: let the recipe import any module (`plugin: package.module:NAME`).
         fields: overrides as keywords: seed=3, device='cpu'.
 
     Raises:
         RecipeError: every mistake of the recipe with its place.
         DetectorError: a framework is not installed, or the data of what would run is wrong.
     """
-    job = pipeline.Run(_loaded(recipe, overrides, fields), Path(out), start=start, until=until)
+    job = pipeline.Run(_loaded(recipe, overrides, fields, allow_code), Path(out), start=start, until=until)
     decisions = job.decide_all()
     job.check(decisions)
     return Plan(job.recipe.name, job.root, tuple(decisions))
@@ -52,6 +54,7 @@ def run(
     start: str | None = None,
     until: str | None = None,
     wait: bool = False,
+    allow_code: bool = False,
     **fields: Any,
 ) -> RunResult:
     """Bring all artifacts of a recipe up to date; what did not change comes from the cache.
@@ -66,6 +69,7 @@ def run(
         start: label of the stage from which on everything runs again, cached or not.
         until: label of the last stage to run.
         wait: wait for another run in the same folder instead of refusing.
+        allow_code: let the recipe import any module (`plugin: package.module:NAME`).
         fields: overrides as keywords: seed=3, device='cpu'.
 
     Raises:
@@ -73,10 +77,13 @@ def run(
         DetectorError: a framework is not installed, or the data is wrong.
         StageError: a stage failed, or the folder is in use. What was sealed before stays; call it again to go on.
     """
-    loaded = _loaded(recipe, overrides, fields)
+    loaded = _loaded(recipe, overrides, fields, allow_code)
     results = pipeline.run(loaded, Path(out), start=start, until=until, wait=wait)
     return RunResult(loaded.name, Path(out) / loaded.name, tuple(results))
 
 
-def _loaded(recipe: str | Path, overrides: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> Recipe:
-    return load_recipe(recipe, [f"{path}={to_json(value)}" for path, value in {**(overrides or {}), **fields}.items()])
+def _loaded(
+    recipe: str | Path, overrides: Mapping[str, Any] | None, fields: Mapping[str, Any], allow_code: bool
+) -> Recipe:
+    given = [f"{path}={to_json(value)}" for path, value in {**(overrides or {}), **fields}.items()]
+    return load_recipe(recipe, given, allow_code=allow_code)

@@ -10,10 +10,12 @@ from typing import Any
 from compress.artifact import file_digest, to_json
 from compress.detector import Detector
 from compress.errors import DataError
+from compress.kind import Kind
 from compress.machine import machine_key, version_of
 from compress.recipe.model import Recipe
 from compress.recipe.version import flat_training
 from compress.stage import Stage
+from compress.training.settings import TrainingFields
 
 # Fields that hold paths: their content enters the key (checkpoint digest, data digest), not the text.
 _PATH_FIELDS = frozenset({"checkpoint", "root"})
@@ -30,6 +32,10 @@ class KeyMaker:
         self._detector = detector
         self._data: dict[str, str] = {}
         self._common: dict[str, Any] | None = None
+        config = getattr(detector.data, "CONFIG", None)
+        self._scoring_fields: frozenset[str] = getattr(config, "SCORING_FIELDS", frozenset()) & recipe.data.keys()
+        later: frozenset[str] = getattr(config, "KEYED_IF_SET", frozenset())
+        self._unset = frozenset(name for name in later if recipe.data.get(name) is None)
 
     def parts(self, stage: Stage, inputs: Mapping[str, str | None]) -> dict[str, Any]:
         """Return all that the result depends on; the key is `hash_json` of it.
@@ -47,6 +53,8 @@ class KeyMaker:
             "libraries": {name: version_of(name) for name in stage.LIBRARIES},
             **self._shared(),
         }
+        if _scores(stage) and self._scoring_fields:
+            parts["scoring"] = {name: self._recipe.data[name] for name in sorted(self._scoring_fields)}
         if stage.MACHINE_BOUND:
             parts["machine"] = machine_key()
         key: dict[str, Any] = json.loads(to_json(parts))
@@ -57,10 +65,11 @@ class KeyMaker:
             detector, recipe = self._detector, self._recipe
             checkpoint = detector.checkpoint_path()
             config = {key: value for key, value in recipe.detector.items() if key not in _PATH_FIELDS}
+            not_of_all = _PATH_FIELDS | self._scoring_fields | self._unset
             self._common = {
                 "seed": recipe.seed,
                 "detector": _with_content(config),
-                "data_config": {key: value for key, value in recipe.data.items() if key not in _PATH_FIELDS},
+                "data_config": {key: value for key, value in recipe.data.items() if key not in not_of_all},
                 "plugin": {"name": detector.NAME, "version": detector.VERSION},
                 "checkpoint": None if checkpoint is None else _content(checkpoint),
             }
@@ -76,12 +85,22 @@ class KeyMaker:
         return self._data[split]
 
 
+def _scores(stage: Stage) -> bool:
+    """Return whether what the data set calls good decides the result: scores, and weights kept by COCO's metrics."""
+    training = getattr(stage, "training", None)
+    chosen_by = training.chosen_by() if isinstance(training, TrainingFields) else None
+    return stage.MAKES is Kind.SCORES or chosen_by not in (None, "map50")
+
+
 def _fields(stage: Stage) -> dict[str, Any]:
     """Return the fields that change the result, as version 1 of recipes wrote them: old keys stay right."""
-    fields = stage.model_dump(mode="json", by_alias=True)
+    fields = stage.key_fields()
     for path in stage.COSMETIC:
         block, dot, name = path.rpartition(".")
         (fields[block] if dot else fields).pop(name)
+    training = getattr(stage, "training", None)
+    if isinstance(training, TrainingFields) and training.chosen_by() in (None, "map50"):
+        del fields["training"]["metric"]  # nothing is chosen by it, or what always was
     return {name: value for name, value in flat_training(fields).items() if name not in _NAMES}
 
 
@@ -110,6 +129,7 @@ def _reason(path: tuple[str, ...], old: Any, new: Any, labels: Mapping[str, str]
         "libraries": f"version of {rest} {old} -> {new}",
         "fields": f"{rest} {_short(old)} -> {_short(new)}",
         "data_config": f"data.{rest} {_short(old)} -> {_short(new)}",
+        "scoring": f"data.{rest} {_short(old)} -> {_short(new)}",
         "code_version": f"code of stage, version {old} -> {new}",
         "stage": f"stage type {old} -> {new}",
     }

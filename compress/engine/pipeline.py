@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +22,8 @@ from compress.detector import Detector, RefusesExport
 from compress.engine.child import disk_errors_named, run_in_child
 from compress.engine.decisions import Decision, Result, plan_text, reasons_text
 from compress.engine.keys import KeyMaker, explain_change
-from compress.errors import RecipeError, suggest
+from compress.engine.objects import tell_objects
+from compress.errors import DataError, RecipeError, suggest
 from compress.kind import Kind
 from compress.number_text import duration_text
 from compress.plugins import make_detector
@@ -94,13 +94,13 @@ class Run:
         return Decision(planned, "cached", (), parts, artifact)
 
     def check(self, decisions: Sequence[Decision]) -> None:
-        """Refuse now what would fail later: an export that the plug-in cannot do, a split that is wrong.
+        """Refuse now what would fail later: an export that the plug-in cannot do, a split that is wrong or empty.
 
         Only what is to be run is looked at.
 
         Raises:
             RecipeError: an export, with its place in the recipe.
-            DataError: lists what is wrong with a split.
+            DataError: lists what is wrong with a split, or that it has no object to learn or to measure by.
         """
         planned = [decision.planned for decision in decisions if decision.state == "run"]
         exports = [one for one in planned if one.stage.MAKES is Kind.ONNX]
@@ -110,11 +110,15 @@ class Run:
                 raise RecipeError([f"{self.recipe.place_of(one.origin)}: {refusal}" for one in exports])
         for split in dict.fromkeys(split for one in planned for split in one.stage.splits()):
             self.detector.data.check(split)
+        refusals, notices = tell_objects(self.detector.data, planned, self.recipe.place_of)
+        if refusals:
+            raise DataError("\n".join(refusals))
+        for notice in notices:
+            progress.warn(notice)
 
     def context(self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, key: str) -> StageContext:
         """Return what the stage may touch; its scratch folder is made."""
-        scratch = self.root / ".scratch" / f"{planned.label}-{key[:16]}"
-        scratch.mkdir(parents=True, exist_ok=True)
+        scratch = artifacts.make_folder(self.root / ".scratch" / f"{planned.label}-{key[:16]}")
         inputs: dict[str, Artifact] = {}
         for name, label in planned.inputs.items():
             artifact = earlier[label].artifact
@@ -132,6 +136,7 @@ class Run:
         """
         planned, stage = decision.planned, decision.planned.stage
         key = hash_json(decision.parts)
+        artifacts.keep_lock(self.root, lock)
         with disk_errors_named(planned.label, self.root):
             folder = artifacts.new_folder(self.root, planned.folder_name)
             context = self.context(planned, earlier, folder, key)
@@ -141,7 +146,9 @@ class Run:
                 seed=context.seed,
                 result=context.scratch / "result.json",
                 close=(lock,),
+                folders=(folder, *(artifact.path for artifact in context.inputs.values())),
             )
+            artifacts.keep_lock(self.root, lock)
             progress.restore_warnings(outcome.warnings)
             facts = {**outcome.facts, "warnings": outcome.warnings} if outcome.warnings else outcome.facts
             old = artifacts.find_folder(self.root, planned.label)
@@ -157,12 +164,13 @@ class Run:
                 peak_memory_bytes=outcome.peak_memory_bytes,
                 lineage=planned.lineage,
                 key_parts=decision.parts,
+                threads=outcome.threads,
             )
             sealed = artifacts.seal(draft, root=self.root, name=planned.folder_name)
             if old is not None and old != sealed.path:
-                shutil.rmtree(old)
+                artifacts.remove(old)
         for scratch in context.scratch.parent.glob(f"{planned.label}-????????????????"):
-            shutil.rmtree(scratch)
+            artifacts.remove(scratch)
         return sealed
 
     def rename_folder(self, decision: Decision) -> Artifact:
@@ -170,8 +178,7 @@ class Run:
         assert decision.artifact is not None
         target = self.root / decision.planned.folder_name
         if decision.artifact.path != target:
-            if target.exists():
-                shutil.rmtree(target)
+            artifacts.remove(target)
             decision.artifact.path.rename(target)
         return replace(decision.artifact, path=target)
 

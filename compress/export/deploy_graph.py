@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 import compress.export.operators  # noqa: F401 - defines torch.ops.krimp
 from compress.errors import StageError
+from compress.quantization.gates import multiply
 from compress.quantization.graph import fold_batch_norms, keep_outputs, module_of, remove_taps, trace
 from compress.quantization.insertion import is_nearest, is_passing, is_relu, relu_limit
 from compress.quantization.integer_arithmetic import LARGEST_CODE
@@ -188,6 +189,8 @@ def _convert_additions(graph_module: fx.GraphModule) -> None:
     for node in graph_module.graph.nodes:
         if node.op == "call_function" and node.target is add:
             node.target, node.args = operator.add, node.args[:2]
+        elif node.op == "call_function" and node.target is multiply:
+            node.target, node.args = operator.mul, node.args[:2]
 
 
 def _convert_convolutions(graph_module: fx.GraphModule) -> None:

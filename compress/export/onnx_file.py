@@ -21,6 +21,7 @@ from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, translations
 from compress.export.rewrites import rewrite_for_runtime
 from compress.export.tidy import sweep, tidy
+from compress.plugins import deploy_metadata
 from compress.whole_file import write_whole
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def export_onnx(
         swept = onnx_ir.from_proto(proto)
         sweep(swept)
         proto = _serialized(swept)
-    metadata = json.dumps(detector.metadata(), sort_keys=True, separators=(",", ":"))
+    metadata = json.dumps(deploy_metadata(detector), sort_keys=True, separators=(",", ":"))
     onnx.helper.set_model_props(proto, {METADATA_KEY: metadata})
     _check(proto, names)
     data = proto.SerializeToString(deterministic=True)

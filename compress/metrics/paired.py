@@ -6,17 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-RESAMPLED_FILE = "map50_resampled.npy"
+
+def save_resampled(folder: Path, values: np.ndarray, metric: str = "map50") -> None:
+    """Write a metric on resampled images, (samples,), beside the scores."""
+    np.save(_file(folder, metric), np.asarray(values, np.float64), allow_pickle=False)
 
 
-def save_resampled(folder: Path, values: np.ndarray) -> None:
-    """Write the map50 on resampled images, (samples,), beside the scores."""
-    np.save(folder / RESAMPLED_FILE, np.asarray(values, np.float64), allow_pickle=False)
-
-
-def load_resampled(folder: Path) -> np.ndarray | None:
+def load_resampled(folder: Path, metric: str = "map50") -> np.ndarray | None:
     """Return what `save_resampled` wrote, None if nothing was."""
-    path = folder / RESAMPLED_FILE
+    path = _file(folder, metric)
     return np.load(path, allow_pickle=False) if path.is_file() else None
 
 
@@ -26,7 +24,7 @@ def loss_interval(
     """Return the central interval of reference - other over the resamples.
 
     Args:
-        reference: (samples,) map50 of the model that a loss counts from.
+        reference: (samples,) metric of the model that a loss counts from.
         other: (samples,) of the other model; entry i is of the same draw of images.
         coverage: share of the differences inside.
 
@@ -41,3 +39,7 @@ def loss_interval(
     tail = (1 - coverage) / 2
     low, high = np.quantile(reference - other, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def _file(folder: Path, metric: str) -> Path:
+    return folder / f"{metric}_resampled.npy"

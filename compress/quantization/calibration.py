@@ -8,7 +8,8 @@ was the cars.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ from compress.quantization.layers import ActivationQuantizer
 
 if TYPE_CHECKING:
     from compress.detector import Detector
+
+
+Observer = Callable[[nn.Module, tuple[Any, ...]], None]
 
 
 class _Observer:
@@ -71,14 +75,55 @@ def calibrate(model: nn.Module, images: Iterable[Tensor]) -> int:
     Raises:
         StageError: there was no image, or a quantizer was never reached.
     """
-    model.eval()
-    quantizers = {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)}
+    quantizers = activation_quantizers(model)
     observers = {name: _Observer(quantizer) for name, quantizer in quantizers.items()}
-    hooks = [quantizers[name].register_forward_pre_hook(observer) for name, observer in observers.items()]
+    count = observe(model, images, observers)
+    for name, observer in observers.items():
+        quantizers[name].set_range(observer.low, observer.high)
+    return count
+
+
+def activation_quantizers(model: nn.Module) -> dict[str, ActivationQuantizer]:
+    """Return module name -> quantizer."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, ActivationQuantizer)}
+
+
+@contextmanager
+def running_in_float(model: nn.Module) -> Iterator[None]:
+    """Switch all rounding off meanwhile."""
+    off = {"disable_act_quant": True, "disable_weight_quant": True, "disable_bias_quant": True}
+    with quantization_status_manager(model, is_training=False, **off):
+        yield
+
+
+def observe(model: nn.Module, images: Iterable[Tensor], observers: Mapping[str, Observer]) -> int:
+    """Run images through a model that computes in float, and show observers what their modules receive.
+
+    Args:
+        model: from `quantize`; left in evaluation mode.
+        images: batches, (N, 3, H, W), normalized.
+        observers: module name -> called with the module and its inputs, before each call.
+
+    Returns:
+        Number of images used.
+
+    Raises:
+        StageError: there was no image, or a module was never reached.
+    """
+    model.eval()
+    missed = set(observers)
+
+    def shown(name: str, observer: Observer) -> Observer:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            missed.discard(name)
+            observer(module, inputs)
+
+        return hook
+
+    hooks = [model.get_submodule(name).register_forward_pre_hook(shown(name, one)) for name, one in observers.items()]
     count = 0
     try:
-        off = {"disable_act_quant": True, "disable_weight_quant": True, "disable_bias_quant": True}
-        with torch.no_grad(), quantization_status_manager(model, is_training=False, **off):
+        with torch.no_grad(), running_in_float(model):
             for batch in images:
                 model(batch)
                 count += len(batch)
@@ -87,10 +132,8 @@ def calibrate(model: nn.Module, images: Iterable[Tensor]) -> int:
             hook.remove()
     if count == 0:
         raise StageError("calibration saw no image, so no activation has a range. Give at least one batch.")
-    if missed := [name for name, observer in observers.items() if observer.high < observer.low]:
-        raise StageError(f"calibration did not reach the quantizers {missed}. They are in a branch that never runs.")
-    for name, observer in observers.items():
-        quantizers[name].set_range(observer.low, observer.high)
+    if missed:
+        raise StageError(f"calibration did not reach {sorted(missed)}. They are in a branch that never runs.")
     model.eval()
     return count
 

@@ -1,8 +1,8 @@
 """Where a graph gets its quantizers: the pattern that ONNX Runtime fuses into integer operators.
 
 Every convolution that is not kept in float reads quantized tensors and has its output (behind a
-fusable ReLU) quantized; so do additions and concatenations between such tensors, which covers residual
-blocks and the FPN. Max-pooling and nearest resizing pass quantized values through and need no
+fusable ReLU) quantized; so do additions, products and concatenations between such tensors, which covers residual
+blocks, gates and the FPN. Max-pooling and nearest resizing pass quantized values through and need no
 quantizer of their own. One quantizer belongs to one tensor, that is, to one call site: the
 convolutions of a head shared by five levels are one module each, their inputs five tensors.
 
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from compress.errors import RecipeError, StageError
 from compress.metrics.complexity import has_convolution_weight
 from compress.progress import warn
+from compress.quantization.gates import is_global_mean, is_product, is_sigmoid, multiply, split_gates
 from compress.quantization.graph import Tap, fold_batch_norms, module_of, trace
 from compress.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, add
 from compress.quantization.settings import QuantizationSettings, Role, saturation_problem
@@ -42,13 +43,17 @@ _ADDITIONS: tuple[Any, ...] = (operator.add, operator.iadd, torch.add)
 _CONCATENATIONS: tuple[Any, ...] = (torch.cat, torch.concat)
 
 
-def quantize(model: nn.Module, settings: QuantizationSettings, detector: Detector) -> fx.GraphModule:
+def quantize(
+    model: nn.Module, settings: QuantizationSettings, detector: Detector, *, integer_gates: bool = True
+) -> fx.GraphModule:
     """Return a fake-quantized copy of a float model; its activation ranges are not set yet.
 
     Args:
         model: float model; unchanged. Its module names survive, batch norms are folded.
         settings: bit widths and target.
         detector: names the layers whose activations stay float.
+        integer_gates: give SiLU, sigmoids and products quantizers of their own (`gates.py`); False for models that
+            were stored without.
 
     Returns:
         Graph in evaluation mode. Call `calibrate` or load a state before using it.
@@ -59,8 +64,10 @@ def quantize(model: nn.Module, settings: QuantizationSettings, detector: Detecto
     """
     islands = float_islands(model, detector)
     graph_module = fold_batch_norms(trace(model, taps=detector.distill_points(model)))
-    integer = integer_layers(graph_module, islands)
-    tensors = tensors_to_quantize(graph_module, integer)
+    if integer_gates:
+        split_gates(graph_module)
+    integer = integer_layers(graph_module, islands, integer_gates=integer_gates)
+    tensors = tensors_to_quantize(graph_module, integer, integer_gates=integer_gates)
     _quantize_layers(graph_module, settings, integer)
     _quantize_activations(graph_module, settings, tensors)
     return graph_module.eval()
@@ -79,7 +86,7 @@ def float_islands(model: nn.Module, detector: Detector) -> dict[str, str]:
     return islands
 
 
-def integer_layers(graph_module: fx.GraphModule, islands: Mapping[str, str]) -> set[str]:
+def integer_layers(graph_module: fx.GraphModule, islands: Mapping[str, str], *, integer_gates: bool = True) -> set[str]:
     """Return the names of the convolutions that the runtime computes in integers.
 
     Those are all that are not float islands, and islands between two quantized tensors: the runtime
@@ -92,7 +99,7 @@ def integer_layers(graph_module: fx.GraphModule, islands: Mapping[str, str]) -> 
             calls[str(node.target)].append(node)
     names = {name for name in calls if name not in islands}
     while True:
-        wanted = set(tensors_to_quantize(graph_module, names))
+        wanted = set(tensors_to_quantize(graph_module, names, integer_gates=integer_gates))
         enclosed = {
             name
             for name, nodes in calls.items()
@@ -149,7 +156,7 @@ def _quantize_activations(graph_module: fx.GraphModule, settings: QuantizationSe
     for node in tensors:
         relu = is_relu(graph_module, node)
         quantizer = ActivationQuantizer(
-            unsigned=relu or _is_sigmoid(graph_module, node),
+            unsigned=relu or is_sigmoid(graph_module, node),
             upper=relu_limit(graph_module, node) if relu else None,
             percentile=settings.activation_percentile,
             learn_range=settings.learn_activation_ranges,
@@ -170,7 +177,9 @@ def _connect_quantizers(graph_module: fx.GraphModule) -> None:
     for node in list(graph.nodes):
         layer = module_of(graph_module, node)
         convolves = isinstance(layer, QuantizedConv2d) and layer.integer
-        if not convolves and not (_is_addition(node) and _quantizer_behind(graph_module, node)):
+        joins = multiply if is_product(node) and _reads_quantized(graph_module, node) else None
+        joins = add if _is_addition(node) else joins
+        if not convolves and not (joins and _quantizer_behind(graph_module, node)):
             continue
         inputs = [value for value in node.args if isinstance(value, fx.Node)]
         around = [str(origin(graph_module, value).target) for value in inputs]
@@ -179,7 +188,13 @@ def _connect_quantizers(graph_module: fx.GraphModule) -> None:
             quantizers = [graph.get_attr(name) for name in around]
         node.args = (*node.args, *quantizers)
         if not convolves:
-            node.op, node.target = "call_function", add
+            node.op, node.target = "call_function", joins
+
+
+def _reads_quantized(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether everything that a node reads comes from a quantizer."""
+    sources = [module_of(graph_module, origin(graph_module, value)) for value in node.all_input_nodes]
+    return all(isinstance(source, ActivationQuantizer) for source in sources)
 
 
 def _quantizer_behind(graph_module: fx.GraphModule, node: fx.Node) -> str | None:
@@ -189,12 +204,15 @@ def _quantizer_behind(graph_module: fx.GraphModule, node: fx.Node) -> str | None
     return str(users[0].target) if is_quantizer else None
 
 
-def tensors_to_quantize(graph_module: fx.GraphModule, integer_names: set[str]) -> list[fx.Node]:
+def tensors_to_quantize(
+    graph_module: fx.GraphModule, integer_names: set[str], *, integer_gates: bool = True
+) -> list[fx.Node]:
     """Return the nodes whose outputs get a quantizer, in the order of the graph.
 
     Args:
         graph_module: float graph.
         integer_names: names of the convolutions that are computed in integers.
+        integer_gates: sigmoids, products and global means are computed in integers too.
     """
     wanted: set[fx.Node] = set()
     integer: set[fx.Node] = set()  # what integer operators produce, and the image
@@ -206,7 +224,15 @@ def tensors_to_quantize(graph_module: fx.GraphModule, integer_names: set[str]) -
         if is_passing(graph_module, node) or is_relu(graph_module, node):
             integer.update([node] if inputs and inputs[0] in integer else [])
             continue
-        joins = _is_join(node) and bool(inputs) and all(source in integer for source in inputs)
+        if integer_gates and (is_sigmoid(graph_module, node) or is_global_mean(graph_module, node)):
+            # In integers where it is read in integers: a sigmoid that gives the scores stays float.
+            integer.update([node] if inputs and inputs[0] in integer else [])
+            continue
+        joins = (
+            (_is_join(node) or (integer_gates and is_product(node)))
+            and bool(inputs)
+            and all(source in integer for source in inputs)
+        )
         if joins or (node.op == "call_module" and str(node.target) in integer_names):
             integer.add(node)
             wanted.update(inputs)
@@ -256,12 +282,6 @@ def is_nearest(node: fx.Node) -> bool:
     """Return whether an `F.interpolate` node repeats values instead of mixing them."""
     mode = node.kwargs.get("mode", node.args[3] if len(node.args) > 3 else "nearest")
     return mode == "nearest"
-
-
-def _is_sigmoid(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(module_of(graph_module, node), nn.Sigmoid)
-    return _calls(node, (torch.sigmoid, F.sigmoid), ("sigmoid",))
 
 
 def _is_join(node: fx.Node) -> bool:

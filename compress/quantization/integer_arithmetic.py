@@ -85,3 +85,19 @@ def add(a: Tensor, b: Tensor, *grids: tuple[Tensor, int]) -> Tensor:
     total = to_codes(b, scale_b, zero_b).double() * ratio_b.double() + fixed.double()
     total = to_codes(a, scale_a, zero_a).double() * ratio_a.double() + total.float().double()
     return total.float().round_().sub_(zero_c).mul_(scale_c)
+
+
+def multiply(a: Tensor, b: Tensor, *grids: tuple[Tensor, int]) -> Tensor:
+    """Multiply as QLinearMul does, up to saturation, which the quantizer behind adds.
+
+    Args:
+        a: on its grid.
+        b: on its grid, of a shape that broadcasts with a's.
+        grids: (scale, zero_point) of a, of b and of the product.
+
+    Returns:
+        Multiples of the product's scale.
+    """
+    (scale_a, zero_a), (scale_b, zero_b), (scale_c, _) = grids
+    integers = to_codes(a, scale_a, zero_a).sub_(zero_a) * to_codes(b, scale_b, zero_b).sub_(zero_b)
+    return integers.mul_((scale_a * scale_b) / scale_c).round_().mul_(scale_c)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -13,6 +14,27 @@ SATURATION_FREE_BIT_WIDTH = 7
 Target = Literal["avx2", "vnni", "arm"]
 Role = Literal["plain", "depthwise", "stem", "island"]
 """What a layer is: computed in integers as usual, channel by channel, on the image; or in float."""
+
+
+@dataclass(frozen=True)
+class PostTraining:
+    """What is chosen from calibration images, before training or instead of it.
+
+    Attributes:
+        ranges: of activations; 'percentile' (see `QuantizationSettings.activation_percentile`) or 'least_error'.
+        rounding: of weights; 'nearest', or 'feedback': one rounding takes back what others got wrong.
+        equalize: give channels of very different size similar ones first.
+        correct_bias: take back what rounded weights add to the mean of an output.
+    """
+
+    ranges: Literal["percentile", "least_error"] = "least_error"
+    rounding: Literal["nearest", "feedback"] = "feedback"
+    equalize: bool = True
+    correct_bias: bool = True
+
+
+ONLY_RANGES = PostTraining(ranges="percentile", rounding="nearest", equalize=False, correct_bias=False)
+"""Where training follows: it learns the rest itself."""
 
 
 class QuantizationSettings(BaseModel):

@@ -12,24 +12,37 @@ from compress import stages as stage_table
 from compress.dataset import Dataset
 from compress.detector import Detector
 from compress.errors import DetectorError, RecipeError, suggest
-from compress.plugins import DATASETS, available_plugins, check_frameworks, find_dataset, find_plugin
+from compress.plugins import (
+    DATASETS,
+    available_plugins,
+    check_frameworks,
+    code_refusal,
+    find_dataset,
+    find_plugin,
+    is_code_allowed,
+)
 from compress.recipe.model import NAME_PATTERN, Recipe
+from compress.recipe.overrides import apply_override
 from compress.recipe.plan import make_plan
 from compress.recipe.shipped import find_recipe
-from compress.recipe.validation import NO_FOLDER_NAME, validate
+from compress.recipe.validation import MOST_SHOWN, NO_FOLDER_NAME, validate
 from compress.recipe.variants import apply_defaults, read_recipe
 from compress.recipe.version import CURRENT, lift_training
-from compress.recipe.yaml_source import DataPath, Document, Place, Problem, apply_override
+from compress.recipe.yaml_source import DataPath, Document, Place, Problem
 from compress.stage import Stage
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requires: bool = True) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: Sequence[str] = (), *, check_requires: bool = True, allow_code: bool = False
+) -> Recipe:
     """Read a recipe, apply overrides and check all of it: fields, plug-in, order of stages.
 
     Args:
         path: YAML 1.2 file, or the name of a shipped recipe where there is no such file.
         overrides: `path=value` each, e.g. 'data.root=/data', 'stages.qat.training.epochs=1'.
         check_requires: also ask whether the plug-in's framework is installed.
+        allow_code: import the module of a `plugin:` or `format:` of the form 'package.module:NAME', whatever it is;
+            else only under the environment variable `KRIMP_ALLOW_CODE`.
 
     Returns:
         The recipe. `detector` and `data` hold the plug-in's defaults as well.
@@ -50,9 +63,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
     header = {**document.data, "stages": []}
     problems += [p for p in validate(Recipe, header, (), document)[1] if p.path[:1] != ("stages",)]
     detector, data = _section(document, "detector"), _section(document, "data")
-    plugin, found = _plugin(document)
+    allow_code = allow_code or is_code_allowed()
+    plugin, found = _plugin(document, allow_code)
     problems += found
-    dataset, found = _dataset(document, plugin)
+    dataset, found = _dataset(document, plugin, allow_code)
     problems += found
     if plugin is not None:
         detector, found = _plugin_part(plugin.CONFIG, ("detector", "plugin"), document)
@@ -63,8 +77,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, check_requir
     stages, found = _stages(document)
     problems += found
     if problems:
+        unread = {problem.path for problem in document.problems}  # what was not read is not judged as well
+        problems = [p for p in problems if p.path not in unread or p in document.problems]
         written = _unique([document.as_written(problem) for problem in problems])
-        raise RecipeError([str(problem) for problem in sorted(written, key=_position)])
+        texts = [str(problem) for problem in sorted(written, key=_position)]
+        more = [f"{path}: and more mistakes than are told at once."] if len(texts) > MOST_SHOWN else []
+        raise RecipeError([*texts[:MOST_SHOWN], *more])
     assert plugin is not None
     assert dataset is not None
     if check_requires:
@@ -83,7 +101,7 @@ def _section(document: Document, name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _plugin(document: Document) -> tuple[type[Detector] | None, list[Problem]]:
+def _plugin(document: Document, allow_code: bool) -> tuple[type[Detector] | None, list[Problem]]:
     """Return the plug-in class, or the problem with its name."""
     detector = document.data.get("detector")
     if not isinstance(detector, dict):
@@ -94,13 +112,18 @@ def _plugin(document: Document) -> tuple[type[Detector] | None, list[Problem]]:
         what = "required field 'plugin' is missing" if name is None else f"{name!r} is not a name"
         expected = f"Expected one of: {', '.join(available_plugins())}, or package.module:NAME."
         return None, [Problem(document.value_place(path), path, f"{what}. {expected}")]
+    refusal = None if allow_code else code_refusal(name)
+    if refusal is not None:
+        return None, [Problem(document.value_place(path), path, refusal)]
     try:
         return find_plugin(name), []
     except DetectorError as error:
         return None, [Problem(document.value_place(path), path, str(error))]
 
 
-def _dataset(document: Document, plugin: type[Detector] | None) -> tuple[type[Dataset] | None, list[Problem]]:
+def _dataset(
+    document: Document, plugin: type[Detector] | None, allow_code: bool
+) -> tuple[type[Dataset] | None, list[Problem]]:
     """Return the class of the data set, or the problem with its format; without a format it is the detector's own."""
     path: DataPath = ("data", "format")
     section = _section(document, "data")
@@ -110,6 +133,9 @@ def _dataset(document: Document, plugin: type[Detector] | None) -> tuple[type[Da
     if not isinstance(name, str):
         expected = f"Expected one of: {', '.join(available_plugins(DATASETS))}, or package.module:NAME."
         return None, [Problem(document.value_place(path), path, f"{name!r} is not a name. {expected}")]
+    refusal = None if allow_code or "format" not in section else code_refusal(name, DATASETS)
+    if refusal is not None:
+        return None, [Problem(document.value_place(path), path, refusal)]
     try:
         return find_dataset(name), []
     except DetectorError as error:
@@ -151,6 +177,8 @@ def _stages(document: Document) -> tuple[list[Stage], list[Problem]]:
     ordered = True  # whether the order of what was read so far can be judged
     to_order: list[Stage] = []
     for index, entry in enumerate(entries):
+        if len(problems) > MOST_SHOWN:
+            break
         path: DataPath = ("stages", index)
         kind = entry.get("stage") if isinstance(entry, dict) else None
         if not isinstance(kind, str) or kind not in table:

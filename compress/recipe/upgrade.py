@@ -10,7 +10,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from compress.errors import RecipeError
 from compress.recipe.version import BLOCK, CURRENT, is_current, lift_training, training_name
-from compress.recipe.yaml_source import parse_yaml
+from compress.recipe.yaml_reader import parse_yaml
 
 _ON_ONE_LINE = 6  # fields of a block that stay readable on one line
 
@@ -37,7 +37,10 @@ def upgrade_text(text: str, source: str) -> str:
     yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     yaml.preserve_quotes = True
     yaml.indent(mapping=2, sequence=4, offset=2)
-    recipe = yaml.load(text)
+    try:
+        recipe = yaml.load(text)
+    except Exception as error:  # a date that is none, say: read as text above
+        raise RecipeError(f"{source}: cannot be rewritten: {type(error).__name__}. Nothing was written.") from error
     if "format_version" in recipe:
         recipe["format_version"] = CURRENT
     else:

@@ -13,6 +13,7 @@ from compress.recipe.model import NAME_PATTERN
 from compress.recipe.yaml_source import DataPath, Document, Problem, lookup
 
 NO_FOLDER_NAME = "cannot name a folder. Expected letters, digits, '_', '-' and '.'."
+MOST_SHOWN = 100  # mistakes that are put into words; who makes more has another kind of file
 
 # Mistakes that pydantic forgives when it converts: text for a number, true for 1.
 _CONVERTED = frozenset({"int_type", "float_type", "bool_type", "string_type"})
@@ -34,7 +35,7 @@ def validate(model: type[BaseModel], value: Any, prefix: DataPath, document: Doc
         errors = [e for e in errors if e["loc"] not in seen] + strict
     if not errors:
         return instance, []
-    return None, list(_problems(errors, model, value, prefix, document))
+    return None, list(_problems(errors[:MOST_SHOWN], model, value, prefix, document))
 
 
 def _is_scalar(error: Any, value: Any) -> bool:

@@ -9,7 +9,12 @@ from typing import Any
 from compress import stages as stage_table
 from compress.errors import RecipeError, suggest
 from compress.recipe.version import lift_training, own_names
-from compress.recipe.yaml_source import DataPath, Document, Problem, parse_yaml
+from compress.recipe.yaml_reader import MOST_BYTES, parse_yaml, too_large
+from compress.recipe.yaml_source import DataPath, Document, Problem, walk
+
+MOST_BASES = 8  # one upon the other
+MOST_STAGES = 100
+MOST_STAGE_FIELDS = 100  # of one stage, and of all `defaults`; the longest stage has 20
 
 
 def read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> Document:
@@ -22,7 +27,8 @@ def read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> Document:
     Raises:
         RecipeError: a file is missing or not YAML, or the bases go round in a circle.
     """
-    document = parse_yaml(_text(path), str(path))
+    document = parse_yaml(recipe_text(path), str(path))
+    _check_counts(document)
     lift_training(document)
     if not isinstance(document.data, dict) or "base" not in document.data:
         return document
@@ -30,6 +36,8 @@ def read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> Document:
     if not isinstance(name, str):
         raise RecipeError(f"{place}: base: {name!r}: expected the path of a recipe, relative to this file.")
     base = path.parent / name
+    if len(derived) >= MOST_BASES:
+        raise RecipeError(f"{place}: base: more than {MOST_BASES} recipes are based on each other. Put them together.")
     if base.resolve() in [file.resolve() for file in (*derived, path)]:
         raise RecipeError(
             f"{place}: base: {name}: the recipes are based on each other in a circle. Leave one `base` out."
@@ -37,13 +45,49 @@ def read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> Document:
     try:
         below = read_recipe(base, (*derived, path))
     except RecipeError as error:
-        raise error if base.is_file() else RecipeError(f"{place}: base: {error}") from error
+        raise error if _is_file(base) else RecipeError(f"{place}: base: {error}") from error
     return document if not isinstance(below.data, dict) else overlaid(below, document)
 
 
-def _text(path: Path) -> str:
+def _is_file(path: Path) -> bool:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return path.is_file()
+    except OSError:  # the name is too long, say
+        return False
+
+
+def _check_counts(document: Document) -> None:
+    """Refuse more stages, or more fields of one, than any recipe has: they are compared with each other below.
+
+    Raises:
+        RecipeError: with the place of what is too long.
+    """
+    data = document.data if isinstance(document.data, dict) else {}
+    stages = data.get("stages")
+    entries = stages if isinstance(stages, list) else list(stages.values()) if isinstance(stages, dict) else []
+    counts: dict[DataPath, tuple[int, int, str]] = {("stages",): (len(entries), MOST_STAGES, "stages")}
+    for index, entry in enumerate(entries[:MOST_STAGES]):
+        path: DataPath = ("stages", index if isinstance(stages, list) else list(stages or ())[index])
+        counts[path] = (len(entry) if isinstance(entry, dict) else 0, MOST_STAGE_FIELDS, "fields of a stage")
+    counts["defaults",] = (sum(1 for _ in walk(data.get("defaults"))), MOST_STAGE_FIELDS, "defaults")
+    for path, (count, most, what) in counts.items():
+        if count > most:
+            text = f"{count:,} {what}, expected at most {most}. Leave some out."
+            raise RecipeError(str(Problem(document.value_place(path), path, text)))
+
+
+def recipe_text(path: Path) -> str:
+    """Return the text of a file that is said to be a recipe; no more is read than a recipe may have.
+
+    Raises:
+        RecipeError: there is no such file, or it is no text, or too large.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise RecipeError(too_large(str(path)))
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         beside = sorted(file.name for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         near = suggest(path.name, beside) if beside else ""

@@ -1,28 +1,18 @@
-"""Read YAML 1.2 into plain data and remember where every key and value stands.
+"""Plain data out of YAML that remembers where every key and value stands, and what is wrong with it.
 
-Nothing here knows what a recipe is. Duplicate keys are collected, not raised, so that the caller
-can report every mistake of a file at once.
+Nothing here knows what a recipe is. Mistakes are collected, not raised, so that the caller can report all of them at
+once.
 """
 
 from __future__ import annotations
 
-import io
-import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import ConstructorError
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-
-from compress.errors import RecipeError, suggest
+from compress.errors import printable
 
 DataPath = tuple[str | int, ...]
-
-_TOKEN = re.compile(r"\.?([^.\[\]=]+)|\[(\d+)\]")
 
 
 @dataclass(frozen=True)
@@ -47,7 +37,7 @@ class Problem:
 
     def __str__(self) -> str:
         name = path_text(self.path)
-        return f"{self.place}: {name}: {self.text}" if name else f"{self.place}: {self.text}"
+        return printable(f"{self.place}: {name}: {self.text}" if name else f"{self.place}: {self.text}")
 
 
 @dataclass
@@ -137,170 +127,3 @@ def walk(data: Any, path: DataPath = ()) -> Iterator[tuple[DataPath, Any]]:
             yield from walk(value, (*path, index))
     else:
         yield path, data
-
-
-def parse_yaml(text: str, source: str, *, has_lines: bool = True) -> Document:
-    """Parse one YAML 1.2 document.
-
-    Args:
-        text: the document.
-        source: file name (or `--set` argument) that starts each message.
-        has_lines: False if `source` alone says where (an argument of the command line).
-
-    Returns:
-        The document; keys given twice are in its `problems`, the first value is kept.
-
-    Raises:
-        RecipeError: the text is not YAML; nothing more can then be said about it.
-    """
-    yaml = YAML(typ="safe", pure=True)
-    document = Document(None, source)
-    try:
-        root = yaml.compose(io.StringIO(text))
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = Place(source, mark.line + 1, mark.column + 1) if mark and has_lines else Place(source)
-        raise RecipeError(f"{place}: not valid YAML: {error.problem or error.context}.") from error
-    except YAMLError as error:
-        raise RecipeError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
-    if root is not None:
-        reader = _Reader(yaml, document, has_lines)
-        document.data = reader.read(root, ())
-    return document
-
-
-class _Reader:
-    """Turns composed nodes into data; one instance reads one document."""
-
-    def __init__(self, yaml: YAML, document: Document, has_lines: bool) -> None:
-        self._constructor = yaml.Constructor(loader=yaml)
-        self._document = document
-        self._has_lines = has_lines
-        self._open: set[int] = set()
-
-    def read(self, node: Node, path: DataPath) -> Any:
-        """Return the data of a node and note its place."""
-        document = self._document
-        document.values[path] = self._place(node)
-        if isinstance(node, ScalarNode):
-            return self._scalar(node, path)
-        if id(node) in self._open:
-            document.problems.append(Problem(self._place(node), path, "an alias refers to what contains it."))
-            return None
-        self._open.add(id(node))
-        data: Any = None
-        if isinstance(node, SequenceNode):
-            data = self._sequence(node, path)
-        elif isinstance(node, MappingNode):
-            data = self._mapping(node, path)
-        self._open.remove(id(node))
-        return data
-
-    def _place(self, node: Node) -> Place:
-        source = self._document.source
-        mark = node.start_mark
-        return Place(source, mark.line + 1, mark.column + 1) if self._has_lines else Place(source)
-
-    def _scalar(self, node: ScalarNode, path: DataPath) -> Any:
-        try:
-            value = self._constructor.construct_object(node)
-        except (ConstructorError, ValueError) as error:
-            what = getattr(error, "problem", None) or str(error)
-            self._document.problems.append(Problem(self._place(node), path, f"cannot read {node.value!r}: {what}."))
-            return None
-        if isinstance(value, float) and not math.isfinite(value):
-            text = f"{node.value!r}: expected a finite number."
-            self._document.problems.append(Problem(self._place(node), path, text))
-        return value
-
-    def _sequence(self, node: SequenceNode, path: DataPath) -> list[Any]:
-        return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
-
-    def _mapping(self, node: MappingNode, path: DataPath) -> dict[str, Any]:
-        data: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, ScalarNode):
-                self._document.problems.append(Problem(self._place(key_node), path, "a key must be plain text."))
-                continue
-            key, below = key_node.value, (*path, key_node.value)
-            if key in data:
-                first = self._document.keys[below]
-                where = f" (first on line {first.line})" if first.line else ""
-                text = f"this field is given twice{where}. Remove one."
-                self._document.problems.append(Problem(self._place(key_node), below, text))
-                continue
-            self._document.keys[below] = self._place(key_node)
-            data[key] = self.read(value_node, below)
-        return data
-
-
-def apply_override(document: Document, argument: str) -> None:
-    """Apply one `--set path=value` to a document in place; mistakes go to its problems.
-
-    Args:
-        document: the recipe as read.
-        argument: e.g. 'data.root=/data', 'stages[2].sparsity=0.5' or 'stages.qat.training.epochs=1'
-            (a list entry may be named by its `name:` or `stage:`). The value is YAML.
-    """
-    place = Place(f"--set {argument}")
-    path_part, equals, value_part = argument.partition("=")
-    tokens = _tokens(path_part)
-    if not equals or not tokens:
-        document.problems.append(Problem(place, (), "not an override. Expected path=value, such as data.root=/data."))
-        return
-    try:
-        value = parse_yaml(value_part, place.source, has_lines=False)
-    except RecipeError as error:
-        document.problems.append(Problem(place, (), f"{error.problems[0].split(': ', 1)[1]} Quote the value."))
-        return
-    node: Any = document.data
-    path: DataPath = ()
-    for position, token in enumerate(tokens):
-        step, text = _step(node, token)
-        if step is None:
-            document.problems.append(Problem(place, path, text))
-            return
-        path = (*path, step)
-        if position == len(tokens) - 1:
-            node[step] = value.data
-        elif isinstance(node, dict) and node.get(step) is None:
-            node[step] = {}
-            document.keys[path] = document.values[path] = place
-        node = node[step]
-    for places in (document.keys, document.values):
-        for known in [known for known in places if known[: len(path)] == path]:
-            del places[known]
-        places[path] = place
-
-
-def _tokens(text: str) -> list[str | int]:
-    tokens: list[str | int] = []
-    position = 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None:
-            return []
-        tokens.append(match[1].strip() if match[1] is not None else int(match[2]))
-        position = match.end()
-    return tokens
-
-
-def _step(node: Any, token: str | int) -> tuple[str | int | None, str]:
-    """Return the key or index that a token means in a container, or (None, why not)."""
-    if isinstance(node, dict):
-        return str(token), ""
-    if not isinstance(node, list):
-        return None, f"{node!r} has no field {token!r}: it is not a mapping."
-    if isinstance(token, str) and token.isdigit():
-        token = int(token)
-    if isinstance(token, int):
-        if token < len(node):
-            return token, ""
-        return None, f"there is no entry {token}. The list has {len(node)}, counted from 0."
-    labels = [entry.get("name") or entry.get("stage") if isinstance(entry, dict) else None for entry in node]
-    found = [index for index, label in enumerate(labels) if label == token]
-    if len(found) == 1:
-        return found[0], ""
-    if found:
-        return None, f"{token!r} names {len(found)} entries. Use an index, such as [{found[0]}]."
-    return None, f"there is no entry named {token!r}.{suggest(str(token), [str(label) for label in labels if label])}"

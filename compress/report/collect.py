@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from compress.artifact import Artifact
+from compress.dataset import METRICS
 from compress.kind import Kind
 from compress.metrics.paired import load_resampled, loss_interval
-from compress.report.document import LeftOut, Row, StageRecord, finite
+from compress.report.document import LeftOut, Row, StageRecord, finite, measured_metrics
 
 MODELS = frozenset({Kind.MODEL, Kind.QUANTIZED, Kind.ONNX, Kind.PACKED})
 STARTS = ("train", "load_float")
@@ -53,7 +54,8 @@ def collect_rows(artifacts: Sequence[Artifact], split: str, baselines: Sequence[
     Args:
         artifacts: of the whole run, in order.
         split: scores of other splits are left out.
-        baselines: labels of further float models; losses count from the best of them and the float model.
+        baselines: labels of further float models; the loss of a metric counts from the best of them and the float
+            model by that metric.
     """
     start = float_artifact(artifacts)
     scored = {a.facts["of"]: a for a in artifacts if a.kind is Kind.SCORES and a.facts.get("split") == split}
@@ -89,32 +91,47 @@ def collect_rows(artifacts: Sequence[Artifact], split: str, baselines: Sequence[
         }
         rows.append(Row.model_validate(finite(fields)))
     candidates = [start.label, *baselines] if start else list(baselines)
-    return _with_losses(rows, scored, best_baseline(rows, candidates))
+    for metric in METRICS:
+        rows = _with_losses(rows, scored, best_baseline(rows, candidates, metric), metric)
+    return rows
 
 
-def best_baseline(rows: Sequence[Row], labels: Sequence[str]) -> str | None:
+def best_baseline(rows: Sequence[Row], labels: Sequence[str], metric: str = "map50") -> str | None:
     """Return which of some models scored best, None if one of them was not scored: it might be the best."""
     by_label = {row.label: row for row in rows}
-    known = {label: by_label[label].map50 for label in labels if label in by_label}
+    known: dict[str, float | None] = {label: getattr(by_label[label], metric) for label in labels if label in by_label}
     if not known or len(known) < len(set(labels)) or None in known.values():
         return None
     return max(known, key=lambda label: known[label] or 0.0)
 
 
-def _with_losses(rows: Sequence[Row], scored: Mapping[str, Artifact], baseline: str | None) -> list[Row]:
-    """Return the rows with the loss of map50 against the baseline, and its paired bootstrap interval."""
+def best_baselines(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, str | None]:
+    """Return `best_baseline` of each metric that some row has."""
+    return {metric: best_baseline(rows, labels, metric) for metric in measured_metrics(rows)}
+
+
+def classes_without_truth(rows: Sequence[Row]) -> list[str]:
+    """Return the classes that have no average precision in any scored row, because nothing is there to be found."""
+    scored = [row.ap_per_class for row in rows if row.ap_per_class]
+    names = dict.fromkeys(name for of_row in scored for name in of_row)
+    return [name for name in names if all(of_row.get(name) is None for of_row in scored)]
+
+
+def _with_losses(rows: Sequence[Row], scored: Mapping[str, Artifact], baseline: str | None, metric: str) -> list[Row]:
+    """Return the rows with the loss of a metric against the baseline, and its paired bootstrap interval."""
     if baseline is None:
         return list(rows)
-    reference = next(row.map50 for row in rows if row.label == baseline)
-    draws = {label: load_resampled(artifact.path) for label, artifact in scored.items()}
+    reference = next(getattr(row, metric) for row in rows if row.label == baseline)
+    draws = {label: load_resampled(artifact.path, metric) for label, artifact in scored.items()}
     filled = []
     for row in rows:
         loss, interval = None, None
-        if row.label != baseline and row.map50 is not None and reference is not None:
-            loss = reference - row.map50
+        value = getattr(row, metric)
+        if row.label != baseline and value is not None and reference is not None:
+            loss = reference - value
             alike = _images_of(scored[row.label]) == _images_of(scored[baseline])
             interval = loss_interval(draws[baseline], draws[row.label]) if alike else None
-        filled.append(row.model_copy(update={"map50_loss": loss, "map50_loss_interval": interval}))
+        filled.append(row.model_copy(update={f"{metric}_loss": loss, f"{metric}_loss_interval": interval}))
     return filled
 
 
@@ -164,7 +181,17 @@ def _costs(artifact: Artifact, score: Artifact | None) -> dict[str, Any]:
 
 def _scores(scores: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in scores.items() if name in Row.model_fields}
+    if _nothing_to_find(scores):
+        fields |= dict.fromkeys([*METRICS, *(f"{metric}_interval" for metric in METRICS), "recall"])
     return fields | {"extra_scores": dict(scores.get("extra") or {})}
+
+
+def _nothing_to_find(scores: Mapping[str, Any]) -> bool:
+    """Return whether the images scored hold no object, so that the zeros of a score are no measurement."""
+    if scores.get("num_objects") is not None:
+        return bool(scores["num_objects"] == 0)
+    of_class = scores.get("ap_per_class") or {}  # scores from before objects were counted
+    return bool(of_class) and all(value is None for value in of_class.values())
 
 
 def _named_reasons(value: Any) -> list[tuple[str, str]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from compress.dataset import METRICS
 
 FORMAT_VERSION = 1
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -25,6 +28,15 @@ class Row(_Part):
     kind: str
     after: str | None = Field(None, description="Label of the model that this one was made from.")
     scored_by: str | None = Field(None, description="Label of the evaluate stage that gave the scores.")
+    map: float | None = Field(None, description="mAP50-95: ten IoU thresholds, 101 recall points, `max_dets`.")
+    map_interval: tuple[float, float] | None = Field(None, description="95 % bootstrap interval over images.")
+    map_loss: float | None = Field(None, description="map of `baseline_labels.map` - of this model.")
+    map_loss_interval: tuple[float, float] | None = Field(None, description="As map50_loss_interval.")
+    map75: float | None = Field(None, description="The same at the IoU threshold 0.75 alone.")
+    map75_interval: tuple[float, float] | None = Field(None, description="95 % bootstrap interval over images.")
+    map75_loss: float | None = Field(None, description="map75 of `baseline_labels.map75` - of this model.")
+    map75_loss_interval: tuple[float, float] | None = Field(None, description="As map50_loss_interval.")
+    max_dets: int | None = Field(None, description="Detections of a class in an image that count for map and map75.")
     map50: float | None = None
     map50_interval: tuple[float, float] | None = Field(None, description="95 % bootstrap interval over images.")
     map50_loss: float | None = Field(None, description="map50 of `baseline_label` - of this model.")
@@ -33,12 +45,15 @@ class Row(_Part):
     )
     ap_method: str | None = None
     iou_threshold: float | None = None
-    ap_per_class: dict[str, float | None] = Field(default_factory=dict)
+    ap_per_class: dict[str, float | None] = Field(default_factory=dict, description="Of map50; null: no truth.")
+    map_per_class: dict[str, float | None] = Field(default_factory=dict, description="Of map; null: no truth.")
+    map75_per_class: dict[str, float | None] = Field(default_factory=dict, description="Of map75; null: no truth.")
     recall: float | None = None
     precision: float | None = None
     precision_score_threshold: float | None = None
     num_detections: int | None = None
     num_images: int | None = None
+    num_objects: int | None = Field(None, description="Boxes to be found; without any no metric is measured.")
     extra_scores: dict[str, float | None] = Field(default_factory=dict)
     params: int | None = None
     macs: int | None = None
@@ -112,7 +127,13 @@ class Document(_Part):
     float_label: str | None
     final_label: str | None
     baseline_label: str | None = Field(
-        None, description="Best of `float` and the report's baselines; losses count from it."
+        None, description="Best of `float` and the report's baselines by map50; losses of map50 count from it."
+    )
+    baseline_labels: dict[str, str | None] = Field(
+        default_factory=dict, description="By metric: the best of them, which the losses of that metric count from."
+    )
+    classes_without_truth: list[str] = Field(
+        default_factory=list, description="Classes that no image scored has an object of; no mean counts them."
     )
     deployed_score_threshold: float | None = Field(None, description="What `num_detections` of a row counts above.")
     rows: list[Row]
@@ -127,9 +148,23 @@ class Document(_Part):
     charts: list[str] = Field(default_factory=list)
     environment: dict[str, Any] = Field(default_factory=dict)
 
+    def metrics(self) -> list[str]:
+        """Return the metrics that some row has, the one that models are told by first."""
+        return measured_metrics(self.rows)
+
     def row(self, label: str | None) -> Row | None:
         """Return the row of a label, or None."""
         return next((row for row in self.rows if row.label == label), None)
+
+
+def measured_metrics(rows: Sequence[Row]) -> list[str]:
+    """Return the metrics that some row has, in the order of `METRICS`."""
+    return [metric for metric in METRICS if any(getattr(row, metric) is not None for row in rows)]
+
+
+def history_metric(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the metric by which a training kept its weights; map50 in those from before it could be chosen."""
+    return next((str(row["metric"]) for row in history if row.get("metric")), "map50")
 
 
 def dump(document: Document) -> str:

@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
+from urllib.parse import quote
 
+from compress.errors import printable
 from compress.number_text import DASH, count_text, duration_text, fixed_text, interval_text, share_text, size_text
-from compress.report.document import Document, Row
+from compress.report.document import Document, Row, history_metric
 
 
 def render(document: Document) -> str:
@@ -26,7 +28,7 @@ def render(document: Document) -> str:
         _trainings(document),
         _exports(document),
         _left_out(document),
-        _section("Warnings", "\n".join(f"- {text}" for text in document.warnings)),
+        _section("Warnings", "\n".join(f"- {_cell(text)}" for text in document.warnings)),
         _resources(document),
         _environment(document),
     ]
@@ -38,30 +40,41 @@ def summary_sentence(document: Document) -> str:
     start, final = document.row(document.float_label), document.row(document.final_label)
     if start is None or final is None:
         return "The run has no model to compare."
+    scores = [
+        f"{metric} {fixed_text(getattr(start, metric))} -> {fixed_text(getattr(final, metric))}"
+        for metric in document.metrics() or ["map50"]
+    ]
     return (
         f"`{start.label}` -> `{final.label}`: "
         f"{size_text(start.parameters_bytes)} -> {size_text(final.packed_bytes)} "
         f"(compression_ratio {fixed_text(final.compression_ratio, 1)}), "
-        f"map50 {fixed_text(start.map50)} -> {fixed_text(final.map50)} on `{document.split}`"
-        f"{_loss_text(document, final)}, "
+        f"{', '.join(scores)} on `{document.split}`{_loss_text(document, final)}, "
         f"latency p50 {_speed(document, final)}."
     )
 
 
 def _loss_text(document: Document, final: Row) -> str:
-    if final.map50_loss is None:
-        return ""
-    interval = "" if final.map50_loss_interval is None else f" [{interval_text(final.map50_loss_interval)}]"
-    return f" (loss against `{document.baseline_label}` {fixed_text(final.map50_loss)}{interval})"
+    losses = []
+    for metric in document.metrics():
+        loss, interval = getattr(final, f"{metric}_loss"), getattr(final, f"{metric}_loss_interval")
+        if loss is not None:
+            within = "" if interval is None else f" [{interval_text(interval)}]"
+            losses.append(f"of {metric} against `{_baseline(document, metric)}` {fixed_text(loss)}{within}")
+    return f" (loss {', '.join(losses)})" if losses else ""
+
+
+def _baseline(document: Document, metric: str) -> str | None:
+    return document.baseline_labels.get(metric) or document.baseline_label
 
 
 def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of the result table."""
+    """Return head and rows of the result table: the first metric with interval and loss, the others alone."""
+    first, *others = document.metrics() or ["map50"]
     threshold = next(
         (r.precision_score_threshold for r in document.rows if r.precision_score_threshold is not None), None
     )
     head = [
-        "model", "map50", "95 % interval", "loss", "95 % interval of the loss", "recall",
+        "model", first, "95 % interval", "loss", "95 % interval of the loss", *others, "recall",
         "precision" if threshold is None else f"precision @ score {threshold:g}",
         "detections", "params", "MACs", "sparsity", "bytes, packed", "compression_ratio", "latency p50",
         "time", "peak memory",
@@ -69,10 +82,11 @@ def models_table(document: Document) -> tuple[list[str], list[list[str]]]:
     rows = [
         [
             _name(row, document.final_label),
-            fixed_text(row.map50, 4),
-            interval_text(row.map50_interval),
-            fixed_text(row.map50_loss),
-            interval_text(row.map50_loss_interval),
+            fixed_text(getattr(row, first), 4),
+            interval_text(getattr(row, f"{first}_interval")),
+            fixed_text(getattr(row, f"{first}_loss")),
+            interval_text(getattr(row, f"{first}_loss_interval")),
+            *(fixed_text(getattr(row, metric), 4) for metric in others),
             fixed_text(row.recall),
             fixed_text(row.precision),
             DASH if row.num_detections is None else str(row.num_detections),
@@ -121,33 +135,62 @@ def _speed(document: Document, row: Row) -> str:
 
 
 def _scores_note(document: Document) -> str:
-    row = next((row for row in document.rows if row.map50 is not None), None)
+    row = next((row for row in document.rows if row.num_images is not None), None)
     lines = [
         "`bytes, packed` is the size if exported and packed at that point; time and peak memory are those of the stage "
         f"itself; `{DASH}` means: not measured."
     ]
     if row is not None:
-        lines.insert(
-            0,
-            f"Split `{document.split}`, {row.num_images} images. map50: mean over classes of the average precision by "
-            f"the method `{row.ap_method}` at IoU >= {row.iou_threshold:g}; recall at any score; "
-            f"detections: above the deployed score threshold{_number(document.deployed_score_threshold)}.",
-        )
+        objects = "" if row.num_objects is None else f", {row.num_objects:,} objects"
+        lines[:0] = [
+            f"Split `{document.split}`, {row.num_images} images{objects}.",
+            *_without_truth(document, row),
+            *_metrics_note(document, row),
+            "recall at any score; detections: above the deployed score threshold"
+            f"{_number(document.deployed_score_threshold)}.",
+        ]
     start = document.row(document.float_label)
     if start is not None and start.parameters_bytes is not None:
         lines.append(
             f"compression_ratio = {start.parameters_bytes:,} bytes (float32 safetensors of the parameters that the "
             f"graph of `{start.label}` uses) / packed bytes."
         )
-    if document.baseline_label is not None:
+    best = [f"{m} of `{label}`" for m in document.metrics() if (label := _baseline(document, m)) is not None]
+    if best:
         lines.append(
-            f"loss: map50 of `{document.baseline_label}`, the best float model, minus that of the row; its interval is "
+            f"loss: {', '.join(best)}, the best float model, minus that of the row; its interval is "
             "a paired bootstrap over images (both models on the same draws)."
         )
     facts = next(iter(document.benchmarks.values()), None)
     if facts is not None:
         lines.append(f"latency p50: network only, {facts.get('threads') or 'all'} thread(s), see Latency.")
     return " ".join(lines)
+
+
+def _without_truth(document: Document, row: Row) -> list[str]:
+    """Say which classes, or that all of them, have nothing to be found."""
+    names = ", ".join(f"`{name}`" for name in document.classes_without_truth)
+    if not names:
+        return []
+    if len(document.classes_without_truth) == len(row.ap_per_class):
+        return [f"**No object of any class ({names}): map, map75, map50 and recall cannot be measured.**"]
+    return [f"No object of the classes {names}: no mean counts them."]
+
+
+def _metrics_note(document: Document, row: Row) -> list[str]:
+    """Say what each metric is."""
+    notes = []
+    if row.map is not None:
+        notes.append(
+            "map: COCO's mean average precision (mAP50-95), over the classes, ten IoU thresholds from 0.50 to 0.95 and "
+            f"101 recall points, of at most {row.max_dets} detections of a class in an image; map75: the same at 0.75."
+        )
+    if row.map50 is not None:
+        notes.append(
+            f"map50: mean over classes of the average precision by the method `{row.ap_method}` at IoU >= "
+            f"{row.iou_threshold:g}."
+        )
+    return notes
 
 
 def _number(value: float | None) -> str:
@@ -173,17 +216,47 @@ def _requirements(document: Document) -> str:
 
 
 def _per_class(document: Document) -> str:
-    classes = list(dict.fromkeys(name for row in document.rows for name in row.ap_per_class))
     scored = [row for row in document.rows if row.ap_per_class]
     if not scored:
         return ""
     extra = list(dict.fromkeys(name for row in scored for name in row.extra_scores))
-    rows = [[row.label, *(fixed_text(row.ap_per_class.get(name)) for name in classes)] for row in scored]
-    parts = [_section("Average precision by class", _table(["model", *classes], rows))]
+    tables = []
+    for metric, field in (("map", "map_per_class"), ("map75", "map75_per_class"), ("map50", "ap_per_class")):
+        classes = list(dict.fromkeys(name for row in scored for name in getattr(row, field)))
+        rows = [[row.label, *(fixed_text(getattr(row, field).get(name)) for name in classes)] for row in scored]
+        if classes:
+            tables.append(f"{metric}:\n\n" + _table(["model", *classes], rows))
+    parts = [_section("Average precision by class", "\n\n".join(tables)), _losses(document)]
     if extra:
         rows = [[row.label, *(fixed_text(row.extra_scores.get(name)) for name in extra)] for row in scored]
         parts.append(_section("Further scores", _table(["model", *extra], rows)))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _losses(document: Document) -> str:
+    """Return what each model loses by each metric, where there are several."""
+    metrics = document.metrics()
+    if len(metrics) < 2:
+        return ""
+    head = ["model", *(text for metric in metrics for text in (metric, "95 % interval", "loss", "95 % of the loss"))]
+    rows = [
+        [
+            row.label,
+            *(
+                text
+                for metric in metrics
+                for text in (
+                    fixed_text(getattr(row, metric), 4),
+                    interval_text(getattr(row, f"{metric}_interval")),
+                    fixed_text(getattr(row, f"{metric}_loss"), 4),
+                    interval_text(getattr(row, f"{metric}_loss_interval")),
+                )
+            ),
+        ]
+        for row in document.rows
+        if any(getattr(row, metric) is not None for metric in metrics)
+    ]
+    return _section("Losses by metric", _table(head, rows))
 
 
 def _latency(document: Document) -> str:
@@ -225,8 +298,8 @@ def _ratio_text(ratio: dict[str, Any] | None) -> str:
 
 def _pictures(document: Document) -> str:
     entries = [
-        f"{picture.image} ({', '.join(f'{label}: {n}' for label, n in picture.num_detections.items())})\n\n"
-        f"![{picture.image}]({picture.file})"
+        f"{_cell(picture.image)} ({', '.join(f'{label}: {n}' for label, n in picture.num_detections.items())})\n\n"
+        f"![{_cell(picture.image)}]({quote(picture.file)})"
         for picture in document.pictures
     ]
     threshold = next((p.score_threshold for p in document.pictures if p.score_threshold is not None), None)
@@ -238,8 +311,9 @@ def _pictures(document: Document) -> str:
 def _trainings(document: Document) -> str:
     lines = []
     for label, history in document.histories.items():
-        scored = [row["map50"] for row in history if row.get("map50") is not None]
-        best = f", best val map50 {max(scored):.4f}" if scored else ""
+        metric = history_metric(history)
+        scored = [row[metric] for row in history if row.get(metric) is not None]
+        best = f", best val {metric} {max(scored):.4f}" if scored else ""
         seconds = sum(row.get("seconds") or 0 for row in history)
         epochs = "1 epoch" if len(history) == 1 else f"{len(history)} epochs"
         lines.append(f"`{label}`: {epochs} in {duration_text(seconds)}{best}.")
@@ -317,4 +391,9 @@ def _images(names: Sequence[str]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(text: object) -> str:
+    """Return text of strangers (names, messages) in one line, without cells, HTML or links of its own."""
+    return re.sub(r"([|<>\[\]])", r"\\\1", printable(text))

@@ -6,10 +6,13 @@ torch-free part is imported. Pictures of any size are looked at in overlapping w
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,8 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from compress.detector import Deploy
-from compress.errors import DataError, StageError
+from compress.detector import MAX_WINDOW_PIXELS, Deploy
+from compress.errors import DataError, DetectorError, StageError
+from compress.outputs import Outputs
+from compress.pictures.brightness import range_of_text
+from compress.pictures.decoding import Reading
+from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
 from compress.plugins import load_deploy
 from compress.predictor import ImageSource, Predictor
 from compress.progress import track, warn
@@ -26,12 +33,12 @@ from compress.runtime.documents import CocoIds, Format, coco_results, geojson
 from compress.runtime.forwards import session_forward
 from compress.runtime.image_source import INSTALL, RasterSource, has_rasterio, open_source
 from compress.runtime.session import deploy_metadata_of, open_session
-from compress.whole_file import write_whole
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 RESULT_FILE = "detections.json"
 COCO_FILE = "coco_results.json"
 MANY_WINDOWS = 100  # from which a picture shows how far it is
+MAX_PIXELS = 1 << 28  # of a picture that is decoded whole; 0.8 GB as pixels
+MAX_NAME_BYTES = 240  # of a result without its suffix: file systems take 255
 MAX_DRAWN_PIXELS = 50_000_000  # of a raster; a larger one is never held whole
 FORMAT_VERSION = 1
 
@@ -59,9 +66,17 @@ def open_predictor(
         StageError: the network does not take the wanted window size.
     """
     session = open_session(model, threads=threads)
-    deploy = load_deploy(deploy_metadata_of(session, str(model)))
+    meta = deploy_metadata_of(session, str(model))
+    try:
+        deploy = load_deploy(meta)
+    except DetectorError as error:
+        raise DetectorError(f"{model}: {error}") from error
+    forward = session_forward(session)
     rows, columns = session.get_inputs()[0].shape[2:]
     fixed = (rows, columns) if isinstance(rows, int) and isinstance(columns, int) else None
+    for (high, wide), whose in ((fixed or (1, 1), "the network's input"), (tile_size or (1, 1), "--tile")):
+        if high * wide > MAX_WINDOW_PIXELS:
+            raise StageError(f"{model}: {whose} is {high}x{wide} px, expected at most {MAX_WINDOW_PIXELS} px in all.")
     if fixed is not None and tile_size is not None and tile_size != fixed:
         raise StageError(
             f"{model}: the network takes {fixed[0]}x{fixed[1]} px only, --tile is {tile_size[0]}x{tile_size[1]}. "
@@ -69,10 +84,26 @@ def open_predictor(
         )
     if tile_size is None and fixed is not None and padded_size(deploy) != fixed:
         tile_size = fixed
-    predictor = Predictor(session_forward(session), deploy, tile_size, overlap_px, score_threshold)
+    predictor = Predictor(forward, deploy, tile_size, overlap_px, score_threshold)
     height, width = predictor.window_size
     predictor.windows((2 * height, 2 * width))  # refuses an overlap that does not fit, before any work
     return predictor
+
+
+def reading_of(meta: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> Reading:
+    """Return how a model's pictures are read: brightness as in its training, sizes up to a limit.
+
+    Args:
+        meta: the model's `krimp.deploy`.
+        max_pixels: larger pictures are refused; TIFFs that are read window by window have no limit.
+
+    Raises:
+        DetectorError: `value_range` of the metadata is no range.
+    """
+    try:
+        return Reading(range_of_text(meta.get("value_range")), max_pixels)
+    except ValueError as error:
+        raise DetectorError(f"krimp.deploy: {error}. Export the model again.") from error
 
 
 def padded_size(deploy: Deploy) -> tuple[int, int]:
@@ -118,6 +149,7 @@ class Results:
         formats: COCO is one `coco_results.json`, GEOJSON a file a picture.
         coco_ids: numbers of images and categories in the COCO results.
         own_map: GeoJSON in the coordinates of each raster's own map instead of WGS 84.
+        outputs: decides which files may be replaced.
     """
 
     folder: Path
@@ -125,18 +157,37 @@ class Results:
     formats: frozenset[Format] = frozenset()
     coco_ids: CocoIds = field(default_factory=CocoIds)
     own_map: bool = False
+    outputs: Outputs = field(default_factory=lambda: Outputs("detect", error=DataError))
+
+    def paths(self, images: Iterable[Path]) -> list[Path]:
+        """Return the files that detecting on pictures may write."""
+        suffixes = [".txt", *([".png"] if self.pictures else [])]
+        suffixes += [".geojson"] if Format.GEOJSON in self.formats else []
+        taken: set[str] = set()
+        names = [f"{name}{suffix}" for name in (_free_name(path, taken) for path in images) for suffix in suffixes]
+        names += [RESULT_FILE, *([COCO_FILE] if Format.COCO in self.formats else [])]
+        return [self.folder / name for name in names]
 
 
-def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, model_name: str = "") -> dict[str, Any]:
+def detect(
+    predictor: Predictor,
+    images: Iterable[Path],
+    results: Results,
+    *,
+    model_name: str = "",
+    max_pixels: int = MAX_PIXELS,
+) -> dict[str, Any]:
     """Detect on pictures and write `<name>.txt`, `<name>.png` and `detections.json` into a folder.
 
-    A picture that cannot be read is noted under `failed`; the others go on.
+    A picture that cannot be read, or whose results cannot be written, is noted under `failed`; the others go on.
+    Whatever ends the batch, `detections.json` then holds what was done before.
 
     Args:
         predictor: the model.
         images: picture files.
         results: where to, and what else.
         model_name: for the record.
+        max_pixels: pictures with more are not decoded; see `reading_of`.
 
     Returns:
         What `detections.json` holds.
@@ -146,7 +197,7 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
     """
     results.folder.mkdir(parents=True, exist_ok=True)
     deploy, taken = predictor.deploy, set[str]()
-    threshold = predictor.score_threshold
+    threshold, reading = predictor.score_threshold, reading_of(deploy.meta, max_pixels)
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "model": model_name,
@@ -158,24 +209,44 @@ def detect(predictor: Predictor, images: Iterable[Path], results: Results, *, mo
         "images": [],
         "failed": [],
     }
-    for path in images:
-        try:
-            if Format.COCO in results.formats:
-                results.coco_ids.image(str(path))
-            with open_source(path) as source:
-                record["images"].append(_detect_one(predictor, path, source, taken, results))
-        except DataError as error:
-            record["failed"].append({"file": str(path), "error": str(error)})
+    try:
+        for path in images:
+            _try_one(predictor, path, _free_name(path, taken), results, record, reading)
+    finally:
+        results.outputs.write(results.folder / RESULT_FILE, json.dumps(record) + "\n", synced=False)
     if Format.COCO in results.formats:
         rows = coco_results([(image["file"], image["detections"]) for image in record["images"]], results.coco_ids)
-        write_whole(results.folder / COCO_FILE, (json.dumps(rows) + "\n").encode(), synced=False)
-    write_whole(results.folder / RESULT_FILE, (json.dumps(record) + "\n").encode(), synced=False)
+        results.outputs.write(results.folder / COCO_FILE, json.dumps(rows) + "\n", synced=False)
     return record
 
 
-def _detect_one(
-    predictor: Predictor, path: Path, source: ImageSource, taken: set[str], results: Results
-) -> dict[str, Any]:
+def _try_one(
+    predictor: Predictor, path: Path, name: str, results: Results, record: dict[str, Any], reading: Reading
+) -> None:
+    """Detect on one picture and note in the record what came of it.
+
+    Raises:
+        CompressError: the model itself cannot be used.
+        OSError: the disk is full.
+    """
+    try:
+        if Format.COCO in results.formats:
+            results.coco_ids.image(str(path))
+        with open_source(path, reading) as source:
+            record["images"].append(_detect_one(predictor, path, source, name, results))
+        return
+    except DataError as error:
+        text = str(error)
+    except MemoryError:
+        text = f"{path}: there is not enough memory for it. Give a smaller picture, or a TIFF, read window by window."
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        text = f"{error.filename or path}: {error.strerror or error}. Rename the file, or check its permissions."
+    record["failed"].append({"file": str(path), "error": text})
+
+
+def _detect_one(predictor: Predictor, path: Path, source: ImageSource, name: str, results: Results) -> dict[str, Any]:
     """Detect on one picture, write its files and return its record."""
     deploy, (height, width) = predictor.deploy, source.size
     position = source.position if isinstance(source, RasterSource) else None
@@ -187,20 +258,19 @@ def _detect_one(
     windows = predictor.windows(source.size)
     watch = partial(track, label=path.name) if len(windows) >= MANY_WINDOWS else iter
     found = predictor.detect(source, watch=watch)
-    name = _free_name(path, taken)
     records = deploy.to_json(found)
-    write_whole(results.folder / f"{name}.txt", deploy.to_text(found).encode(), synced=False)
+    results.outputs.write(results.folder / f"{name}.txt", deploy.to_text(found), synced=False)
     if Format.GEOJSON in results.formats and position is not None:
         crs = position.name if results.own_map else None
         document = geojson(records, position.mapper(own_map=results.own_map), crs=crs)
-        write_whole(results.folder / f"{name}.geojson", (json.dumps(document) + "\n").encode(), synced=False)
+        results.outputs.write(results.folder / f"{name}.geojson", json.dumps(document) + "\n", synced=False)
     if results.pictures:
         if isinstance(source, RasterSource) and height * width > MAX_DRAWN_PIXELS:
             warn(f"{path}: {width} x {height} px are too many to draw; its boxes are in {name}.txt.")
         else:
             whole = source.read((0, 0, width, height))
             drawn = deploy.draw(whole, found, score_threshold=predictor.drawn_threshold)
-            write_whole(results.folder / f"{name}.png", _encode(drawn), synced=False)
+            results.outputs.write(results.folder / f"{name}.png", _encode(drawn), synced=False)
     return {
         "file": str(path),
         "name": name,
@@ -212,14 +282,22 @@ def _detect_one(
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("._")  # what macOS leaves
 
 
 def _free_name(path: Path, taken: set[str]) -> str:
-    """Return the picture's stem, made unique by a digest of its path where two pictures share it."""
-    name = path.stem
-    if name in taken:
-        name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    """Return the picture's stem as a name that no earlier picture has and that leaves room for a suffix.
+
+    Where it is taken or too long, a digest of the path makes it another one; a further one of the same path is counted.
+    """
+    name, digest = path.stem, hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    short = os.fsencode(name)[: MAX_NAME_BYTES - 20].decode(errors="ignore")
+    if len(os.fsencode(name)) > MAX_NAME_BYTES:
+        name = f"{short}_{digest}"
+    for number in itertools.count(1):
+        if name not in taken:
+            break
+        name = f"{short}_{digest}" if number == 1 else f"{short}_{digest}_{number}"
     taken.add(name)
     return name
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from compress.predictor import ArraySource
-from compress.runtime.detect import open_predictor
+from compress.runtime.detect import MAX_PIXELS, open_predictor, reading_of
 from compress.runtime.found import Found
 from compress.runtime.image_source import open_source
 
@@ -26,6 +26,7 @@ class Predictor:
         tile_size: tuple[int, int] | None = None,
         overlap_px: int | None = None,
         threads: int = 0,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         """Open a model file.
 
@@ -35,6 +36,8 @@ class Predictor:
             tile_size: (height, width) of a window, pixels; None takes the size the model was made for.
             overlap_px: pixels that neighbouring windows share; None leaves it to the plug-in.
             threads: of ONNX Runtime; 0 means one per core.
+            max_pixels: picture files with more are refused before they are decoded; TIFFs that are read window by
+                window have no limit.
 
         Raises:
             CodecError: the file is missing, damaged or carries no metadata.
@@ -48,6 +51,7 @@ class Predictor:
             overlap_px=overlap_px,
             threads=threads,
         )
+        self._reading = reading_of(self._predictor.deploy.meta, max_pixels)
 
     @property
     def meta(self) -> Mapping[str, Any]:
@@ -72,10 +76,15 @@ class Predictor:
                 window where rasterio is installed.
 
         Raises:
-            DataError: the file cannot be read as a picture.
+            DataError: the file cannot be read as a picture, or is too large.
             DetectorError: the array is not (H, W, 3) uint8.
         """
         deploy = self._predictor.deploy
-        with nullcontext(ArraySource(image)) if isinstance(image, np.ndarray) else open_source(Path(image)) as source:
+        opened = (
+            nullcontext(ArraySource(image))
+            if isinstance(image, np.ndarray)
+            else open_source(Path(image), self._reading)
+        )
+        with opened as source:
             detections = self._predictor.detect(source)
             return Found(deploy.to_json(detections), deploy.classes, source.size)

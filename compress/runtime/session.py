@@ -194,14 +194,19 @@ def deploy_metadata_of(session: InferenceSession, name: str) -> dict[str, Any]:
     Raises:
         CodecError: there is none, or it is not a JSON object.
     """
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError as error:
+        raise CodecError(f"{name}: its metadata is not UTF-8: {error}. Export the model again.") from error
     if text is None:
         raise CodecError(
-            f"{name}: the model carries no {METADATA_KEY!r} metadata. Export it with the stage export_onnx of Krimp."
+            f"{name}: the model carries no {METADATA_KEY!r} metadata, which says what its outputs mean. "
+            "`krimp detect` and `krimp.Predictor` take models of the stage export_onnx; any other ONNX file works with "
+            "`krimp pack`, `krimp inspect` and `krimp.open_session`."
         )
     try:
         meta = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and brackets without end, too
         raise CodecError(f"{name}: metadata {METADATA_KEY!r} is not JSON: {error}. Export the model again.") from error
     if not isinstance(meta, dict):
         raise CodecError(f"{name}: metadata {METADATA_KEY!r} is a {type(meta).__name__}, expected an object.")

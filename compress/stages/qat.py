@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from compress.kind import Kind
-from compress.quantization.settings import QuantizationSettings
+from compress.quantization.settings import ONLY_RANGES, PostTraining, QuantizationSettings
 from compress.stage import Stage
 from compress.training.settings import DistillFields, TrainingFields
 
@@ -19,6 +20,23 @@ class QatTraining(TrainingFields):
     optimizer: Literal["sgd", "adamw"] = Field("adamw", description="SGD with momentum, or AdamW.")
     lr: float = Field(5e-5, gt=0, description="Learning rate after the warm-up.")
     schedule: Literal["step", "cosine", "constant"] = Field("cosine", description="Learning rate after the warm-up.")
+
+
+class PostTrainingFields(BaseModel):
+    """What is chosen from the calibration images; unset fields are on where no training follows, off where one does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ranges: Literal["percentile", "least_error"] | None = Field(
+        None,
+        description="Of activations: `activation_percentile`, or tensor by tensor what loses least.",
+    )
+    rounding: Literal["nearest", "feedback"] | None = Field(
+        None,
+        description="Of weights: each to its nearest integer, or together, so that their errors cancel on real images.",
+    )
+    equalize: bool | None = Field(None, description="Give channels that share a range similar sizes first.")
+    correct_bias: bool | None = Field(None, description="Take back what rounded weights add to the mean of an output.")
 
 
 class Qat(Stage, QuantizationSettings):
@@ -40,6 +58,9 @@ class Qat(Stage, QuantizationSettings):
     stage: Literal["qat"] = "qat"
     training: QatTraining = Field(default_factory=QatTraining, description="How it is trained after calibration.")
     calibration_images: int = Field(32, ge=1, description="Images of 'train', not augmented, that set the ranges.")
+    post_training: PostTrainingFields = Field(
+        default_factory=PostTrainingFields, description="How ranges and integers are chosen before any training."
+    )
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well; default: labels only.")
 
     def references(self) -> tuple[str, ...]:
@@ -49,6 +70,17 @@ class Qat(Stage, QuantizationSettings):
     def splits(self) -> tuple[str, ...]:
         """Return 'train', and 'val' if the training is scored."""
         return ("train", "val") if self.training.evaluate_every and self.training.epochs else ("train",)
+
+    def chosen(self) -> PostTraining:
+        """Return `post_training` with its defaults: everything where nothing is trained, else the ranges only."""
+        default = ONLY_RANGES if self.training.epochs else PostTraining()
+        return replace(default, **self.post_training.model_dump(exclude_none=True))
+
+    def key_fields(self) -> dict[str, Any]:
+        """Return the fields with `post_training` as it is carried out; absent where it is what it always was."""
+        fields = super().key_fields()
+        fields.pop("post_training")
+        return fields if self.chosen() == ONLY_RANGES else fields | {"post_training": asdict(self.chosen())}
 
     def settings(self) -> QuantizationSettings:
         """Return the fields that shape the model."""

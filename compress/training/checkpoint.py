@@ -32,7 +32,8 @@ class Position:
         epoch_seconds, train_seconds: time in this epoch and in all, scoring left out.
         images: images seen in all.
         history: one row an epoch.
-        best_map50, best_epoch: of the scored epochs, None before the first.
+        best_map, best_map75, best_map50: of the weights that are kept, None before the first scored epoch.
+        best_epoch: the epoch they are of.
         stopped: the training is complete (last epoch, step limit or patience).
     """
 
@@ -45,6 +46,8 @@ class Position:
     train_seconds: float = 0.0
     images: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
+    best_map: float | None = None
+    best_map75: float | None = None
     best_map50: float | None = None
     best_epoch: int | None = None
     stopped: bool = False

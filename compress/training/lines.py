@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress.dataset import Batch
+from compress.dataset import METRICS, Batch
 from compress.progress import say, track
 from compress.training.checkpoint import Position
 from compress.training.settings import TrainingFields
@@ -53,10 +53,10 @@ class TrainingProgress:
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         """Print the line of a finished epoch."""
-        map50 = "" if row["map50"] is None else f" map50 {row['map50']:.4f}"
+        scores = "".join(f" {metric} {row[metric]:.4f}" for metric in METRICS if row.get(metric) is not None)
         say(
             f"{self.label} epoch {row['epoch']}/{self.epochs} done: {_loss_text(row['losses'])}"
-            f"{map50} in {row['seconds']:.0f} s"
+            f"{scores} in {row['seconds']:.0f} s"
         )
 
 

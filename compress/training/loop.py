@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.dataset import Batch, Scores, SkipsBatches
+from compress.dataset import METRICS, Batch, Scores, SkipsBatches
 from compress.detector import Detector, DistilsOutputs
 from compress.devices import device_name
 from compress.errors import StageError
@@ -50,7 +50,10 @@ class FitResult:
     Attributes:
         epochs_run: epochs completed, earlier runs of the same training included.
         best_map50: of the weights that were kept; None if nothing was scored.
-        history: one row an epoch: epoch (1-based), losses (means), lr, seconds, map50 (None if not scored).
+        best_map, best_map75: likewise.
+        metric: what the weights were kept by; None if nothing was scored.
+        history: one row an epoch: epoch (1-based), losses (means), lr, seconds, map, map75 and map50 (None if not
+            scored), metric.
         seconds_per_image: training only, scoring left out.
     """
 
@@ -58,6 +61,9 @@ class FitResult:
     best_map50: float | None
     history: list[dict[str, Any]] = field(default_factory=list)
     seconds_per_image: float = 0.0
+    best_map: float | None = None
+    best_map75: float | None = None
+    metric: str | None = None
 
 
 def fit(
@@ -94,7 +100,7 @@ def fit(
         after_step: called with (steps done, all steps) after each optimizer step and before the moving
             average sees it; masks are re-applied here.
         score: scores the model (the moving average if there is one) every `evaluate_every` epochs and at the
-            end; the weights with the best map50 are kept. None: the last weights are kept.
+            end; the weights with the best `settings.metric` are kept. None: the last weights are kept.
         best_from_epoch: epochs before this one (0-based) are scored but never kept, e.g. while sparsity grows.
         device: 'auto', 'cpu' or 'cuda'.
 
@@ -157,7 +163,7 @@ class _Training:
         self.after_step: Callable[[int, int], None] | None = None
         self.score: Callable[[nn.Module], Scores] | None = None
         self.distiller: Distiller | None = None
-        self.best_from_epoch = 0
+        self.best_from_epoch, self.told_of_metric = 0, False
         join_group(label, device=device_name(device))
         self.accelerator = Accelerator(cpu=device_name(device) == "cpu")
         self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -196,6 +202,8 @@ class _Training:
         shapes = {name: list(tensor.shape) for name, tensor in tensors_of(self.model).items()}
         fields = {name: getattr(self.settings, name) for name in TrainingFields.model_fields}
         del fields["checkpoint_minutes"]
+        if self.settings.chosen_by() in (None, "map50"):  # as it was before there was a choice: old checkpoints fit
+            del fields["metric"]
         text = json.dumps([self.seed, fields, shapes], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -357,33 +365,48 @@ class _Training:
             "losses": {name: total / max(position.batch, 1) for name, total in position.loss_sums.items()},
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": round(position.epoch_seconds, 3),
-            "map50": None,
+            **dict.fromkeys([*METRICS, "metric"]),
         }
         last = position.epoch + 1 >= settings.epochs or position.step >= self.total_steps
         if self.score is not None and (last or (position.epoch + 1) % settings.evaluate_every == 0):
-            row["map50"] = self._score_and_keep_best()
+            row |= self._score_and_keep_best()
         position.history.append(row)
         self.lines.epoch(row)
         waited = position.epoch - max(position.best_epoch or 0, self.best_from_epoch)
         tired = settings.patience is not None and waited >= settings.patience and position.best_epoch is not None
         if tired and not last:
-            say(f"{self.label}: no better map50 for {waited} epochs; stopped early after epoch {position.epoch + 1}")
+            stopped = f"stopped early after epoch {position.epoch + 1}"
+            say(f"{self.label}: no better {row['metric'] or settings.metric} for {waited} epochs; {stopped}")
         position.stopped = last or tired
         position.epoch += 1
         position.batch, position.loss_sums, position.epoch_seconds = 0, {}, 0.0
         self.save()
 
-    def _score_and_keep_best(self) -> float:
+    def _score_and_keep_best(self) -> dict[str, Any]:
+        """Return what the row of the epoch says of its scores."""
         assert self.score is not None
         position = self.position
         self.model.eval()
         with using_values(self.model, self.average.values if self.average else None), torch.no_grad():
-            map50 = float(self.score(self.model).map50)
-            better = position.best_map50 is None or map50 > position.best_map50
-            if position.epoch >= self.best_from_epoch and better and not math.isnan(map50):
-                position.best_map50, position.best_epoch = map50, position.epoch
+            scores = self.score(self.model)
+            found = {name: None if (one := getattr(scores, name)) is None else float(one) for name in METRICS}
+            metric = self._metric_of(scores)
+            value, best = float(getattr(scores, metric)), getattr(position, f"best_{metric}")
+            if position.epoch >= self.best_from_epoch and (best is None or value > best) and not math.isnan(value):
+                position.best_map, position.best_map75, position.best_map50 = (found[name] for name in METRICS)
+                position.best_epoch = position.epoch
                 self.best = copy_of(tensors_of(self.model))
-        return map50
+        return {**found, "metric": metric}
+
+    def _metric_of(self, scores: Scores) -> str:
+        """Return what the weights are kept by: the wanted metric, map50 where the data set does not measure it."""
+        wanted = self.settings.metric
+        if getattr(scores, wanted) is not None:
+            return wanted
+        if not self.told_of_metric:
+            warn(f"{self.label}: the data set's scores have no {wanted}; weights are kept by map50 instead.")
+        self.told_of_metric = True
+        return "map50"
 
     def finish(self) -> FitResult:
         """Load the weights that are kept and bring the model back to the CPU."""
@@ -399,4 +422,7 @@ class _Training:
             best_map50=position.best_map50,
             history=position.history,
             seconds_per_image=position.train_seconds / max(position.images, 1),
+            best_map=position.best_map,
+            best_map75=position.best_map75,
+            metric=next((row["metric"] for row in reversed(position.history) if row.get("metric")), None),
         )

@@ -54,7 +54,10 @@ class TrainingFields(BaseModel):
     )
     evaluate_every: int = Field(0, ge=0, description="Score the split 'val' every so many epochs; 0 = never.")
     evaluate_limit: int | None = Field(None, ge=1, description="Score only so many images of 'val'.")
-    patience: int | None = Field(None, ge=1, description="Stop after so many epochs without a better map50.")
+    metric: Literal["map", "map75", "map50"] = Field(
+        "map", description="Score that the kept weights are chosen by; read only if evaluate_every is set."
+    )
+    patience: int | None = Field(None, ge=1, description="Stop after so many epochs without a better `metric`.")
     checkpoint_minutes: float = Field(5.0, ge=0, description="Between checkpoints; each epoch ends with one too.")
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
@@ -76,6 +79,10 @@ class TrainingFields(BaseModel):
     def trained_splits(self) -> tuple[str, ...]:
         """Return the splits that a training reads: 'train', and 'val' if it is scored; none without epochs."""
         return ("train", *(("val",) if self.evaluate_every else ())) if self.epochs else ()
+
+    def chosen_by(self) -> str | None:
+        """Return the metric that decides which weights are kept, None if no epoch is scored."""
+        return self.metric if self.epochs and self.evaluate_every else None
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return how many optimizer steps the whole training takes without early stop."""

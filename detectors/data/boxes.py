@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -17,9 +17,11 @@ import numpy as np
 
 from compress.dataset import DataFolder, InputFormat, Scores
 from compress.errors import DataError
-from compress.progress import track
+from compress.pictures.decoding import reason
+from compress.progress import track, warn
 from detectors.data.config import BoxData
 from detectors.data.image_header import read_image_size
+from detectors.data.labels import DroppedBox, dropped_text
 from detectors.data.samples import Sample, SampleImages, Truth, class_table
 from detectors.geometry.detections import Detections
 
@@ -52,6 +54,7 @@ class BoxDataset(ABC, Generic[Config]):
     def __init__(self, config: Config, classes: Sequence[str]) -> None:
         self.config = config
         self.classes = tuple(classes)
+        self._counted: dict[str, dict[bool, dict[str, int]]] = {}  # of what was read: it is asked for right after
 
     # ---- what a format adds -----------------------------------------------------------------------
 
@@ -67,7 +70,7 @@ class BoxDataset(ABC, Generic[Config]):
             check: 'header' reads size and end of each image, 'full' decodes it, None opens labels only.
 
         Returns:
-            Samples, and problems as 'file:line: what, what was expected.'
+            Samples, and problems as 'file:line: what, what was expected.'; a `labels.DroppedBox` costs its box alone.
 
         Raises:
             DataError: no root given, unknown split, or a folder or file is missing.
@@ -126,6 +129,11 @@ class BoxDataset(ABC, Generic[Config]):
         """Return (height, width) that the network is deployed for, px."""
         return self.config.image_size
 
+    @property
+    def value_range(self) -> tuple[float, float] | None:
+        """Return what becomes 0 and what 255 in pictures of more than 8 bits; None: what each file holds decides."""
+        return self.config.value_range
+
     def check(self, split: str) -> None:
         """Raise DataError that lists everything that is wrong with a split."""
         self.counts(split)
@@ -144,6 +152,7 @@ class BoxDataset(ABC, Generic[Config]):
             DataError: lists the problems as file:line: what, what was expected (the first 20 and the count).
         """
         samples = self._read(split, check)
+        self._counted[split] = self._count(samples)
         objects = [item for sample in samples for item in sample.objects]
         counts = {
             "images": len(samples),
@@ -151,6 +160,26 @@ class BoxDataset(ABC, Generic[Config]):
             "ignored_boxes": sum(item.ignored for item in objects),
         }
         return counts | {n: sum(o.label == i and not o.ignored for o in objects) for i, n in enumerate(self.classes)}
+
+    def object_counts(self, split: str, *, trained: bool) -> dict[str, int]:
+        """Return how many boxes of each class a split has, those that are scored or those that are trained on.
+
+        Raises:
+            DataError: as of `samples`.
+        """
+        if split not in self._counted:
+            self._counted[split] = self._count(self.samples(split))
+        return self._counted[split][trained]
+
+    def _count(self, samples: Sequence[Sample]) -> dict[bool, dict[str, int]]:
+        """Return the boxes by class that a training learns from (True) and that a score counts (False)."""
+        objects = [item for sample in samples for item in sample.objects if item.label >= 0]
+        scored = Counter(item.label for item in objects if not item.ignored)
+        trained = Counter(item.label for item in objects if item.difficult <= self.config.train_difficulty)
+        return {
+            kind: {name: counts[label] for label, name in enumerate(self.classes)}
+            for kind, counts in ((False, scored), (True, trained))
+        }
 
     def samples(self, split: str) -> list[Sample]:
         """Return the samples of a split, sorted by name; labels are parsed, images not opened.
@@ -168,7 +197,7 @@ class BoxDataset(ABC, Generic[Config]):
         """
         files = self.files(split)
         with ThreadPoolExecutor(4) as pool:  # hashlib and reading release the lock
-            digests = pool.map(lambda item: hashlib.sha256(item[1].read_bytes()).hexdigest(), files)
+            digests: Iterable[str] = pool.map(lambda item: _digest_of(item[1]), files)
             digests = track(digests, f"read split {split}", len(files))
             listing = "".join(f"{digest}  {name}\n" for (name, _), digest in zip(files, digests, strict=True))
         return hashlib.sha256(listing.encode()).hexdigest()
@@ -179,7 +208,7 @@ class BoxDataset(ABC, Generic[Config]):
         Raises:
             DataError: the labels are wrong (at once) or an image cannot be decoded (when reached).
         """
-        return SampleImages(self.samples(split))
+        return SampleImages(self.samples(split), self.config.reading)
 
     def loader(
         self, split: str, input_format: InputFormat, *, batch_size: int, augment: bool, seed: int
@@ -204,13 +233,24 @@ class BoxDataset(ABC, Generic[Config]):
         return build_loader(samples, self.config, input_format, batch_size=batch_size, augment=augment, seed=seed)
 
     def score(self, detections: Sequence[Detections], truths: Sequence[Truth]) -> Scores:
-        """Return the accuracy of detections, by rotated overlap; see `scoring.score_detections`."""
+        """Return the accuracy of detections, by rotated overlap; see `scoring.score_detections`.
+
+        Says so where images have more objects of a class than `max_dets` lets be found.
+        """
         from detectors.data.scoring import score_detections
 
-        return score_detections(detections, truths, self.classes)
+        most = self.config.max_dets
+        crowded = sum(bool(len(one.labels)) and int(np.bincount(one.labels).max()) > most for one in truths)
+        if crowded:
+            warn(
+                f"{crowded} images have more than {most} objects of a class, and map counts the best {most} detections "
+                "of one. Set data.max_dets higher to count all."
+            )
+        return score_detections(detections, truths, self.classes, max_dets=most)
 
     def _read(self, split: str, check: Check | None) -> list[Sample]:
-        samples, problems = self.read(split, class_table(self.config, self.classes), check=check)
+        samples, found = self.read(split, class_table(self.config, self.classes), check=check)
+        problems = [problem for problem in found if not isinstance(problem, DroppedBox)]
         if problems:
             listed = "\n".join(f"  {problem}" for problem in problems[:MAX_LISTED])
             more = f"\n  ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
@@ -218,4 +258,24 @@ class BoxDataset(ABC, Generic[Config]):
             raise DataError(
                 f"data split '{split}' in {self.config.root}: {count}, expected none. Fix these files:\n{listed}{more}"
             )
+        if check is not None:  # once a split, not at every epoch
+            _tell(split, samples, [problem for problem in found if isinstance(problem, DroppedBox)])
         return samples
+
+
+def _tell(split: str, samples: Sequence[Sample], dropped: Sequence[str]) -> None:
+    """Warn about boxes that were dropped and pictures that are nearly flat, one line each."""
+    if dropped:
+        warn(f"data split '{split}': {dropped_text(dropped)}")
+    flat = [f"{sample.image_path}: {sample.flat}" for sample in samples if sample.flat]
+    if flat:
+        warn(f"data split '{split}': {len(flat)} of {len(samples)} pictures are nearly flat, e.g. {flat[0]}")
+
+
+def _digest_of(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{path}: {reason(error, path)}, expected a file that can be read. Remove or replace it."
+        ) from error

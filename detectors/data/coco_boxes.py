@@ -17,12 +17,12 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from detectors.data.labels import MAX_PX, DegenerateBoxError
 from detectors.data.run_lengths import outline_points, read_mask
 from detectors.geometry.corners import box_corners
 from detectors.geometry.minimal_rectangle import minimal_rectangle
 
 Quad = tuple[float, ...]
-MAX_PX = 1e9  # no picture is that large
 _XYWHR = ("cx", "cy", "w", "h", "angle_rad")
 
 
@@ -71,7 +71,8 @@ def bbox_of(annotation: Mapping[str, Any]) -> tuple[float, float, float, float]:
         raise ValueError(f"bbox is {_short(value)}, expected four finite numbers [x, y, width, height] in pixels{hint}")
     x, y, w, h = (float(number) for number in value)
     if w <= 0 or h <= 0:
-        raise ValueError(f"bbox is {_short(value)}, expected a width and a height above 0")
+        kind = ValueError if min(w, h) < 0 else DegenerateBoxError
+        raise kind(f"bbox is {_short(value)}, expected a width and a height above 0")
     return x, y, w, h
 
 
@@ -93,7 +94,9 @@ def obb_quad(value: Any) -> Quad:
     if len(flat) == 8:
         return tuple(float(number) for number in flat)
     if min(flat[2], flat[3]) <= 0:
-        raise ValueError(f"obb is {_short(value)}, expected a width and a height above 0")
+        raise (ValueError if min(flat[2], flat[3]) < 0 else DegenerateBoxError)(
+            f"obb is {_short(value)}, expected a width and a height above 0"
+        )
     return _quad_of_box(*flat)
 
 
@@ -111,7 +114,7 @@ def segmentation_quad(value: Any, image_size: tuple[int, int] | None) -> Quad:
             )
         points = outline_points(counts, height)
         if not len(points):
-            raise ValueError("segmentation is a mask without any pixel, expected at least one")
+            raise DegenerateBoxError("segmentation is a mask without any pixel, expected at least one")
         return tuple(minimal_rectangle(points).reshape(-1).tolist())
     if not isinstance(value, list):
         raise ValueError(f"segmentation is {_short(value)}, expected polygons [[x1, y1, x2, y2, ...], ...] or a mask")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+
+from compress.pictures.brightness import range_of_text
+from compress.pictures.decoding import Reading
 
 Pixels = Annotated[int, Field(ge=1)]
 Size = tuple[Pixels, Pixels]
+ValueRange = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(lambda limits: range_of_text(list(limits)))]
 
 
 class BoxData(BaseModel):
@@ -15,8 +19,16 @@ class BoxData(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    SCORING_FIELDS: ClassVar[frozenset[str]] = frozenset({"max_dets"})
+    KEYED_IF_SET: ClassVar[frozenset[str]] = frozenset({"value_range"})
+
     root: str | None = Field(None, description="Folder with one subfolder per split; usually --set data.root=PATH.")
     image_size: Size = Field(description="Deployed input size [height, width], px.")
+    value_range: ValueRange | None = Field(
+        None,
+        description="What becomes 0 and what 255 in pictures of more than 8 bits (thermal cameras: 10 to 16 bits, "
+        "floats), e.g. [7000, 8200]; model files carry it. null: what each file holds decides.",
+    )
     ignore: tuple[str, ...] = Field((), description="Classes whose boxes are neither trained on nor scored.")
     merge: dict[str, str] = Field(default_factory=dict, description="Class in the files -> class of the detector.")
     crop_size: Size | Pixels | None = Field(
@@ -41,6 +53,12 @@ class BoxData(BaseModel):
         description="Training takes boxes up to this value of the column difficult as truth: 1 difficult, 2 cut by the "
         "border of a patch (official DCFL: 2). Others are ignored. Scoring ignores all above 0.",
     )
+    max_dets: int = Field(
+        100,
+        ge=1,
+        description="So many detections of a class in an image, the best ones, count for map and map75 (COCO: 100). "
+        "Images with more objects of a class need more: their recall ends there.",
+    )
     num_workers: int = Field(0, ge=0, description="Processes that load training images; changes no result.")
 
     @model_validator(mode="after")
@@ -49,6 +67,11 @@ class BoxData(BaseModel):
         if both:
             raise ValueError(f"class {both[0]!r} is in ignore and in merge; keep it in one of them")
         return self
+
+    @property
+    def reading(self) -> Reading:
+        """Return how the picture files are read."""
+        return Reading(self.value_range)
 
     @property
     def crop(self) -> Size | None:

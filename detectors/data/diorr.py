@@ -18,8 +18,8 @@ from compress.errors import DataError
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import ONE_PROCESS, Limits, build_folder, link_or_copy, write_file
 from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
-from detectors.data.image_header import image_size
-from detectors.data.labels import parse_line
+from detectors.data.labels import EmptyBoxError, parse_line
+from detectors.data.places import inspect_image, is_image
 
 CLASSES = (
     "airplane", "airport", "baseballfield", "basketballcourt", "bridge", "chimney", "expressway-service-area",
@@ -57,8 +57,11 @@ def find_sources(root: Path, split: str) -> list[Source]:
     if labels is None:
         raise DataError(f"{root / 'Annotations' / _LABEL_FOLDERS[0]}: no such folder, expected the oriented boxes.")
     sources, problems = [], []
+    lying = {
+        path.stem: path for folder in _IMAGE_FOLDERS for path in sorted((root / folder).glob("*")) if is_image(path)
+    }
     for name in sorted(names):
-        images = [path for folder in _IMAGE_FOLDERS if (path := root / folder / f"{name}.jpg").is_file()]
+        images = [lying[name]] if name in lying else []
         if not images:
             problems.append(f"{name}: no {name}.jpg in {' or '.join(_IMAGE_FOLDERS)}.")
         if not (labels / f"{name}.xml").is_file():
@@ -90,17 +93,18 @@ def convert_source(source: Source, folder: Path, *, classes: tuple[str, ...]) ->
         DataError: image or annotation is wrong.
     """
     assert source.labels is not None
-    try:
-        height, width = image_size(source.image.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{source.image}: {error}, expected a complete image.") from error
+    seen = inspect_image(source.image, "header")
+    raise_all(source.name, seen.problems)
+    assert seen.size is not None
     lines, dropped = [], []
     for number, line in enumerate(label_lines(source.labels, classes), start=1):
         try:
-            parse_line(line, dict.fromkeys(classes, 0), image_size=(height, width))
+            parse_line(line, dict.fromkeys(classes, 0), image_size=seen.size)
             lines.append(line)
-        except ValueError as error:  # no area, or wholly outside the image: nothing that could be learnt or found
+        except EmptyBoxError as error:
             dropped.append(f"{source.labels.name}: object {number}: {error}")
+        except ValueError as error:
+            raise DataError(f"{source.labels}: object {number}: {error}") from error
     files = {}
     for part in (IMAGE_FOLDER, LABEL_FOLDER):
         (folder / part).mkdir(exist_ok=True)
@@ -108,7 +112,7 @@ def convert_source(source: Source, folder: Path, *, classes: tuple[str, ...]) ->
     files[name] = link_or_copy(source.image, folder / name)
     name = f"{LABEL_FOLDER}/{source.name}.txt"
     files[name] = write_file(folder / name, "".join(lines).encode())
-    return {"height": height, "width": width, "objects": len(lines), "dropped": dropped, "files": files}
+    return {"height": seen.size[0], "width": seen.size[1], "objects": len(lines), "dropped": dropped, "files": files}
 
 
 def label_lines(path: Path, classes: Sequence[str]) -> list[str]:

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.errors import DataError
-from detectors.data.formats.dota import IMAGE_FOLDER, IMAGE_SUFFIXES, LABEL_FOLDER
+from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
+from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER, label_files
+from detectors.data.places import is_image
 
 _DOTA10 = (
     "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship",
@@ -107,7 +109,7 @@ def _images(roots: Sequence[Path], split: str) -> tuple[dict[str, Path], list[st
     problems = []
     for root in roots:
         for path in sorted((root / split / IMAGE_FOLDER).rglob("*")):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+            if not is_image(path):
                 continue
             if path.stem in images:
                 problems.append(f"{path}: same name as {images[path.stem]}, expected one image a name.")
@@ -125,8 +127,8 @@ def _labels(roots: Sequence[Path], split: str, version: str) -> dict[str, Path] 
     labels: dict[str, Path] | None = None
     for root in roots:
         for folder in _label_folders(root / split, split, version):
-            files = sorted(folder.glob("*.txt"))
+            files = label_files(folder)[0] if folder.is_dir() else {}
             if files:
-                labels = (labels or {}) | {path.stem: path for path in files}
+                labels = (labels or {}) | files
                 break
     return labels

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 HEADERS = ("imagesource:", "gsd:")
 CORNERS = ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")
 IGNORED = -1  # label index of a class that is ignored
 MIN_AREA_PX = 1e-3  # a quadrilateral below is a line or a point
+MAX_PX = 1e9  # no picture is that large
+COLUMNS = "x1 y1 x2 y2 x3 y3 x4 y4 class difficult, separated by blanks"
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,19 @@ class LabelledObject:
     difficult: int = 0
 
 
-class DegenerateBoxError(ValueError):
-    """A line in good form whose box has no area."""
+class EmptyBoxError(ValueError):
+    """A line in good form whose box holds no pixel of its image: nothing that could be learnt or found.
+
+    Such boxes occur in published data sets. They are dropped, counted and told, wherever labels are read.
+    """
+
+
+class DegenerateBoxError(EmptyBoxError):
+    """The box has no area."""
+
+
+class OutsideBoxError(EmptyBoxError):
+    """The box lies wholly outside its image."""
 
 
 def check_class_names(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -45,29 +61,51 @@ def check_class_names(classes: tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         ValueError: one is listed twice, or a label file could not hold it.
     """
+    counts = Counter(classes)
     for name in classes:
         if not name or any(letter.isspace() for letter in name):
-            raise ValueError(f"class {name!r} is empty or has white space, which DOTA label files cannot hold")
-        if classes.count(name) > 1:
-            raise ValueError(f"class {name!r} is listed {classes.count(name)} times; expected each once")
+            near = f"; write {'-'.join(name.split())!r}" if name.strip() else ""
+            raise ValueError(f"class {name!r} is empty or has white space, which DOTA label files cannot hold{near}")
+        if counts[name] > 1:
+            raise ValueError(f"class {name!r} is listed {counts[name]} times; expected each once")
     return classes
+
+
+class DroppedBox(str):
+    """The place of a box and why it is empty (`EmptyBoxError`), among problems: its file is right without it."""
+
+    __slots__ = ()
+
+
+class LineProblem(NamedTuple):
+    """What is wrong with a line.
+
+    Attributes:
+        line: its number, from 1.
+        text: what is wrong and what was expected.
+        dropped: only its box is empty (`EmptyBoxError`); the file is right without it.
+    """
+
+    line: int
+    text: str
+    dropped: bool
 
 
 def parse_labels(
     text: str, table: Mapping[str, int], *, image_size: tuple[int, int] | None = None
-) -> tuple[list[LabelledObject], list[tuple[int, str]]]:
+) -> tuple[list[LabelledObject], list[LineProblem]]:
     """Parse the text of a label file.
 
     Args:
         text: content of the file.
         table: class name -> label index, `IGNORED` for ignored classes.
-        image_size: (height, width), px; given, boxes that lie wholly outside are problems.
+        image_size: (height, width), px; given, boxes that lie wholly outside are dropped.
 
     Returns:
-        The objects, and the problems as (line number from 1, what is wrong and what was expected).
+        The objects, and what is wrong.
     """
     objects: list[LabelledObject] = []
-    problems: list[tuple[int, str]] = []
+    problems: list[LineProblem] = []
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
         if not stripped or stripped.lower().startswith(HEADERS):
@@ -75,7 +113,7 @@ def parse_labels(
         try:
             objects.append(parse_line(stripped, table, image_size=image_size))
         except ValueError as error:
-            problems.append((number, str(error)))
+            problems.append(LineProblem(number, str(error), isinstance(error, EmptyBoxError)))
     return objects, problems
 
 
@@ -84,14 +122,11 @@ def parse_line(line: str, table: Mapping[str, int], *, image_size: tuple[int, in
 
     Raises:
         ValueError: the line is wrong; the text says what, with the value, and what was expected
-            (`DegenerateBoxError` where only the area is).
+            (`EmptyBoxError` where the box alone holds nothing of the image).
     """
     columns = line.split()
     if len(columns) != 10:
-        hint = " The last one, difficult (0 or 1), seems to be missing." if len(columns) == 9 else ""
-        raise ValueError(
-            f"{len(columns)} columns, expected 10 (x1 y1 x2 y2 x3 y3 x4 y4 class difficult, separated by blanks).{hint}"
-        )
+        raise ValueError(f"{len(columns)} columns, expected 10 ({COLUMNS}).{_form_hint(columns, table)}")
     quad = _quad(columns[:8])
     label = label_of(columns[8], table)
     if columns[9] not in ("0", "1", "2"):
@@ -99,6 +134,43 @@ def parse_line(line: str, table: Mapping[str, int], *, image_size: tuple[int, in
     check_geometry(quad, image_size)
     difficult = int(columns[9])
     return LabelledObject(quad=quad, label=label, ignored=label == IGNORED or difficult > 0, difficult=difficult)
+
+
+def _form_hint(columns: Sequence[str], table: Mapping[str, int]) -> str:
+    """Return what a line of another number of columns seems to be, '' where nothing is near."""
+    if any("," in column for column in columns) and len([part for part in ",".join(columns).split(",") if part]) >= 9:
+        return " It has commas; write blanks."
+    numbers = [_number(column) for column in columns]
+    known = [number for number in numbers if number is not None]
+    if len(known) == len(columns):
+        if len(columns) >= 5 and known[0].is_integer() and all(-1 <= share <= 2 for share in known[1:]):
+            return (
+                " It looks like a line of YOLO (class and shares of the picture): set data.format: yolo, or turn the "
+                "data set into DOTA's format with `krimp data convert`."
+            )
+        if len(columns) in (8, 9):
+            return " The class and difficult (0 or 1) seem to be missing."
+        return ""
+    if len(columns) == 9 and None not in numbers[:8]:
+        return " The last one, difficult (0 or 1), seems to be missing."
+    if len(columns) > 10 and None not in numbers[:8] and columns[-1] in ("0", "1", "2"):
+        name = columns[8:-1]
+        if any(_number(part) is None for part in name):
+            joined = next((near for sign in "-_" if (near := _near(sign.join(name), table))), "-".join(name))
+            return f" The class '{' '.join(name)}' has a blank; write '{joined}'."
+    if len(columns) == 11 and None not in numbers[:8] and numbers[10] is not None:
+        return " The last one looks like a score, which labels do not have."
+    if 5 <= len(columns) <= 7 and None in (numbers[0], numbers[-1]):
+        return " It looks like an upright or turned box of two corners or a centre; four corners are needed."
+    return ""
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _quad(columns: list[str]) -> tuple[float, ...]:
@@ -110,6 +182,8 @@ def _quad(columns: list[str]) -> tuple[float, ...]:
             raise ValueError(f"{name} is '{column}', expected a number in pixels.") from None
         if not math.isfinite(value):
             raise ValueError(f"{name} is {column}, expected a finite number in pixels.")
+        if abs(value) > MAX_PX:
+            raise ValueError(f"{name} is {column}, expected a number of pixels, {MAX_PX:.0e} at most.")
         values.append(value)
     return tuple(values)
 
@@ -122,12 +196,22 @@ def label_of(name: str, table: Mapping[str, int]) -> int:
     """
     if name in table:
         return table[name]
-    close = difflib.get_close_matches(name, table, n=1)
-    nearest = f" Did you mean '{close[0]}'?" if close else ""
+    close = _near(name, table)
+    nearest = f" Did you mean '{close}'?" if close else ""
     raise ValueError(
         f"unknown class '{name}', expected one of {', '.join(table)}.{nearest} "
         "Other classes go into data.ignore or data.merge."
     )
+
+
+def _near(name: str, table: Mapping[str, int]) -> str | None:
+    """Return the class that differs by case, hyphens or little else."""
+    plain = {_plain(known): known for known in table}
+    return plain.get(_plain(name)) or next(iter(difflib.get_close_matches(name, table, n=1)), None)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
 def check_geometry(quad: tuple[float, ...], image_size: tuple[int, int] | None) -> None:
@@ -138,20 +222,38 @@ def check_geometry(quad: tuple[float, ...], image_size: tuple[int, int] | None) 
         image_size: (height, width), px; None: where the box lies is not looked at.
 
     Raises:
-        ValueError: it lies wholly outside the image (`DegenerateBoxError`: it has no area).
+        OutsideBoxError: it lies wholly outside the image.
+        DegenerateBoxError: it has no area, also once its corners are rounded to float32.
+        ValueError: a corner lies where no picture reaches.
     """
+    if not all(abs(value) <= MAX_PX for value in quad):  # false for nan, too
+        raise ValueError(f"a corner lies at {max(map(abs, quad)):g} px, expected {MAX_PX:.0e} at most.")
     points = np.array(quad, np.float64).reshape(4, 2)
     x, y = points[:, 0] - points[0, 0], points[:, 1] - points[0, 1]
     area = abs(float(x @ np.roll(y, -1) - np.roll(x, -1) @ y)) / 2
-    if area < MIN_AREA_PX:
+    # What training and scoring see is the smallest rectangle around the corners in float32.
+    if area < MIN_AREA_PX or min(cv2.minAreaRect(points.astype(np.float32))[1]) <= 0:
         raise DegenerateBoxError(f"degenerate box: its area is {area:.3g} px^2, expected four corners of a rectangle.")
-    if image_size is None:
-        return
-    height, width = image_size
-    left, top = points.min(axis=0)
-    right, bottom = points.max(axis=0)
-    if right <= 0 or bottom <= 0 or left >= width or top >= height:
-        raise ValueError(
+    if image_size is not None and is_outside(quad, image_size):
+        height, width = image_size
+        left, top = points.min(axis=0)
+        right, bottom = points.max(axis=0)
+        raise OutsideBoxError(
             f"the box (x {left:g} to {right:g}, y {top:g} to {bottom:g}) lies outside the image of "
             f"{width} x {height} px, expected at least a part of it inside."
         )
+
+
+def is_outside(quad: Sequence[float], image_size: tuple[int, int]) -> bool:
+    """Return whether the upright rectangle around a box (px) has no part inside an image of (height, width) px."""
+    x, y = quad[0::2], quad[1::2]
+    return max(x) <= 0 or max(y) <= 0 or min(x) >= image_size[1] or min(y) >= image_size[0]
+
+
+def dropped_text(dropped: Sequence[str]) -> str:
+    """Return how many boxes were dropped, and the first of them ('file:line: why').
+
+    >>> dropped_text(["a.txt:3: degenerate box", "a.txt:4: degenerate box"])
+    '2 boxes were dropped, e.g. a.txt:3: degenerate box'
+    """
+    return f"{len(dropped)} boxes were dropped, e.g. {dropped[0]}"

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from compress.dataset import InputFormat
+from compress.pictures.decoding import AS_IT_IS, Reading
 from detectors.data.augmentation import CropAroundObjects, JitterPixels, RandomFlip, Step, TrainingImage
 from detectors.data.config import BoxData, Size
 from detectors.data.labels import IGNORED
-from detectors.data.samples import Sample, longer_side_first, minimum_rectangles, read_image
+from detectors.data.samples import Sample, longer_side_first, minimum_rectangles
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def build_loader(
         seed=seed,
         train_difficulty=data.train_difficulty,
         min_edge_px=data.min_edge_px,
+        reading=data.reading,
     )
     minimum_size = (0, 0) if augment else data.image_size
     order = np.random.default_rng(seed).permutation(len(samples)).tolist() if augment else range(len(samples))
@@ -103,6 +105,7 @@ class SeededImages(Dataset[LoadedImage]):
         seed: of all of them.
         train_difficulty: boxes up to this difficulty are truth, the others ignored.
         min_edge_px: truth with a shorter edge is dropped.
+        reading: how their files are read.
     """
 
     def __init__(
@@ -113,12 +116,14 @@ class SeededImages(Dataset[LoadedImage]):
         seed: int,
         train_difficulty: int = 0,
         min_edge_px: float = 0.0,
+        reading: Reading = AS_IT_IS,
     ) -> None:
         self.samples = list(samples)
         self.steps = list(steps)
         self.seed = seed
         self.train_difficulty = train_difficulty
         self.min_edge_px = min_edge_px
+        self.reading = reading
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -146,11 +151,11 @@ class SeededImages(Dataset[LoadedImage]):
         )
 
     def _read(self, sample: Sample) -> TrainingImage:
-        objects = sample.objects
+        pixels, objects = sample.load(self.reading)
         ignored = [item.label == IGNORED or item.difficult > self.train_difficulty for item in objects]
         quads = np.array([item.quad for item in objects], np.float32).reshape(-1, 8)
         return TrainingImage(
-            pixels=read_image(sample.image_path),
+            pixels=pixels,
             boxes=torch.from_numpy(minimum_rectangles(quads).astype(np.float32)),
             labels=np.array([item.label for item in objects], np.int64),
             ignored=np.array(ignored, bool),

@@ -17,8 +17,10 @@ from compress.errors import DataError
 from compress.progress import track
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import read_manifest, write_file
+from detectors.data.formats.dota import IMAGE_FOLDER, label_files
 from detectors.data.patch_writer import read_objects
 from detectors.data.patches import Patch
+from detectors.data.places import is_image
 from detectors.data.samples import Truth, quads_to_boxes
 from detectors.geometry.corners import box_corners
 from detectors.geometry.detections import Detections
@@ -199,10 +201,11 @@ def read_truths(labels: Path, classes: Sequence[str], images: Sequence[str] | No
     Raises:
         DataError: lists missing files and wrong lines.
     """
-    names = sorted(path.stem for path in labels.glob("*.txt")) if images is None else images
+    files = label_files(labels)[0] if labels.is_dir() else {}
+    names = sorted(files) if images is None else images
     truths, problems = {}, []
     for name in names:
-        path = labels / f"{name}.txt"
+        path = files.get(name, labels / f"{name}.txt")
         objects, found, _ = read_objects(Source(name, path, path), classes)
         truths[name] = Truth.from_objects(objects)
         problems += found
@@ -213,7 +216,9 @@ def read_truths(labels: Path, classes: Sequence[str], images: Sequence[str] | No
 
 
 def score_images(merged: Mapping[str, Detections], truths: Mapping[str, Truth], classes: Sequence[str]) -> Scores:
-    """Score whole images at IoU 0.5: area AP, and 11-point AP (DOTA's) as `extra['map50_voc07']`.
+    """Score whole images: area AP at IoU 0.5, 11-point AP (DOTA's) as `extra['map50_voc07']`, and `map` of all found.
+
+    A whole aerial image holds thousands of objects of a class, so `max_dets` leaves none of the detections out.
 
     Args:
         merged: image name -> detections; an image that is missing has none.
@@ -223,13 +228,14 @@ def score_images(merged: Mapping[str, Detections], truths: Mapping[str, Truth], 
     Raises:
         DataError: detections of an image without truth.
     """
-    from detectors.data.scoring import score_detections
+    from detectors.data.scoring import MAX_DETS, score_detections
 
     strangers = sorted(set(merged) - set(truths))
     if strangers:
         raise DataError(f"{len(strangers)} images with detections have no labels, e.g. {strangers[0]}. Give theirs.")
     found = [merged.get(name, Detections.empty()) for name in truths]
-    return score_detections(found, list(truths.values()), classes)
+    most = max([MAX_DETS, *map(len, found)])
+    return score_detections(found, list(truths.values()), classes, max_dets=most)
 
 
 def patch_images(folder: Path) -> Iterator[Path]:
@@ -238,10 +244,8 @@ def patch_images(folder: Path) -> Iterator[Path]:
     Raises:
         DataError: the folder is not there or holds no image.
     """
-    from detectors.data.formats.dota import IMAGE_FOLDER, IMAGE_SUFFIXES
-
     where = folder / IMAGE_FOLDER
-    files = sorted(path for path in where.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in where.glob("*") if is_image(path))
     if not files:
         raise DataError(f"{where}: no patch in it, expected the images that `krimp data prepare-dota` writes.")
     yield from files

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 
 from compress.errors import DataError
+from compress.pictures import decoding
+from compress.pictures.brightness import Range
+from compress.pictures.decoding import AS_IT_IS, Reading
+from compress.pictures.header import header_of
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import ONE_PROCESS, Limits, build_folder, link_or_copy, read_manifest, write_file
 from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
-from detectors.data.image_header import PNG_SIGNATURE, decode, image_size
-from detectors.data.labels import HEADERS, DegenerateBoxError, LabelledObject, parse_line
+from detectors.data.labels import LabelledObject, parse_labels
 from detectors.data.patches import CUT, PatchSettings, cut_patch, image_patches, objects_in_patches, patch_quads
+from detectors.data.places import read_label_text
 
-MAX_PIXELS = 2**30  # OpenCV decodes no larger image
 SUFFIX = ".png"
 
 
@@ -29,6 +32,7 @@ def write_patches(
     settings: PatchSettings,
     *,
     skip_empty: bool = False,
+    value_range: Range | None = None,
     limits: Limits = ONE_PROCESS,
 ) -> tuple[dict[str, Any], bool]:
     """Cut images into `folder/images` and, where the sources have labels, `folder/labelTxt`.
@@ -39,6 +43,7 @@ def write_patches(
         classes: names that may occur in the labels.
         settings: how to cut.
         skip_empty: leave out patches without objects (of labelled images).
+        value_range: what becomes 0 and 255 in images of more than 8 bits; None: what each holds decides.
         limits: processes and memory.
 
     Returns:
@@ -55,7 +60,10 @@ def write_patches(
         "labelled": labelled,
         "skip_empty": skip_empty,
     }
-    work = partial(cut_source, classes=tuple(classes), settings=settings, skip_empty=skip_empty)
+    if value_range is not None:
+        header["value_range"] = list(value_range)
+    reading = Reading(value_range)
+    work = partial(cut_source, classes=tuple(classes), settings=settings, skip_empty=skip_empty, reading=reading)
     return build_folder(folder, sources, work, header, limits=limits, cost=decoded_bytes)
 
 
@@ -110,57 +118,46 @@ def read_objects(source: Source, classes: Sequence[str]) -> tuple[list[LabelledO
     """
     if source.labels is None:
         return [], [], []
-    try:
-        text = source.labels.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        return [], [f"{source.labels}: {error}, expected a UTF-8 text file."], []
+    text, problems = read_label_text(source.labels)
     table = {name: index for index, name in enumerate(classes)}
-    objects: list[LabelledObject] = []
-    problems, degenerate = [], []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.strip().lower().startswith(HEADERS):
-            continue
-        try:
-            objects.append(parse_line(line.strip(), table))
-        except DegenerateBoxError as error:
-            degenerate.append(f"{source.labels.name}:{number}: {error}")
-        except ValueError as error:
-            problems.append(f"{source.labels}:{number}: {error}")
-    return objects, problems, degenerate
+    objects, found = parse_labels(text, table)
+    problems += [f"{source.labels}:{line}: {what}" for line, what, dropped in found if not dropped]
+    return objects, problems, [f"{source.labels.name}:{line}: {what}" for line, what, dropped in found if dropped]
 
 
-def read_source_image(path: Path) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8 BGR: grey is repeated, 16 bits are divided by 256, as OpenCV does.
+def read_source_image(path: Path, reading: Reading = AS_IT_IS) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8 BGR, upright, after a look at whether the file is whole.
 
     Raises:
         DataError: missing, damaged or too large; the text says which.
     """
-    import cv2
-
     try:
-        content = path.read_bytes()
-        height, width = image_size(content)
-        if height * width > MAX_PIXELS:
-            raise ValueError(f"{width} x {height} are more than the {MAX_PIXELS:,} pixels that OpenCV decodes")
-        return decode(content)
-    except (OSError, ValueError, cv2.error) as error:
-        raise DataError(f"{path}: {error}, expected a complete image.") from error
+        _, decoded = decoding.inspect(path.read_bytes(), full=True, reading=reading)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {decoding.reason(error, path)}, expected a complete image.") from error
+    assert decoded is not None
+    return decoded.pixels
 
 
 def decoded_bytes(source: Source) -> int:
-    """Return about how much memory the decoded image takes, from its first bytes."""
-    with open(source.image, "rb") as file:
-        start = file.read(29)
+    """Return about how much memory the decoded image takes, from its header."""
     encoded = source.image.stat().st_size
-    if start.startswith(PNG_SIGNATURE) and len(start) >= 25:
-        width, height = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big")
-        wide = 2 if start[24] == 16 else 0  # OpenCV decodes 16 bits first and narrows them then
-        return encoded + width * height * 3 * (1 + wide)
-    return 12 * encoded
+    try:
+        header = header_of(source.image)
+    except (OSError, ValueError):
+        return 12 * encoded
+    height, width = header.stored
+    return encoded + width * height * 3 * (3 if header.deep else 1)  # more than 8 bits are decoded first, then narrowed
 
 
 def cut_source(
-    source: Source, folder: Path, *, classes: tuple[str, ...], settings: PatchSettings, skip_empty: bool
+    source: Source,
+    folder: Path,
+    *,
+    classes: tuple[str, ...],
+    settings: PatchSettings,
+    skip_empty: bool,
+    reading: Reading = AS_IT_IS,
 ) -> dict[str, Any]:
     """Write the patches of one image below `folder` and return what the manifest says of it.
 
@@ -172,7 +169,7 @@ def cut_source(
     cv2.setNumThreads(1)  # one process an image already keeps every core busy
     objects, problems, degenerate = read_objects(source, classes)
     raise_all(str(source.labels), problems)
-    image = read_source_image(source.image)
+    image = read_source_image(source.image, reading)
     height, width = image.shape[:2]
     patches = image_patches(source.name, (height, width), settings)
     quads = np.array([item.quad for item in objects], np.float32).reshape(-1, 8)

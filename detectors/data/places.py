@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from compress.errors import DataError
+from compress.pictures import decoding
+from compress.pictures.decoding import AS_IT_IS, Reading
+from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
+from compress.progress import track
 from detectors.data.boxes import Check
-from detectors.data.image_header import decode, image_size
 from detectors.data.labels import IGNORED, LabelledObject, check_geometry, label_of
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_THREADS = 4
+LABEL_SUFFIX = ".txt"  # in any case: .TXT too
 
 
 def root_folder(root: str | None) -> Path:
@@ -46,23 +52,70 @@ def class_name(text: str) -> str:
     return "-".join(text.split())
 
 
-def inspect_image(path: Path, check: Check | None) -> tuple[tuple[int, int] | None, list[str]]:
-    """Return (height, width) of an image file and what is wrong with it; no look at it where `check` is None.
+def is_label(path: Path) -> bool:
+    """Return whether a file is named like a label file; hidden files (macOS writes ._NAME.txt) are not."""
+    return path.suffix.lower() == LABEL_SUFFIX and not path.name.startswith(".")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a look at an image file found.
+
+    Attributes:
+        size: (height, width), px; None where it was not looked at or is wrong.
+        problems: what is wrong with it.
+        flat: where it has nearly no contrast, the sentence that says so.
+    """
+
+    size: tuple[int, int] | None = None
+    problems: tuple[str, ...] = ()
+    flat: str | None = None
+
+
+def inspect_image(path: Path, check: Check | None, reading: Reading = AS_IT_IS) -> Inspection:
+    """Look at an image file.
 
     Args:
         path: the file.
-        check: 'header' reads its size and its end, 'full' decodes it.
+        check: 'header' reads its size and all that tells whether it can be decoded, 'full' decodes it, None does not
+            look at it.
+        reading: how it will be read.
     """
     if check is None:
-        return None, []
+        return Inspection()
     try:
-        content = path.read_bytes()
-        size = image_size(content)
-        if check == "full":
-            decode(content)
+        header, decoded = decoding.inspect(path.read_bytes(), full=check == "full", reading=reading)
     except (OSError, ValueError) as error:
-        return None, [f"{path}: {error}, expected a complete image."]
-    return size, []
+        return Inspection(problems=(f"{path}: {decoding.reason(error, path)}, expected a complete image.",))
+    return Inspection(header.size, flat=None if decoded is None else decoded.flat)
+
+
+def inspect_images(
+    paths: Sequence[Path], check: Check | None, reading: Reading = AS_IT_IS, label: str = "check images"
+) -> list[Inspection]:
+    """Look at image files, several at once, in their order; see `inspect_image`."""
+    if check is None:
+        return [Inspection()] * len(paths)
+    with ThreadPoolExecutor(_THREADS) as pool:  # reading and decoding release the lock
+        found = pool.map(lambda path: inspect_image(path, check, reading), paths)
+        return list(track(found, label, len(paths)))
+
+
+def read_label_text(path: Path) -> tuple[str, list[str]]:
+    """Return the text of a label file, or '' and why it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig"), []
+    except UnicodeDecodeError:
+        return "", [f"{path}: not UTF-8, expected a text file."]
+    except OSError as error:
+        return "", [f"{path}: {decoding.reason(error, path)}, expected a text file that can be read."]
+
+
+def near_names(folder: Path) -> Mapping[str, str]:
+    """Return name without suffixes, in lower case -> ' There is NAME.', for what is looked for in vain."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    hints = {name.partition(".")[0].casefold(): f" There is {name}." for name in names}
+    return hints | {name.rpartition(".")[0].casefold(): f" There is {name}." for name in names}
 
 
 def labelled_object(

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from compress.errors import DataError
+from detectors.data.labels import dropped_text
 from detectors.data.list_options import AsJson, progress_aside
 
 JOINED, PARTS = "trainval", ("train", "val")
@@ -62,6 +63,14 @@ def prepare_dota(
         116,
         124,
     ),
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="LOW HIGH",
+            help="What becomes 0 and 255 in images of more than 8 bits; default: what each holds decides.",
+            show_default=False,
+        ),
+    ] = None,
     processes: Processes = CORES,
     memory_gb: Annotated[
         float,
@@ -130,7 +139,7 @@ def prepare_dota(
         made = [
             (out / split, *write_patches(
                 out / split, sources[split], tuple(classes or CLASSES[version]), settings,
-                skip_empty=split in (skip_empty or ()), limits=limits,
+                skip_empty=split in (skip_empty or ()), value_range=_range(value_range), limits=limits,
             ))
             for split in splits
         ]  # fmt: skip
@@ -192,7 +201,7 @@ def prepare_diorr(
     for fact in facts:
         note = "" if fact["written"] else " (already there)"
         if fact["dropped"]:
-            note += f"\n  {len(fact['dropped'])} boxes were dropped, e.g. {fact['dropped'][0]}"
+            note += f"\n  {dropped_text(fact['dropped'])}"
         print(f"{fact['out']}: {fact['images']} images, {fact['objects']} objects{note}")
 
 
@@ -271,6 +280,15 @@ def submit(
             facts["scores"] = score_submission(merged, truths, names, out / "scores.json")
     if as_json:
         print(json.dumps(facts))
+
+
+def _range(limits: tuple[float, float] | None) -> tuple[float, float] | None:
+    from compress.pictures.brightness import range_of_text
+
+    try:
+        return range_of_text(limits)
+    except ValueError as error:
+        raise DataError(f"--value-range: {error}.") from error
 
 
 def _needed(path: Path | None) -> Path:

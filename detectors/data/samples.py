@@ -15,9 +15,9 @@ import numpy as np
 
 from compress.dataset import Picture
 from compress.errors import DataError
+from compress.pictures.decoding import AS_IT_IS, Reading, read_image
 from detectors.data.config import BoxData
-from detectors.data.image_header import decode
-from detectors.data.labels import IGNORED, LabelledObject
+from detectors.data.labels import IGNORED, LabelledObject, is_outside
 
 
 @dataclass(frozen=True)
@@ -48,29 +48,45 @@ class Truth:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a split with its objects, not decoded."""
+    """One image of a split with its objects, not decoded.
+
+    Attributes:
+        name: its file's, without suffix.
+        image_path: the file.
+        objects: what its labels hold.
+        flat: where the check found the picture nearly without contrast, the sentence that says so.
+    """
 
     name: str
     image_path: Path
     objects: tuple[LabelledObject, ...]
+    flat: str | None = None
 
-    def truth(self) -> Truth:
-        """Return the objects as boxes."""
-        return Truth.from_objects(self.objects)
+    def load(self, reading: Reading = AS_IT_IS) -> tuple[np.ndarray, list[LabelledObject]]:
+        """Return the pixels, (H, W, 3) uint8 BGR, and the objects that are not wholly outside.
+
+        Raises:
+            DataError: the file is missing or cannot be decoded.
+        """
+        pixels = read_image(self.image_path, reading)
+        size = pixels.shape[0], pixels.shape[1]
+        return pixels, [item for item in self.objects if not is_outside(item.quad, size)]
 
 
 class SampleImages:
     """The images of a split with their truth, in sorted order; sized and repeatable."""
 
-    def __init__(self, samples: list[Sample]) -> None:
+    def __init__(self, samples: list[Sample], reading: Reading = AS_IT_IS) -> None:
         self.samples = samples
+        self.reading = reading
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __iter__(self) -> Iterator[Picture]:
         for sample in self.samples:
-            yield Picture(sample.name, read_image(sample.image_path), sample.truth())
+            pixels, objects = sample.load(self.reading)
+            yield Picture(sample.name, pixels, Truth.from_objects(objects))
 
 
 def class_table(data: BoxData, classes: Sequence[str]) -> dict[str, int]:
@@ -89,18 +105,6 @@ def class_table(data: BoxData, classes: Sequence[str]) -> dict[str, int]:
             raise DataError(f"data.merge: '{source}' goes to '{target}', expected one of {', '.join(classes)}.")
         table[source] = classes.index(target)
     return table | dict.fromkeys(data.ignore, IGNORED)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Return an image as (H, W, 3) uint8 BGR.
-
-    Raises:
-        DataError: missing, empty or undecodable.
-    """
-    try:
-        return decode(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}, expected an image. Replace the file.") from error
 
 
 def quads_to_boxes(quads: np.ndarray) -> np.ndarray:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from compress.errors import DataError
+from compress.pictures.brightness import range_of_text
+from compress.pictures.decoding import Reading, read_image
 from compress.progress import say, track
 from detectors.data import merging
 from detectors.data.folder_builder import write_json
-from detectors.data.samples import Truth, read_image
+from detectors.data.samples import Truth
 from detectors.geometry.detections import Detections
 
 DETECTIONS = "detections.jsonl"
@@ -62,12 +65,18 @@ def detect_patches(
     }
     path = out / DETECTIONS
     done = resume_records(path, header)
+    # Patches of other programs may have more than 8 bits.
+    try:
+        limits = range_of_text(predictor.deploy.meta.get("value_range"))
+    except ValueError as error:
+        raise DataError(f"{model}: krimp.deploy: {error}. Export the model again.") from error
+    read = read_image if limits is None else partial(read_image, reading=Reading(limits))
     waiting = [file for file in files if file.stem not in done]
     if done:
         say(f"{len(done)} of {len(files)} patches are done already")
     with path.open("a") as records:
         for file in track(waiting, "detect", len(waiting)):
-            image = read_image(file)
+            image = read(file)
             found = predictor.deploy.to_json(predictor.detect(image))
             records.write(json.dumps({"name": file.stem, "width": image.shape[1], "detections": found}) + "\n")
             records.flush()
@@ -132,13 +141,17 @@ def resume_records(path: Path, header: dict[str, Any]) -> set[str]:
 def score_submission(
     merged: Mapping[str, Detections], truths: Mapping[str, Truth], classes: Sequence[str], path: Path
 ) -> dict[str, Any]:
-    """Score whole images at IoU 0.5, write the numbers as JSON, say them, and return them.
+    """Score whole images, write the numbers as JSON, say them, and return them.
 
     Raises:
         DataError: detections of an image without truth.
     """
     scores = merging.score_images(merged, truths, classes)
     values = {
+        "map": scores.map,
+        "map75": scores.map75,
+        "map_interval": scores.map_interval,
+        "max_dets": scores.max_dets,
         "map50_voc07_11point": scores.extra["map50_voc07"],
         "map50_area": scores.map50,
         "map50_area_interval": scores.map50_interval,
@@ -152,6 +165,7 @@ def score_submission(
     for name, ap in scores.ap_per_class.items():
         say(f"  {name:25s} {'no truth' if ap != ap else f'{ap:.4f}'}")
     say(
+        f"map {scores.map:.4f} (IoU 0.50 to 0.95), "
         f"map50 {values['map50_voc07_11point']:.4f} (voc07_11point), {scores.map50:.4f} (area), IoU 0.5, "
         f"{scores.num_images} whole images; {path}"
     )

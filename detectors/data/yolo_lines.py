@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detectors.data.labels import DegenerateBoxError
 from detectors.geometry.minimal_rectangle import minimal_rectangle
 
 DETECT, OBB, SEGMENT_AT_LEAST = 5, 9, 7  # columns
@@ -35,9 +36,10 @@ def parse_line(line: str, num_classes: int, image_size: tuple[int, int]) -> tupl
     columns = line.split()
     count = len(columns)
     if count < DETECT or count == DETECT + 1 or count % 2 == 0:
+        hint = "; it looks like a line of DOTA's labels, set data.format: dota" if _is_of_dota(columns) else ""
         raise ValueError(
             f"{count} columns, expected 5 (class cx cy w h), 9 (class x1 y1 x2 y2 x3 y3 x4 y4) or a class and an even "
-            "number of coordinates, 6 at least"
+            f"number of coordinates, 6 at least{hint}"
         )
     label = _label(columns[0], num_classes)
     shares = np.array([_share(column, index) for index, column in enumerate(columns[1:], start=2)])
@@ -45,7 +47,8 @@ def parse_line(line: str, num_classes: int, image_size: tuple[int, int]) -> tupl
     if count == DETECT:
         cx, cy, w, h = shares
         if w <= 0 or h <= 0:
-            raise ValueError(f"width {columns[3]} and height {columns[4]}, expected both above 0")
+            kind = ValueError if min(w, h) < 0 else DegenerateBoxError
+            raise kind(f"width {columns[3]} and height {columns[4]}, expected both above 0")
         left, top, right, bottom = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
         corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)]) * size
     else:
@@ -83,6 +86,10 @@ def _line(label: int, shares: Sequence[float] | np.ndarray) -> str:
         )
     # 12 digits: a pixel of a picture of 100,000 px keeps 7 of its own.
     return f"{label} {' '.join(f'{share:.12g}' for share in shares)}\n"
+
+
+def _is_of_dota(columns: Sequence[str]) -> bool:
+    return len(columns) == 10 and columns[9] in ("0", "1", "2") and any(letter.isalpha() for letter in columns[8])
 
 
 def _label(text: str, num_classes: int) -> int:

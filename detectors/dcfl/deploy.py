@@ -7,20 +7,36 @@ exported model carries as `krimp.deploy`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from compress.errors import DetectorError
-from detectors.geometry.deployed import BoxDeploy, check_choice, check_keys
+from detectors.geometry.deployed import BoxDeploy
 from detectors.geometry.detections import Detections
+from detectors.geometry.metadata import Count, DeployMeta, Name, Strides, check_choice, check_meta, check_outputs
 from detectors.geometry.nms import rotated_nms
 
-# Of `krimp.deploy`, besides those that every plug-in has.
-OWN_KEYS = ("strides", "anchor_scale", "nms_pre", "angle_version")
 FORMAT_VERSION = 1
 _SIZE_CLIP = np.log(1000 / 16)  # largest |log| by which a box may differ from its prior
 _ANGLE_START = {"le135": -np.pi / 4, "le90": -np.pi / 2}  # angles are wrapped into [start, start + pi)
+
+
+class DcflMeta(DeployMeta):
+    """What the file of a DCFL says besides.
+
+    Attributes:
+        strides: pixels a cell of each level.
+        anchor_scale: side of a prior in strides.
+        nms_pre: cells of a level that are decoded.
+        angle_version: range of the angles.
+    """
+
+    strides: Strides
+    anchor_scale: Annotated[float, Field(gt=0, le=1000)]
+    nms_pre: Count
+    angle_version: Name
 
 
 def make_deploy(meta: Mapping[str, Any]) -> BoxDeploy:
@@ -32,8 +48,9 @@ def make_deploy(meta: Mapping[str, Any]) -> BoxDeploy:
     Raises:
         DetectorError: a key is missing, the version is another one, or a value does not fit.
     """
-    check_keys(meta, OWN_KEYS, format_version=FORMAT_VERSION)
+    check_meta(meta, DcflMeta, format_version=FORMAT_VERSION)
     check_choice("angle_version", meta["angle_version"], _ANGLE_START)
+    check_outputs(meta, 2 * len(meta["strides"]))
     return BoxDeploy(meta, postprocess)
 
 

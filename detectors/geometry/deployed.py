@@ -6,7 +6,7 @@ NumPy and OpenCV only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,54 +18,6 @@ from detectors.geometry.drawing import draw_detections
 from detectors.geometry.pictures import normalize_picture
 from detectors.geometry.text import dota_text, to_records
 from detectors.geometry.tiling import Window, merge_tiles, tile_windows
-
-# What every model file says, because `BoxDeploy` or every `decode` reads it.
-META_KEYS = (
-    "format_version",
-    "plugin",
-    "image_size",
-    "mean",
-    "std",
-    "size_divisor",
-    "classes",
-    "score_threshold",
-    "nms_iou",
-    "max_detections",
-    "output_names",
-)
-
-
-def check_keys(meta: Mapping[str, Any], own_keys: Iterable[str] = (), *, format_version: int) -> None:
-    """Refuse metadata that lacks a key or is of another version.
-
-    Args:
-        meta: the model's `krimp.deploy`.
-        own_keys: what the plug-in reads besides `META_KEYS`.
-        format_version: the one that the plug-in reads.
-
-    Raises:
-        DetectorError: a key is missing, or the version is another one.
-    """
-    missing = [key for key in (*META_KEYS, *own_keys) if key not in meta]
-    if missing:
-        raise DetectorError(
-            f"krimp.deploy: {', '.join(missing)} missing. Export the model again with this version of Krimp."
-        )
-    if meta["format_version"] != format_version:
-        raise DetectorError(
-            f"krimp.deploy: format_version is {meta['format_version']}; this Krimp reads {format_version}."
-        )
-
-
-def check_choice(name: str, value: Any, known: Iterable[str]) -> None:
-    """Refuse a value of the metadata that is none of those known.
-
-    Raises:
-        DetectorError: it is another one.
-    """
-    known = tuple(known)
-    if value not in known:
-        raise DetectorError(f"krimp.deploy: {name} is {value!r}, expected one of {', '.join(known)}.")
 
 
 class Decode(Protocol):
@@ -153,6 +105,11 @@ class BoxDeploy:
             DetectorError: number or shape of the arrays does not fit the metadata.
         """
         exported = raw[: len(self.meta["output_names"])]
+        odd = [f"{array.dtype} {array.shape}" for array in exported if array.ndim != 4 or array.dtype.kind != "f"]
+        if odd or len({len(array) for array in exported}) > 1:
+            raise DetectorError(
+                f"raw outputs: {', '.join(odd) or 'batches of different sizes'}; expected floats (N, channels, h, w)."
+            )
         return self.decode(exported, self.meta, image_size=image_size, score_threshold=score_threshold)
 
     def tile_windows(

@@ -7,21 +7,163 @@ exported model carries as `krimp.deploy`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from compress.errors import DetectorError
-from detectors.geometry.deployed import BoxDeploy, check_choice, check_keys
+from detectors.geometry.deployed import BoxDeploy
 from detectors.geometry.detections import Detections
+from detectors.geometry.metadata import (
+    MAX_LEVELS,
+    Bounded,
+    Count,
+    DeployMeta,
+    Finite,
+    Name,
+    Strides,
+    check_choice,
+    check_meta,
+    check_outputs,
+)
 from detectors.geometry.nms import rotated_nms
 from detectors.openmmlab.decode import ANGLE_VERSIONS, candidates, levels_of
 
-# Of `krimp.deploy`, besides those that every plug-in has.
-OWN_KEYS = ("config", "strides", "kinds", "priors", "coders", "angle_coder", "nms_pre", "min_box_px")
 FORMAT_VERSION = 1
-CODERS = ("rbox", "hbox", "distance")
-ANGLE_CODERS = ("none", "pseudo", "csl", "psc")
+
+_Five = Annotated[list[Finite], Field(min_length=5, max_length=5)]
+_Corners = Annotated[list[Annotated[list[Finite], Field(min_length=4, max_length=4)]], Field(min_length=1)]
+
+
+class PointPriors(Bounded):
+    """Boxes are distances from points of the grid."""
+
+    kind: Literal["points"]
+    offset: Finite
+    distances_in_strides: bool
+
+
+class AnchorPriors(Bounded):
+    """Boxes are deltas of anchors: corners (x1, y1, x2, y2) px of each anchor of a level's first cell."""
+
+    kind: Literal["anchors"]
+    corners: Annotated[list[_Corners], Field(min_length=1, max_length=MAX_LEVELS)]
+    angle_version: Name | None
+
+
+class DeltaCoder(Bounded):
+    """Five deltas a box, see `decode.decode_deltas`."""
+
+    kind: Literal["rbox", "hbox"]
+    size: Literal[5]
+    means: _Five
+    stds: _Five
+    norm_factor: Finite | None
+    edge_swap: bool
+    proj_xy: bool
+    angle_version: Name
+
+
+class DistanceCoder(Bounded):
+    """Four distances a box, see `decode.decode_distances`."""
+
+    kind: Literal["distance"]
+    size: Literal[4]
+    angle_version: Name
+
+
+class NoAngleCoder(Bounded):
+    """Angles are among the deltas."""
+
+    kind: Literal["none"]
+
+
+class PseudoAngleCoder(Bounded):
+    """The angle itself is a map."""
+
+    kind: Literal["pseudo"]
+    size: Literal[1]
+    in_delta: bool
+
+
+class CslAngleCoder(Bounded):
+    """A class for each step of the angle."""
+
+    kind: Literal["csl"]
+    size: Annotated[int, Field(ge=1, le=3600)]
+    in_delta: bool
+    omega: Finite
+    range_deg: Annotated[float, Field(gt=0, le=360)]
+    offset_deg: Finite
+
+
+class PscAngleCoder(Bounded):
+    """Phases of the angle."""
+
+    kind: Literal["psc"]
+    size: Annotated[int, Field(ge=1, le=200)]
+    in_delta: bool
+    num_step: Annotated[int, Field(ge=1, le=100)]
+    dual_freq: bool
+    thr_mod: Finite
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if self.size != self.num_step * (1 + self.dual_freq):
+            raise ValueError(f"size is {self.size}, expected {self.num_step * (1 + self.dual_freq)}")
+        return self
+
+
+class OpenMMLabMeta(DeployMeta):
+    """What the file of an OpenMMLab detector says besides; `description.py` makes it.
+
+    Attributes:
+        config: name of the configuration.
+        strides: pixels a cell of each level.
+        kinds: of the maps, class scores first; one map a level each.
+        priors: what boxes are relative to.
+        coders: how the maps describe boxes, those of refining stages first.
+        angle_coder: how they describe angles.
+        nms_pre: candidates of a level.
+        min_box_px: boxes are larger.
+    """
+
+    config: Name
+    strides: Strides
+    kinds: Annotated[list[Name], Field(min_length=2, max_length=16)]
+    priors: Annotated[PointPriors | AnchorPriors, Field(discriminator="kind")]
+    coders: Annotated[
+        list[Annotated[DeltaCoder | DistanceCoder, Field(discriminator="kind")]], Field(min_length=1, max_length=8)
+    ]
+    angle_coder: Annotated[NoAngleCoder | PseudoAngleCoder | CslAngleCoder | PscAngleCoder, Field(discriminator="kind")]
+    nms_pre: Count
+    min_box_px: Annotated[float, Field(ge=0, le=1 << 16)]
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        of_points = isinstance(self.priors, PointPriors)
+        if of_points and isinstance(self.angle_coder, NoAngleCoder):
+            raise ValueError("angle_coder: boxes around points need one, expected another kind than 'none'")
+        known = _channels(self.model_dump())
+        unknown = [kind for kind in self.kinds if kind not in known]
+        needed = [kind for kind in known if kind not in ("centerness", *self.kinds)]
+        if unknown or needed or self.kinds[0] != "cls_score" or len(set(self.kinds)) != len(self.kinds):
+            raise ValueError(f"kinds: expected {', '.join(known)}, each once and cls_score first")
+        if any(isinstance(coder, DistanceCoder) is not of_points for coder in self.coders):
+            raise ValueError(f"coders: {self.priors.kind} go with {'distances' if of_points else 'deltas'} only")
+        if isinstance(self.priors, AnchorPriors) and len(self.priors.corners) != len(self.strides):
+            raise ValueError(f"priors: corners of {len(self.priors.corners)} levels, expected {len(self.strides)}")
+        return self
+
+
+def _channels(meta: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many values each anchor has in the maps of each kind."""
+    values = {"cls_score": len(meta["classes"]), "bbox_pred": meta["coders"][-1]["size"]}
+    values |= {f"refined_bbox_pred_{stage}": coder["size"] for stage, coder in enumerate(meta["coders"][:-1])}
+    if meta["angle_coder"]["kind"] != "none":
+        values["angle_pred"] = meta["angle_coder"]["size"]
+    return {**values, "centerness": 1}
 
 
 def make_deploy(meta: Mapping[str, Any]) -> BoxDeploy:
@@ -33,11 +175,12 @@ def make_deploy(meta: Mapping[str, Any]) -> BoxDeploy:
     Raises:
         DetectorError: a key is missing, the version is another one, or a value does not fit.
     """
-    check_keys(meta, OWN_KEYS, format_version=FORMAT_VERSION)
+    check_meta(meta, OpenMMLabMeta, format_version=FORMAT_VERSION)
     for coder in meta["coders"]:
-        check_choice("coders.kind", coder["kind"], CODERS)
         check_choice("coders.angle_version", coder["angle_version"], ANGLE_VERSIONS)
-    check_choice("angle_coder.kind", meta["angle_coder"]["kind"], ANGLE_CODERS)
+    if (version := meta["priors"].get("angle_version")) is not None:
+        check_choice("priors.angle_version", version, ANGLE_VERSIONS)
+    check_outputs(meta, len(meta["kinds"]) * len(meta["strides"]))
     return BoxDeploy(meta, postprocess)
 
 
@@ -86,12 +229,19 @@ def _check_raw(raw: Sequence[np.ndarray], meta: Mapping[str, Any]) -> None:
     names = meta["output_names"]
     if len(raw) < len(names):
         raise DetectorError(f"raw outputs: {len(raw)} arrays; krimp.deploy promises {len(names)} ({', '.join(names)}).")
-    levels, classes = len(meta["strides"]), len(meta["classes"])
+    levels, classes, values = len(meta["strides"]), len(meta["classes"]), _channels(meta)
     for level in range(levels):
-        scores = raw[level].shape
-        others = [raw[kind * levels + level].shape for kind in range(len(meta["kinds"]))]
-        if scores[1] % classes or any(shape[0] != scores[0] or shape[2:] != scores[2:] for shape in others):
+        maps = {kind: raw[index * levels + level].shape for index, kind in enumerate(meta["kinds"])}
+        scores = maps["cls_score"]
+        anchors = scores[1] // classes
+        wanted = {kind: (scores[0], anchors * values[kind], *scores[2:]) for kind in maps}
+        if maps != wanted or not 1 <= anchors <= _anchors(meta["priors"], level):
             raise DetectorError(
-                f"raw outputs of level {level}: shapes {others}; expected equal batch, height and width, "
-                f"and a multiple of {classes} channels in the first."
+                f"raw outputs of level {level}: shapes {list(maps.values())}; expected equal batch, height and width, "
+                f"and {[values[kind] for kind in maps]} channels for each of the anchors."
             )
+
+
+def _anchors(priors: Mapping[str, Any], level: int) -> int:
+    """Return how many anchors a cell of a level has."""
+    return len(priors["corners"][level]) if priors["kind"] == "anchors" else 1

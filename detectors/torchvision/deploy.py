@@ -9,22 +9,83 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from compress.errors import DetectorError
-from detectors.geometry.deployed import BoxDeploy, check_choice, check_keys
+from detectors.geometry.deployed import BoxDeploy
 from detectors.geometry.detections import Detections
+from detectors.geometry.metadata import (
+    MAX_LEVELS,
+    Bounded,
+    Count,
+    DeployMeta,
+    Name,
+    Pixels,
+    check_choice,
+    check_meta,
+    check_outputs,
+)
 from detectors.torchvision.anchors import boxes_per_cell, level_boxes
 from detectors.torchvision.nms import class_nms
 
-# Of `krimp.deploy`, besides those that every plug-in has.
-OWN_KEYS = ("architecture", "input_size", "anchors", "num_levels", "nms_pre")
 FORMAT_VERSION = 1
 ARCHITECTURES = ("retinanet", "fcos", "ssdlite")
 _LOG_LIMIT = np.float32(math.log(1000.0 / 16))  # largest logarithm of a side relative to its anchor
 _DELTA_WEIGHTS = {"retinanet": (1.0, 1.0, 1.0, 1.0), "ssdlite": (10.0, 10.0, 5.0, 5.0)}  # of torchvision's BoxCoder
+_KINDS = {"retinanet": 2, "fcos": 3, "ssdlite": 2}  # of maps a level: scores, boxes, and FCOS' centreness
+
+_Side = Annotated[float, Field(ge=0, le=1 << 16)]
+_Level = Annotated[list[_Side], Field(min_length=1, max_length=100)]
+_Ratio = Annotated[float, Field(ge=1e-3, le=1e3)]
+
+
+class GridAnchors(Bounded):
+    """Anchors around the corners of cells: sides in pixels, and height / width, of each level."""
+
+    kind: Literal["grid"]
+    sizes_px: Annotated[list[_Level], Field(min_length=1, max_length=MAX_LEVELS)]
+    aspect_ratios: Annotated[
+        list[Annotated[list[_Ratio], Field(min_length=1, max_length=100)]], Field(min_length=1, max_length=MAX_LEVELS)
+    ]
+
+
+class ShareAnchors(Bounded):
+    """Boxes in the middle of cells: (width, height) as shares of the input, of each level."""
+
+    kind: Literal["shares"]
+    shares: Annotated[
+        list[Annotated[list[Annotated[list[_Side], Field(min_length=2, max_length=2)]], Field(min_length=1)]],
+        Field(min_length=1, max_length=MAX_LEVELS),
+    ]
+
+
+class TorchvisionMeta(DeployMeta):
+    """What the file of a torchvision detector says besides.
+
+    Attributes:
+        architecture: decides how maps become boxes.
+        input_size: [height, width] of the network's input, pixels.
+        anchors: what the boxes are relative to, see `anchors.py`.
+        num_levels: maps of each kind.
+        nms_pre: candidates of a level (SSDlite: of a class) before suppression.
+    """
+
+    architecture: Name
+    input_size: Annotated[list[Pixels], Field(min_length=2, max_length=2)]
+    anchors: Annotated[GridAnchors | ShareAnchors, Field(discriminator="kind")]
+    num_levels: Annotated[int, Field(ge=1, le=MAX_LEVELS)]
+    nms_pre: Count
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> Self:
+        given = self.anchors
+        lists = [given.shares] if isinstance(given, ShareAnchors) else [given.sizes_px, given.aspect_ratios]
+        if any(len(levels) != self.num_levels for levels in lists):
+            raise ValueError(f"anchors: of {[len(levels) for levels in lists]} levels, num_levels is {self.num_levels}")
+        return self
 
 
 def make_deploy(meta: Mapping[str, Any]) -> BoxDeploy:
@@ -36,8 +97,9 @@ def make_deploy(meta: Mapping[str, Any]) -> BoxDeploy:
     Raises:
         DetectorError: a key is missing, the version is another one, or a value does not fit.
     """
-    check_keys(meta, OWN_KEYS, format_version=FORMAT_VERSION)
+    check_meta(meta, TorchvisionMeta, format_version=FORMAT_VERSION)
     check_choice("architecture", meta["architecture"], ARCHITECTURES)
+    check_outputs(meta, _KINDS[meta["architecture"]] * meta["num_levels"])
     return BoxDeploy(meta, postprocess, axis_aligned=True)
 
 

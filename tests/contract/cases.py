@@ -14,7 +14,7 @@ from typing import Any
 
 from compress.errors import DetectorError
 from compress.plugins import available_plugins, find_dataset, find_plugin
-from compress.recipe.yaml_source import parse_yaml
+from compress.recipe.yaml_reader import parse_yaml
 
 FOLDER = Path(__file__).parent / "cases"
 CLASSES = ("ship", "vehicle", "plane")  # of the synthetic scenes

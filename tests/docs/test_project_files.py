@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.recipe.yaml_source import parse_yaml
+from compress.recipe.yaml_reader import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -101,6 +101,16 @@ def test_a_record_becomes_a_table_and_unmeasured_numbers_stay_dashes():
     assert "`float` | 0.500 (0.400 to 0.600)" in table
     assert "| 1.0 | — |" in table
     assert "middle" not in table
+    coco = {"map": 0.3, "map_interval": [0.2, 0.4], "map75": 0.25, "map75_interval": None, "max_dets": 100}
+    table = results_table(record | {"rows": [row | coco, row | {"label": "old"}]})
+    assert "| model | map (95 % interval) | map75 | map50 (95 % interval) | params |" in table
+    assert "`float` | 0.300 (0.200 to 0.400) | 0.250 | 0.500 (0.400 to 0.600) | 10 |" in table
+    assert "`old` | — | — | 0.500 (0.400 to 0.600) | 10 |" in table
+    losses = {"kind": "packed", "map_loss": 0.02, "map_loss_interval": [0.01, 0.03], "map50_loss": -0.01}
+    best = {"baselines": {"map": "float", "map50": "longer"}, "baseline": "longer"}
+    table = results_table(record | best | {"rows": [row | coco, row | coco | losses | {"label": "pack"}]})
+    assert "`pack` loses 0.020 map (0.010 to 0.030, paired bootstrap over images) and gains 0.010 map50" in table
+    assert table.endswith("against the best float model, `float` and `longer`.")
 
 
 def test_the_recipe_in_the_readme_is_a_recipe(tmp_path):

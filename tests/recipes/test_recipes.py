@@ -60,7 +60,7 @@ def test_the_committed_schema_is_the_generated_one():
 def test_every_recipe_fits_the_schema(path):
     import jsonschema
 
-    from compress.recipe.yaml_source import parse_yaml
+    from compress.recipe.yaml_reader import parse_yaml
 
     jsonschema.validate(parse_yaml(path.read_text(), path.name).data, json_schema())
 

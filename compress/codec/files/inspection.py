@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from compress.codec.encoding.tensor_encoder import entropy_bits
 from compress.codec.files.named_tensors import named_spans
+from compress.codec.files.network_source import Source, open_source
 from compress.codec.files.packed_file import PackedFile, Progress
 from compress.codec.files.tensor_places import Span
 from compress.codec.format.element_planes import to_planes
 from compress.codec.format.index_and_skeleton import Placed
-from compress.codec.format.layout import CONSTANT, COUNTS, KINDS, RAW, Plane, Stream, Table
+from compress.codec.format.layout import CONSTANT, COUNTS, KINDS, MAGIC, RAW, Kind, Plane, Stream, Table
 from compress.codec.format.ways import LISTED, Lzma, Numbered, Part
-from compress.codec.mapped_memory import memory_for
+from compress.codec.mapped_memory import forget, memory_for, open_map
 
 _BLOCK = 1 << 18  # elements counted at a time: bounds the memory
 
@@ -53,39 +55,67 @@ class TensorFacts:
 def inspect_file(
     path: Path | str, progress: Progress | None = None, *, max_bytes: int | None = None
 ) -> list[TensorFacts]:
-    """Return facts about every coded tensor of a .krimp file, in file order.
-
-    Memory does not grow with the file.
+    """Return facts about every coded tensor of a .krimp file, in file order; of another network, about every tensor.
 
     Args:
-        path: the .krimp file.
+        path: a .krimp, ONNX or safetensors file, or a folder with one.
         progress: called with (tensors done, tensors in all).
-        max_bytes: size of the original from which on it is refused; None for none.
+        max_bytes: size of the original of a .krimp file from which on it is refused; None for none.
 
     Raises:
-        CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version.
+        CodecError: the file is none of them, damaged, truncated, or of a newer version.
     """
+    if Path(path).is_dir() or (bytes(open_map(path)[: len(MAGIC)]) != MAGIC and Path(path).suffix != ".krimp"):
+        with memory_for(path):
+            return _plain_facts(open_source(path), progress)
     facts = []
     with memory_for(path), PackedFile(path, max_bytes=max_bytes) as packed:
         names = {span.start: span for span in named_spans(packed)}
         for number, tensor in enumerate(packed.tensors):
             span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, _kind(tensor)))
+            if span.num_bytes != tensor.record.num_bytes:  # one of several parts of it
+                span = replace(span, num_bytes=tensor.record.num_bytes, dims=())
             facts.append(_facts(packed, tensor, span))
             if progress:
                 progress(number + 1, len(packed.tensors))
     return facts
 
 
-def _kind(tensor: Placed) -> int:
-    return tensor.record.kind if tensor.record.way is None else 0
+def _plain_facts(source: Source, progress: Progress | None) -> list[TensorFacts]:
+    """Return facts about the tensors of a network that is not packed."""
+    facts, total = [], source.num_bytes
+    for number, span in enumerate(source.spans):
+        kind = KINDS[span.kind]
+        data = source.array(span.start, span.num_bytes)
+        elements = span.num_bytes * (8 // kind.value_bits) if kind.planes == 1 else span.num_bytes // kind.planes
+        bit_width, zeros, entropy = _values([data], kind)
+        facts.append(
+            TensorFacts(
+                name=span.name,
+                dims=span.dims,
+                data_type=span.data_type or kind.name,
+                elements=elements,
+                bit_width=bit_width,
+                zeros=zeros / elements,
+                entropy_bits_per_weight=entropy / elements,
+                bits_per_weight=8 * span.num_bytes / elements,
+                original_bytes=span.num_bytes,
+                packed_bytes=span.num_bytes,
+                share=span.num_bytes / total,
+                coder="not packed",
+            )
+        )
+        forget(data)
+        if progress:
+            progress(number + 1, len(source.spans))
+    return facts
 
 
-def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
-    record, kind = tensor.record, KINDS[span.kind]
-    elements = span.num_bytes // kind.planes * (8 // kind.value_bits)
+def _values(blocks: Iterable[np.ndarray], kind: Kind) -> tuple[int, int, float]:
+    """Return bit width, number of zeros and order-0 entropy (bits, of all values together) of a tensor's bytes."""
     counts, zeros = np.zeros((kind.planes, 256), dtype=np.int64), 0
     step = _BLOCK * kind.planes
-    for block in packed.blocks(tensor):
+    for block in blocks:
         for start in range(0, len(block), step):
             part = block[start : start + step]
             for number, plane in enumerate(to_planes(part, kind)):
@@ -96,7 +126,17 @@ def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
     if kind.planes == 1:
         zeros = int(counts[0, 1 << kind.value_bits - 1 if kind.is_signed else 0])
         bit_width = _bit_width(np.flatnonzero(counts[0]), kind.value_bits, kind.is_signed)
-    entropy, size = sum(entropy_bits(row) for row in counts), _own_bytes(packed, tensor)
+    return bit_width, zeros, sum(entropy_bits(row) for row in counts)
+
+
+def _kind(tensor: Placed) -> int:
+    return tensor.record.kind if tensor.record.way is None else 0
+
+
+def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
+    record, kind = tensor.record, KINDS[span.kind]
+    elements, size = span.num_bytes // kind.planes * (8 // kind.value_bits), _own_bytes(packed, tensor)
+    bit_width, zeros, entropy = _values(packed.blocks(tensor), kind)
     return TensorFacts(
         name=span.name,
         dims=span.dims,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from compress.codec.files.containers import SAFETENSORS, looks_like_safetensors
+from compress.codec.files.network_folder import INDEX_SUFFIX, shard_names
 from compress.codec.files.network_source import normal_name, side_spans
 from compress.codec.files.packed_file import SANE_BYTES, PackedFile, map_in_threads
 from compress.codec.files.tensor_places import ExternalTensor, Span, find_tensors
 from compress.codec.format.element_planes import to_planes
+from compress.codec.format.file_names import refused_name
 from compress.codec.format.index_and_skeleton import Placed
 from compress.codec.format.layout import HEADER_BYTES, KINDS
 from compress.codec.mapped_memory import empty_space, memory_for
@@ -50,9 +54,30 @@ def _named_spans(packed: PackedFile, whole: np.ndarray) -> list[Span]:
     at = main
     for file in packed.side_files:
         side = whole[at : at + file.num_bytes].data
+        if packed.header.container == SAFETENSORS and looks_like_safetensors(side):
+            shard, _ = find_tensors(side, SAFETENSORS, packed.name)
+            spans += [replace(span, start=span.start + at) for span in shard]
         spans += side_spans(packed.name, side, by_file.get(file.name, []), at)
         at += file.num_bytes
     return spans
+
+
+def network_name(packed: PackedFile) -> str | None:
+    """Return the name that the first of sharded safetensors had, which its index still tells; None of other files."""
+    indexes = [file for file in packed.side_files if file.name.endswith(INDEX_SUFFIX)]
+    if len(indexes) != 1:
+        return None
+    whole, at = _without_tensors(packed), packed.header.original_bytes
+    for file in reversed(packed.side_files):
+        at -= file.num_bytes
+        if file is indexes[0]:
+            break
+    try:
+        names = shard_names(bytes(whole[at : at + indexes[0].num_bytes]))
+    except ValueError:
+        return None
+    missing = [name for name in names if name not in {file.name for file in packed.side_files}]
+    return missing[0] if len(missing) == 1 and "/" not in missing[0] and refused_name(missing[0]) is None else None
 
 
 def load_tensors(

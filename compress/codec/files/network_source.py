@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from compress.codec.files.containers import SAFETENSORS, container_of
+from compress.codec.files.network_folder import INDEX_SUFFIX, find_network, shards_of
 from compress.codec.files.tensor_places import ExternalTensor, Span, find_tensors, in_order
-from compress.codec.format.file_names import unsafe_name
-from compress.codec.format.layout import KINDS, MAGIC, MAX_FILES, MAX_ORIGINAL_BYTES, SideFile
+from compress.codec.format.file_names import refused_name
+from compress.codec.format.layout import KINDS, MAX_FILES, MAX_ORIGINAL_BYTES, SideFile
 from compress.codec.mapped_memory import open_map
-from compress.errors import CodecError
-
-_LFS_POINTER = b"version https://git-lfs"
+from compress.errors import CodecError, printable
 
 
 @dataclass(frozen=True)
@@ -64,22 +64,28 @@ class Source:
 
 
 def open_source(path: Path | str) -> Source:
-    """Open a model and the files that it names.
+    """Open a network and the files that belong to it.
 
     Args:
-        path: .safetensors by its name, ONNX otherwise.
+        path: ONNX or safetensors, told by its content; the index of sharded safetensors; or a folder with one of them.
 
     Raises:
-        CodecError: a file is missing, truncated, no model, too large, or not inside the model's folder.
+        CodecError: a file is missing, truncated, no network, too large, or not inside the network's folder.
     """
-    path = Path(path)
-    container = 1 if path.suffix == ".safetensors" else 0
+    path = find_network(Path(path)) if Path(path).is_dir() else Path(path)
+    source = _open_shards(path) if path.name.endswith(INDEX_SUFFIX) else _open_model(path)
+    files, side_files = source.files, source.side_files
+    if source.num_bytes > MAX_ORIGINAL_BYTES or len(side_files) > MAX_FILES:
+        raise CodecError(
+            f"{path}: byte 0: {source.num_bytes} bytes in {len(files)} files; expected at most"
+            f" {MAX_ORIGINAL_BYTES} bytes in {MAX_FILES + 1}."
+        )
+    return source
+
+
+def _open_model(path: Path) -> Source:
     data = open_map(path)
-    start = bytes(data[: len(_LFS_POINTER)])
-    if start[: len(MAGIC)] == MAGIC:
-        raise CodecError(f"{path}: byte 0: is a .krimp file already. Unpack it, or name an ONNX file.")
-    if start == _LFS_POINTER:
-        raise CodecError(f"{path}: byte 0: is a pointer of Git LFS, not the file itself. Run `git lfs pull` first.")
+    container = container_of(data, str(path))
     spans, external = find_tensors(data, container, str(path))
     files, side_files = [data], []
     for name, tensors in sorted(_by_file(path, external).items()):
@@ -87,13 +93,24 @@ def open_source(path: Path | str) -> Source:
         spans += side_spans(str(path), side, tensors, sum(map(len, files)))
         files.append(side)
         side_files.append(SideFile(name, len(side)))
-    source = Source(tuple(files), tuple(side_files), tuple(spans), container)
-    if source.num_bytes > MAX_ORIGINAL_BYTES or len(side_files) > MAX_FILES:
-        raise CodecError(
-            f"{path}: byte 0: {source.num_bytes} bytes in {len(files)} files; expected at most"
-            f" {MAX_ORIGINAL_BYTES} bytes in {MAX_FILES + 1}."
-        )
-    return source
+    return Source(tuple(files), tuple(side_files), tuple(spans), container)
+
+
+def _open_shards(index: Path) -> Source:
+    """Open sharded safetensors: the first shard is the network, the others and the index follow it."""
+    shards = shards_of(index)
+    for name in shards:
+        _refuse_name(index, name, f"byte 0: shard {printable(name)!r}")
+    files = [open_map(index.parent / name) for name in (*shards, index.name)]
+    spans: list[Span] = []
+    at = 0
+    for name, data in zip(shards, files, strict=False):
+        found, _ = find_tensors(data, SAFETENSORS, str(index.parent / name))
+        spans += [replace(span, start=span.start + at) for span in found]
+        at += len(data)
+    names = (*shards[1:], index.name)
+    side_files = tuple(SideFile(name, len(data)) for name, data in zip(names, files[1:], strict=True))
+    return Source(tuple(files), side_files, tuple(spans), SAFETENSORS)
 
 
 def _by_file(path: Path, external: list[ExternalTensor]) -> dict[str, list[ExternalTensor]]:
@@ -111,17 +128,26 @@ def normal_name(location: str) -> str:
 def _name_inside(path: Path, tensor: ExternalTensor) -> str:
     """Return the path of a side file relative to the model's folder; refuse one that is not in there."""
     name = normal_name(tensor.location)
-    reason = unsafe_name(name)
-    folder = path.parent.resolve()
-    target = folder / name
-    if reason is None and (folder not in target.resolve().parents or target.resolve() == path.resolve()):
-        reason = "leads out of the folder of the model"
-    if reason is not None:
-        raise CodecError(
-            f"{path}: byte {tensor.at}: tensor {tensor.name!r} lies in the file {tensor.location!r}, which {reason};"
-            " expected a file beside the model or below."
-        )
+    _refuse_name(path, name, f"byte {tensor.at}: tensor {tensor.name!r} lies in the file {tensor.location!r}, which")
     return name
+
+
+def _refuse_name(path: Path, name: str, what: str) -> None:
+    """Refuse a side file with a name that is never written, or that leads out of the model's folder.
+
+    Links may lead to where the model's own link leads: a cache of Hugging Face is a folder of links into another.
+
+    Raises:
+        CodecError: it is such a one; `what` begins the reason.
+    """
+    reason = refused_name(name)
+    if reason is None:
+        target = (path.parent / name).resolve()
+        folders = {path.parent.resolve(), path.resolve().parent}
+        if not folders.intersection(target.parents) or target == path.resolve():
+            reason = "leads out of the folder of the model"
+    if reason is not None:
+        raise CodecError(f"{path}: {what} {reason}; expected a file beside the model or below.")
 
 
 def side_spans(path: str, side: memoryview, tensors: list[ExternalTensor], base: int) -> list[Span]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 
 from compress.codec.files.packed_file import SANE_BYTES, PackedFile, Progress
 from compress.codec.files.whole_file import whole_file
+from compress.codec.format.file_names import MAX_PART_BYTES, refused_name
 from compress.codec.format.layout import SideFile
 from compress.codec.mapped_memory import memory_for
-from compress.errors import CodecError
+from compress.errors import CodecError, shortened
 
 _Write = Callable[[bytes | memoryview], object]
 
@@ -26,6 +28,7 @@ def unpack_file(
     *,
     kernels: str = "auto",
     max_bytes: int = SANE_BYTES,
+    may_replace: Callable[[Path], bool] = lambda _: False,
 ) -> int:
     """Write the original of a .krimp file, whole or not at all, checked against its hash.
 
@@ -38,20 +41,23 @@ def unpack_file(
         progress: called with (bytes done, bytes in all).
         kernels: 'auto', 'numpy' or 'numba' (same bytes).
         max_bytes: size of the original from which on it is refused; by default 1 GiB, or 256 times the file.
+        may_replace: whether a file beside it that is there, with other contents, is replaced.
 
     Returns:
         Bytes written.
 
     Raises:
-        CodecError: src is not a .krimp file, damaged, truncated, or of a newer version; a file is in the way.
+        CodecError: src is not a .krimp file, damaged, truncated, or of a newer version; a file is in the way, or has a
+            name that a stranger's file must not have (hidden, longer than the file system takes).
     """
     dst = Path(dst)
     with memory_for(src), PackedFile(src, kernels=kernels, max_bytes=max_bytes) as packed, ExitStack() as stack:
         total = packed.header.original_bytes
         sizes = [total - sum(file.num_bytes for file in packed.side_files)]
+        _refuse_names(packed, dst)
         writes: list[_Write] = [stack.enter_context(whole_file(dst)).write]
         for file in packed.side_files:
-            writes.append(_side_write(dst, file, stack))
+            writes.append(_side_write(dst, file, stack, may_replace))
             sizes.append(file.num_bytes)
         write_original(packed, _Splitter(writes, sizes).write, progress)
         return total
@@ -97,12 +103,35 @@ def unpack_bytes(
         return buffer.getvalue()
 
 
-def _side_write(dst: Path, file: SideFile, stack: ExitStack) -> _Write:
+def _refuse_names(packed: PackedFile, dst: Path) -> None:
+    """Refuse side files whose names a stranger's file must not have, before anything is written.
+
+    Raises:
+        CodecError: names the first of them.
+    """
+    for file in packed.side_files:
+        reason = refused_name(file.name, _longest_name(dst.parent))
+        if reason is not None:
+            raise CodecError(
+                f"{packed.name}: byte 0: holds a file {shortened(file.name)} beside the network, which {reason}."
+                " Nothing was written; load its tensors by name (load_tensors), or ask for a file without it."
+            )
+
+
+def _longest_name(folder: Path) -> int:
+    """Return how many bytes the name of a file may have in a folder."""
+    try:
+        return min(os.pathconf(folder, "PC_NAME_MAX"), MAX_PART_BYTES)
+    except (OSError, ValueError, AttributeError):  # not on Windows; a folder that is not there is told later
+        return MAX_PART_BYTES
+
+
+def _side_write(dst: Path, file: SideFile, stack: ExitStack, may_replace: Callable[[Path], bool]) -> _Write:
     """Return what takes the bytes of a side file: a new file, or a comparison with one that is there already."""
     side = dst.parent / file.name
-    if dst.parent.resolve() not in side.resolve().parents or side.resolve() == dst.resolve():
+    if dst.parent.resolve() not in side.resolve().parents or side.resolve() == dst.resolve() or side.is_symlink():
         raise CodecError(f"{side}: leads out of the folder {dst.parent}, or to --out itself. Choose an empty folder.")
-    if not side.exists():
+    if not side.exists() or (side.is_file() and may_replace(side)):
         stack.enter_context(_folder(side.parent))
         return stack.enter_context(whole_file(side)).write
     if not side.is_file() or side.stat().st_size != file.num_bytes:
@@ -138,7 +167,9 @@ def _folder(path: Path) -> Iterator[None]:
 
 
 def _in_the_way(side: Path) -> CodecError:
-    return CodecError(f"{side}: is there already, and differs from what belongs to the model. Choose an empty folder.")
+    return CodecError(
+        f"{side}: is there already, and differs from what belongs to the model. Choose an empty folder, or --force."
+    )
 
 
 class _Splitter:

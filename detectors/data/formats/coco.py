@@ -11,16 +11,17 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from compress.errors import DataError
-from compress.progress import track
+from compress.pictures.decoding import Reading
 from detectors.data.boxes import BoxDataset, Check
 from detectors.data.coco_boxes import annotation_quad, bbox_quad
 from detectors.data.config import BoxData
-from detectors.data.labels import LabelledObject
+from detectors.data.labels import DroppedBox, EmptyBoxError, LabelledObject
 from detectors.data.places import (
+    Inspection,
     below,
     class_name,
     image_names,
-    inspect_image,
+    inspect_images,
     labelled_object,
     root_folder,
     split_entry,
@@ -77,7 +78,8 @@ class CocoDataset(BoxDataset[CocoData]):
         document, problems = _load(path)
         if document is None:
             return [], problems
-        reading = _Reading(_image_folder(self.config, split, document), self.config.boxes, table, check, str(path))
+        folder = _image_folder(self.config, split, document)
+        reading = _Reading(folder, self.config.boxes, table, check, str(path), self.config.reading)
         return reading.samples(document), reading.problems
 
     def files(self, split: str) -> list[tuple[str, Path]]:
@@ -165,6 +167,7 @@ class _Reading:
     table: Mapping[str, int]
     check: Check | None
     place: str
+    pictures: Reading
     problems: list[str] = field(default_factory=list)
 
     def samples(self, document: Mapping[str, Any]) -> list[Sample]:
@@ -174,22 +177,23 @@ class _Reading:
         paths = {identity: self.folder / row["file_name"] for identity, row in images.items()}
         names, problems = image_names(list(paths.values()), self.folder)
         self.problems += problems
-        sizes = self._sizes(images, paths)
+        seen = self._look_at(images, paths)
         objects: dict[Identity, list[LabelledObject]] = {identity: [] for identity in images}
         used = set()
         for index, row in enumerate(document["annotations"]):
             try:
-                identity, item = self._object(row, images, categories, sizes)
+                item = self._object(row, images, categories, seen)
                 if row.get("id") is not None and row["id"] in used:
                     raise ValueError(f"id {row['id']} is there twice, expected each once")
                 used.add(row.get("id"))
+            except EmptyBoxError as error:
+                self.problems.append(DroppedBox(f"{self.place}: {_place(index, row)}: {error}"))
             except (ValueError, TypeError) as error:
-                known = f" (id {row['id']})" if isinstance(row, dict) and "id" in row else ""
-                self._tell(f"annotations[{index}]{known}", str(error))
+                self._tell(_place(index, row), str(error))
             else:
-                objects[identity].append(item)
+                objects[row["image_id"]].append(item)
         found = [
-            Sample(name, path, tuple(objects[identity]))
+            Sample(name, path, tuple(objects[identity]), seen[identity].flat)
             for name, (identity, path) in zip(names, paths.items(), strict=True)
         ]
         return sorted(found, key=lambda sample: sample.name)
@@ -197,27 +201,34 @@ class _Reading:
     def _tell(self, where: str, what: str) -> None:
         self.problems.append(f"{self.place}: {where}: {what.removesuffix('.')}.")
 
-    def _sizes(
+    def _look_at(
         self, images: Mapping[Identity, dict[str, Any]], paths: Mapping[Identity, Path]
-    ) -> dict[Identity, tuple[int, int] | None]:
-        """Return what the files say of their size where they are looked at; it must be what the document says."""
-        sizes: dict[Identity, tuple[int, int] | None] = {}
-        shown = paths if self.check is None else track(paths, f"check {self.folder.name}", len(paths))
-        for identity in shown:
-            if not paths[identity].is_file():
-                self._tell(f"image {images[identity]['file_name']}", f"not in {self.folder}, expected it there")
-                sizes[identity] = None
+    ) -> dict[Identity, Inspection]:
+        """Return what the files are where they are looked at; their size must be what the document says."""
+        seen: dict[Identity, Inspection] = {}
+        there = [identity for identity, path in paths.items() if path.is_file()]
+        looks = inspect_images(
+            [paths[identity] for identity in there], self.check, self.pictures, f"check {self.folder.name}"
+        )
+        found = dict(zip(there, looks, strict=True))
+        for identity in paths:
+            path = paths[identity]
+            if identity not in found:
+                what = (
+                    f"a link to {path.readlink()}, where nothing is" if path.is_symlink() else f"not in {self.folder}"
+                )
+                self._tell(f"image {images[identity]['file_name']}", f"{what}, expected it there")
+                seen[identity] = Inspection()
                 continue
-            size, problems = inspect_image(paths[identity], self.check)
-            self.problems += problems
-            stated = _stated_size(images[identity])
+            seen[identity] = found[identity]
+            self.problems += seen[identity].problems
+            size, stated = seen[identity].size, _stated_size(images[identity])
             if size is not None and stated is not None and size != stated:
                 self._tell(
                     f"image {images[identity]['file_name']}",
                     f"height x width is {stated[0]} x {stated[1]}, expected {size[0]} x {size[1]} as the file has it",
                 )
-            sizes[identity] = size
-        return sizes
+        return seen
 
     def _by_id(self, rows: list[Any], part: str, key: str) -> dict[Identity, dict[str, Any]]:
         known: dict[Identity, dict[str, Any]] = {}
@@ -249,8 +260,8 @@ class _Reading:
         row: Any,
         images: Mapping[Any, dict[str, Any]],
         categories: Mapping[Any, dict[str, Any]],
-        sizes: Mapping[Any, tuple[int, int] | None],
-    ) -> tuple[Identity, LabelledObject]:
+        seen: Mapping[Any, Inspection],
+    ) -> LabelledObject:
         if not isinstance(row, dict):
             raise ValueError("expected an object")
         for key, known in (("image_id", images), ("category_id", categories)):
@@ -260,8 +271,12 @@ class _Reading:
         stated = _stated_size(images[row["image_id"]])
         quad = bbox_quad(row) if self.boxes == "bbox" else annotation_quad(row, stated)
         name = class_name(categories[row["category_id"]]["name"])
-        size = sizes[row["image_id"]]
-        return row["image_id"], labelled_object(quad, name, self.table, difficult=difficulty(row), image_size=size)
+        size = seen[row["image_id"]].size
+        return labelled_object(quad, name, self.table, difficult=difficulty(row), image_size=size)
+
+
+def _place(index: int, row: Any) -> str:
+    return f"annotations[{index}]" + (f" (id {row['id']})" if isinstance(row, dict) and "id" in row else "")
 
 
 def _stated_size(image: Mapping[str, Any]) -> tuple[int, int] | None:

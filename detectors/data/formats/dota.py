@@ -12,14 +12,13 @@ from typing import ClassVar
 from pydantic import BaseModel, Field
 
 from compress.errors import DataError
-from compress.progress import track
+from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
 from detectors.data.boxes import BoxDataset, Check
 from detectors.data.config import BoxData
-from detectors.data.image_header import decode, image_size
-from detectors.data.labels import HEADERS, parse_labels
+from detectors.data.labels import HEADERS, DroppedBox, parse_labels
+from detectors.data.places import Inspection, inspect_images, is_image, is_label, near_names, read_label_text
 from detectors.data.samples import Sample
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 IMAGE_FOLDER = "images"
 LABEL_FOLDER = "labelTxt"
 
@@ -45,19 +44,31 @@ class DotaDataset(BoxDataset[DotaData]):
         """Return the samples of a split and every problem with its files; see `BoxDataset.read`."""
         folder = split_folder(self.config, split)
         images, problems = _images_by_name(folder / IMAGE_FOLDER)
-        label_paths = {path.stem: path for path in (folder / LABEL_FOLDER).glob("*.txt")}
+        label_paths, found = label_files(folder / LABEL_FOLDER)
+        problems += found
         if not images:
-            problems.append(f"{folder / IMAGE_FOLDER}: no image, expected {', '.join(IMAGE_SUFFIXES)} files.")
+            problems.append(
+                f"{folder / IMAGE_FOLDER}: no image, expected {', '.join(IMAGE_SUFFIXES)} files."
+                f"{_deeper(folder / IMAGE_FOLDER)}"
+            )
         samples = []
         names = sorted(images.keys() | label_paths.keys())
-        for name in track(names, f"check split {split}"):
+        both = [name for name in names if name in images and name in label_paths]
+        looks = inspect_images([images[name] for name in both], check, self.config.reading, f"check split {split}")
+        seen = dict(zip(both, looks, strict=True))
+        near = {part: near_names(folder / part) for part in (IMAGE_FOLDER, LABEL_FOLDER) if len(both) < len(names)}
+        for name in names:
             if name not in images:
-                problems.append(f"{label_paths[name]}: no image of that name, expected one in {folder / IMAGE_FOLDER}.")
+                hint = near[IMAGE_FOLDER].get(name.casefold(), "")
+                problems.append(
+                    f"{label_paths[name]}: no image of that name, expected one in {folder / IMAGE_FOLDER}.{hint}"
+                )
             elif name not in label_paths:
                 missing = folder / LABEL_FOLDER / f"{name}.txt"
-                problems.append(f"{missing}: missing, expected the labels of {images[name].name} (may be empty).")
+                hint = near[LABEL_FOLDER].get(name.casefold(), "")
+                problems.append(f"{missing}: missing, expected the labels of {images[name].name} (may be empty).{hint}")
             else:
-                sample, found = _read_sample(name, images[name], label_paths[name], table, check)
+                sample, found = _read_sample(name, images[name], label_paths[name], table, seen[name])
                 samples.append(sample)
                 problems += found
         return samples, problems
@@ -69,7 +80,7 @@ class DotaDataset(BoxDataset[DotaData]):
             (path.relative_to(folder).as_posix(), path)
             for part in (IMAGE_FOLDER, LABEL_FOLDER)
             for path in (folder / part).iterdir()
-            if path.suffix.lower() in (*IMAGE_SUFFIXES, ".txt") and not path.name.startswith(".")
+            if (is_image(path) or is_label(path)) and not path.is_dir()
         )
 
     @classmethod
@@ -77,8 +88,8 @@ class DotaDataset(BoxDataset[DotaData]):
         """Return the classes that occur in the label files of the splits that are there, sorted."""
         names: set[str] = set()
         for split in cls.splits_present(config) or list(config.splits)[:1]:
-            for path in (split_folder(config, split) / LABEL_FOLDER).glob("*.txt"):
-                rows = [line.split() for line in path.read_text("utf-8-sig", errors="replace").splitlines()]
+            for path in label_files(split_folder(config, split) / LABEL_FOLDER)[0].values():
+                rows = [line.split() for line in read_label_text(path)[0].splitlines()]
                 names.update(row[8] for row in rows if len(row) == 10 and not row[0].lower().startswith(HEADERS))
         return tuple(sorted(names))
 
@@ -109,11 +120,23 @@ def split_folder(data: DotaData, split: str) -> Path:
     return folder
 
 
+def label_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return image name -> label file, and a problem for each name that is there twice (NAME.txt and NAME.TXT)."""
+    labels: dict[str, Path] = {}
+    problems = []
+    for path in sorted(folder.iterdir()):
+        if is_label(path):
+            if path.stem in labels:
+                problems.append(f"{path}: same name as {labels[path.stem].name}, expected one label file a name.")
+            labels[path.stem] = path
+    return labels, problems
+
+
 def _images_by_name(folder: Path) -> tuple[dict[str, Path], list[str]]:
     images: dict[str, Path] = {}
     problems = []
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+        if not is_image(path):
             continue
         if path.stem in images:
             problems.append(f"{path}: same name as {images[path.stem].name}, expected one image a name.")
@@ -121,26 +144,21 @@ def _images_by_name(folder: Path) -> tuple[dict[str, Path], list[str]]:
     return images, problems
 
 
+def _deeper(folder: Path) -> str:
+    """Return a hint where images lie in sub-folders."""
+    found = next((path for path in sorted(folder.glob("*/*")) if is_image(path)), None)
+    return "" if found is None else f" {found.relative_to(folder)} lies one folder too deep."
+
+
 def _read_sample(
-    name: str, image_path: Path, label_path: Path, table: Mapping[str, int], check: Check | None
+    name: str, image_path: Path, label_path: Path, table: Mapping[str, int], seen: Inspection
 ) -> tuple[Sample, list[str]]:
-    problems = []
-    size = None
-    if check is not None:
-        try:
-            content = image_path.read_bytes()
-            size = image_size(content)
-            if check == "full":
-                decode(content)
-        except (OSError, ValueError) as error:
-            problems.append(f"{image_path}: {error}, expected a complete image.")
-    try:
-        text = label_path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        return Sample(name, image_path, ()), [*problems, f"{label_path}: not UTF-8, expected a text file."]
-    objects, found = parse_labels(text, table, image_size=size)
-    problems += [f"{label_path}:{line}: {what}" for line, what in found]
-    return Sample(name, image_path, tuple(objects)), problems
+    text, unreadable = read_label_text(label_path)
+    objects, found = parse_labels(text, table, image_size=seen.size)
+    problems = [*seen.problems, *unreadable]
+    for line, what, dropped in found:
+        problems.append((DroppedBox if dropped else str)(f"{label_path}:{line}: {what}"))
+    return Sample(name, image_path, tuple(objects), seen.flat), problems
 
 
 DATASET = DotaDataset

@@ -21,19 +21,22 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from compress.errors import DataError
+from compress.pictures.decoding import reason
+from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
 from compress.progress import track
 from detectors.data.boxes import BoxDataset, Check
 from detectors.data.config import BoxData
 from detectors.data.image_header import read_image_size
-from detectors.data.labels import LabelledObject
+from detectors.data.labels import DroppedBox, EmptyBoxError, LabelledObject
 from detectors.data.places import (
-    IMAGE_SUFFIXES,
+    LABEL_SUFFIX,
     below,
     class_name,
     image_names,
-    inspect_image,
+    inspect_images,
     is_image,
     labelled_object,
+    read_label_text,
     root_folder,
     split_entry,
 )
@@ -86,13 +89,13 @@ class YoloDataset(BoxDataset[YoloData]):
                 f"{expected}: missing, and so are the labels of all {len(paths)} images of split '{split}'."
             )
         samples = []
-        for name, path in zip(names, track(paths, f"read split {split}"), strict=True):
-            size, found = inspect_image(path, check)
-            problems += found
-            if not found:
-                objects, found = _read_labels(path, document.names, table, size)
+        looks = inspect_images(paths, check, self.config.reading, f"check split {split}")
+        for name, path, seen in zip(names, track(paths, f"read split {split}"), looks, strict=True):
+            problems += seen.problems
+            if not seen.problems:
+                objects, found = _read_labels(path, document.names, table, seen.size)
                 problems += found
-                samples.append(Sample(name, path, tuple(objects)))
+                samples.append(Sample(name, path, tuple(objects), seen.flat))
         return sorted(samples, key=lambda sample: sample.name), problems
 
     def files(self, split: str) -> list[tuple[str, Path]]:
@@ -184,12 +187,16 @@ def read_data_file(path: Path) -> DataFile:
 
 
 def label_path(image: Path) -> Path:
-    """Return where the labels of an image lie: its last folder `images` becomes `labels`, its suffix `.txt`."""
+    """Return where an image's labels lie: its last folder `images` becomes `labels`, its suffix `.txt` (or `.TXT`)."""
     parts = list(image.parts)
     places = [index for index, part in enumerate(parts[:-1]) if part == "images"]
     if places:
         parts[places[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    expected = Path(*parts).with_suffix(LABEL_SUFFIX)
+    if expected.exists():
+        return expected
+    other = expected.with_suffix(LABEL_SUFFIX.upper())
+    return other if other.exists() else expected
 
 
 def _names(path: Path, entries: Mapping[str, Any]) -> tuple[str, ...]:
@@ -243,11 +250,17 @@ def _images_of(document: DataFile, key: str) -> tuple[list[Path], list[str]]:
     for entry in map(str, entries):
         place = _place(document, key, entry)
         if place.is_dir():
-            paths |= dict.fromkeys(path for path in sorted(place.rglob("*")) if is_image(path) and path.is_file())
+            found = [path for path in sorted(place.rglob("*")) if is_image(path)]
+            paths |= dict.fromkeys(path for path in found if path.is_file())
+            problems += [
+                f"{path}: a link to {path.readlink()}, where nothing is, expected an image."
+                for path in found
+                if path.is_symlink() and not path.exists()
+            ]
         else:
-            listed, found = _listed(place, document.base)
+            listed, wrong = _listed(place, document.base)
             paths |= dict.fromkeys(listed)
-            problems += found
+            problems += wrong
     if not paths and not problems:
         problems.append(f"{document.path}: {key}: no image in {value}, expected {', '.join(IMAGE_SUFFIXES)} files.")
     return sorted(paths), problems
@@ -285,26 +298,24 @@ def _listed(path: Path, base: Path) -> tuple[list[Path], list[str]]:
 def _read_labels(
     image: Path, names: Sequence[str], table: Mapping[str, int], checked_size: tuple[int, int] | None
 ) -> tuple[list[LabelledObject], list[str]]:
-    """Return the objects of an image and what is wrong with its labels; boxes outside are wrong if it was checked."""
+    """Return the objects of an image and what is wrong with its labels; boxes outside are dropped if it was checked."""
     path = label_path(image)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
+    if not path.is_file() and not path.is_symlink():
         return [], []
-    except UnicodeDecodeError:
-        return [], [f"{path}: not UTF-8, expected a text file."]
+    text, problems = read_label_text(path)
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not lines:
-        return [], []
+        return [], problems
     try:
         size = checked_size or read_image_size(image)
     except (OSError, ValueError) as error:
-        return [], [f"{image}: {error}, expected a complete image."]
-    objects, problems = [], []
+        return [], [f"{image}: {reason(error, image)}, expected a complete image."]
+    objects = []
     for number, line in lines:
         try:
             quad, label = parse_line(line, len(names), size)
             objects.append(labelled_object(quad, names[label], table, image_size=checked_size))
         except ValueError as error:
-            problems.append(f"{path}:{number}: {str(error).removesuffix('.')}.")
+            kind = DroppedBox if isinstance(error, EmptyBoxError) else str
+            problems.append(kind(f"{path}:{number}: {str(error).removesuffix('.')}."))
     return objects, problems

@@ -124,7 +124,7 @@ def test_initial_values_have_the_published_distribution(name):
     reset_neck(model.neck)
     model.head.reset_parameters()
     own = dict(model.named_parameters())
-    assert len(published) > 20
+    assert published
     for key, expected in published.items():
         (ours,) = from_published_names({key: torch.zeros(0)})
         assert_same_distribution(own[ours].detach().double(), expected, ours)

@@ -60,7 +60,8 @@ def test_two_detectors_are_trained_scored_and_recorded(tmp_path):
     record = json.loads((tmp_path / "record.json").read_text())
     assert [(row["name"], row["seed"]) for row in record["runs"]] == [("narrow", 3), ("wide", 3)]
     assert record["runs"][0]["scored"]["params"] < record["runs"][1]["scored"]["params"]
-    assert "map50_below_16px" in record["runs"][0]["scored"]["scores"]["extra"]
+    assert {"map50_below_16px", "map_below_16px"} <= set(record["runs"][0]["scored"]["scores"]["extra"])
+    assert " map " in done.stdout
     assert record["overrides"] == ["data.root=data"]
     assert str(tmp_path) not in json.dumps(record)
     assert "narrow" in done.stdout.splitlines()[-2]

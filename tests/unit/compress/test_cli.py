@@ -227,3 +227,12 @@ def test_an_old_recipe_is_rewritten_in_place_and_kept_beside(tmp_path, capsys):
 def test_the_fields_of_a_stage_are_printed_and_a_wrong_name_is_told(capsys):
     assert main(["stages", "qatt"]) == 2
     assert "Did you mean 'qat'?" in capsys.readouterr().err
+
+
+def test_an_error_cannot_move_the_cursor_or_end_in_a_name_that_cannot_be_encoded(tmp_path, capsys):
+    for name in ("\x1b[2J\x1b[31mred\u202e", "\udcff\udcfe"):
+        assert main(["verify", str(tmp_path / name)]) == 5
+        assert main(["plan", str(tmp_path / name)]) == 2
+        text = capsys.readouterr().err
+        text.encode()
+        assert all(line.isprintable() for line in text.splitlines())

@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import json
 import os
 import random
 import re
@@ -15,7 +16,7 @@ import engine_fakes
 import pytest
 
 from compress import artifact as artifacts
-from compress.artifact import damage, find_folder, open_artifact
+from compress.artifact import damage, find_folder, hash_json, lock, open_artifact
 from compress.engine import pipeline
 from compress.engine.child import _wait
 from compress.errors import DataError, RecipeError, StageError
@@ -432,3 +433,103 @@ def test_ctrl_c_at_the_moment_at_which_a_stage_ends_is_a_ctrl_c(monkeypatch):
         os._exit(0)
     with pytest.raises(KeyboardInterrupt):
         _wait(child)
+
+
+def test_the_thread_count_stands_in_the_manifest_and_not_in_the_key(recipe_file, out, monkeypatch):
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    first = run(recipe_file, out)
+    manifests = [json.loads(result.artifact.file("manifest.json").read_text()) for result in first]
+    assert {manifest["threads"] for manifest in manifests} == {3}
+    assert {open_artifact(result.artifact.path).threads for result in first} == {3}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert what_ran(run(recipe_file, out)) == []
+
+
+def test_manifests_that_say_nothing_of_threads_are_read_as_before(recipe_file, out):
+    path = run(recipe_file, out)[0].artifact.file("manifest.json")
+    manifest = json.loads(path.read_text())
+    del manifest["threads"], manifest["manifest_digest"]
+    path.write_text(json.dumps({**manifest, "manifest_digest": hash_json(manifest)}))
+    assert open_artifact(path.parent).threads is None
+    assert what_ran(run(recipe_file, out)) == []
+
+
+@pytest.mark.parametrize("where", ["02_finetune", ".scratch", ".new"])
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+def test_links_in_the_place_of_folders_are_no_obstacle_and_what_is_behind_them_stays(recipe_file, out, where, target):
+    run(recipe_file, out)
+    behind = out / "elsewhere"
+    folder = out / "small" / where
+    if folder.exists():
+        folder.rename(behind)
+    else:
+        behind.mkdir()
+    (behind / "mine.txt").write_text("precious")
+    folder.symlink_to(out / target)
+    ran = what_ran(run(recipe_file, out, start="finetune"))
+    assert ran[0] == "finetune"
+    assert (behind / "mine.txt").read_text() == "precious"
+    assert damage(out / "small" / "02_finetune") is None
+    assert not (out / "small" / "02_finetune").is_symlink()
+    assert what_ran(run(recipe_file, out)) == []
+
+
+def test_links_left_inside_the_folders_of_the_engine_are_removed_and_what_is_behind_them_stays(recipe_file, out):
+    run(recipe_file, out)
+    behind = out / "elsewhere"
+    behind.mkdir()
+    (behind / "mine.txt").write_text("precious")
+    for place in (".new/02_finetune", ".old/02_finetune", ".old/01_prune_structured"):
+        (out / "small" / place).parent.mkdir(exist_ok=True)
+        (out / "small" / place).symlink_to(behind)
+    assert what_ran(run(recipe_file, out, start="finetune"))
+    assert (behind / "mine.txt").read_text() == "precious"
+
+
+def test_a_file_in_the_place_of_a_stage_is_told_in_one_line_and_stays(recipe_file, out):
+    run(recipe_file, out)
+    folder = out / "small" / "02_finetune"
+    folder.rename(out / "away")
+    folder.write_text("precious")
+    with pytest.raises(StageError, match=r"02_finetune: is a file, expected the folder of a stage\. Move it away"):
+        run(recipe_file, out)
+    assert folder.read_text() == "precious"
+    folder.unlink()
+    assert what_ran(run(recipe_file, out)) == []  # what was made before the file was moved away is kept
+
+
+@pytest.mark.parametrize("gone", [".", "..", ".scratch", ".new", "01_prune_structured"])
+def test_a_folder_removed_while_a_stage_runs_is_one_line_and_the_next_run_works(recipe_file, out, gone):
+    process = command(recipe_file, out, "--set", "stages.finetune.sleep_s=1", "--set", "stages.finetune.fault=bug")
+    wait_for(out / "small" / ".scratch" / "finetune-*", process)
+    shutil.rmtree((out / "small" / gone).resolve())
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert "Traceback" not in text
+    assert len(text.strip().splitlines()) == 1
+    assert "was removed while it ran. Run the same command again." in text
+    assert len(run(recipe_file, out)) == 6
+
+
+def test_a_lock_removed_while_a_stage_runs_is_made_again_and_the_run_goes_on(recipe_file, out):
+    process = command(recipe_file, out, "--set", "stages.finetune.sleep_s=1")
+    wait_for(out / "small" / ".scratch" / "finetune-*", process)
+    (out / "small" / ".lock").unlink()
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 0, text
+    assert len(text.strip().splitlines()) == 1
+    assert ".lock: was removed while a run used the folder; it was made again" in text
+    assert what_ran(run(recipe_file, out)) == []
+
+
+def test_a_lock_that_another_run_has_taken_meanwhile_ends_the_first_in_one_line(recipe_file, out):
+    process = command(recipe_file, out, "--set", "stages.finetune.sleep_s=1")
+    wait_for(out / "small" / ".scratch" / "finetune-*", process)
+    (out / "small" / ".lock").unlink()
+    with lock(out / "small"):
+        _, text = process.communicate(timeout=60)
+    assert process.returncode == 4
+    assert len(text.strip().splitlines()) == 1
+    assert "another run has it now" in text
+    assert what_ran(run(recipe_file, out))[0] == "finetune"

@@ -155,3 +155,12 @@ def test_the_console_leaves_the_logger_as_it_was():
     assert progress.LOGGER.handlers == []
     for handler in before[0]:
         progress.LOGGER.addHandler(handler)
+
+
+def test_messages_and_labels_hold_nothing_that_a_terminal_acts_upon(capsys):
+    with progress.console():
+        progress.say("two\nlines \x1b[2J")
+        progress.warn("a name: \x1b]0;owned\x07\udcff")
+    shown = capsys.readouterr()
+    assert shown.out == "two\nlines \\x1b[2J\n"
+    assert shown.err == "warning: a name: \\x1b]0;owned\\x07\\udcff\n"

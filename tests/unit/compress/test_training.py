@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,11 +16,12 @@ from fake_plugin import FakePlugin
 from pydantic import ValidationError
 from torch import nn
 
+from compress import progress
 from compress.dataset import Scores
 from compress.errors import StageError
 from compress.seeds import epoch_seed
 from compress.training.checkpoint import CHECKPOINT, load_checkpoint, tensors_of
-from compress.training.loop import fit
+from compress.training.loop import _Training, fit
 from compress.training.optimizer import parameter_groups
 from compress.training.settings import DistillFields, TrainingFields, learning_rate
 
@@ -249,6 +252,51 @@ def test_the_best_scored_weights_are_kept(tmp_path):
     assert result.best_map50 == 0.6
     assert [row["map50"] for row in result.history] == [0.2, 0.6, 0.4]
     assert all(torch.equal(seen[1][k], v) for k, v in tensors_of(model).items())
+
+
+@pytest.mark.parametrize(("metric", "best"), [(None, 0), ("map", 0), ("map75", 2), ("map50", 1)])
+def test_weights_are_kept_by_the_metric_that_is_chosen(tmp_path, metric, best):
+    seen, rows = [], [(0.2, 0.9, 0.4), (0.6, 0.4, 0.5), (0.4, 0.8, 0.6)]  # map50, map, map75
+
+    def score(model):
+        seen.append({k: v.clone() for k, v in tensors_of(model).items()})
+        map50, coco, map75 = rows[len(seen) - 1]
+        return replace(scores(map50), map=coco, map75=map75)
+
+    chosen = settings(evaluate_every=1, **({} if metric is None else {"metric": metric}))
+    model, result = run(tmp_path, settings=chosen, score=score)
+    assert all(torch.equal(seen[best][k], v) for k, v in tensors_of(model).items())
+    assert (result.best_map50, result.best_map, result.best_map75) == rows[best]
+    assert result.metric == (metric or "map")
+    assert [(row["map50"], row["map"], row["map75"]) for row in result.history] == rows
+    _, again = run(tmp_path, settings=chosen, score=lambda m: pytest.fail("trained again"))
+    assert (again.best_map50, again.best_map, again.best_map75, again.metric) == (*rows[best], metric or "map")
+
+
+def test_a_data_set_without_map_keeps_weights_by_map50_and_it_is_said(tmp_path):
+    progress.clear_warnings()
+    values = iter([0.2, 0.6, 0.4])
+    _, result = run(tmp_path, settings=settings(evaluate_every=1), score=lambda m: scores(next(values)))
+    assert (result.best_map50, result.best_map, result.metric) == (0.6, None, "map50")
+    assert progress.collected_warnings() == [
+        "finetune: the data set's scores have no map; weights are kept by map50 instead."
+    ]
+
+
+@pytest.mark.parametrize("fields", [{}, {"evaluate_every": 1, "metric": "map50"}])
+def test_a_checkpoint_from_before_the_metric_could_be_chosen_goes_on(tmp_path, fields):
+    """Its fingerprint knew no metric; nothing is chosen by one, or what always was."""
+    training = _Training(tiny_net(), TinyDetector(), settings(**fields), tmp_path, "finetune", 5, "cpu")
+    shapes = {name: list(tensor.shape) for name, tensor in tensors_of(training.model).items()}
+    before = {name: getattr(training.settings, name) for name in TrainingFields.model_fields}
+    for name in ("checkpoint_minutes", "metric"):
+        del before[name]
+    text = json.dumps([5, before, shapes], sort_keys=True, default=str)
+    assert training.position.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+    other = settings(evaluate_every=1)
+    assert _Training(tiny_net(), TinyDetector(), other, tmp_path, "finetune", 5, "cpu").position.fingerprint != (
+        training.position.fingerprint
+    )
 
 
 def test_epochs_before_best_from_epoch_are_scored_but_not_kept(tmp_path):

@@ -23,7 +23,7 @@ from compress.errors import DataError  # noqa: E402
 from detectors.data import merging  # noqa: E402
 from detectors.data.dota_release import CLASSES  # noqa: E402
 from detectors.data.patches import Patch  # noqa: E402
-from detectors.data.samples import quads_to_boxes  # noqa: E402
+from detectors.data.samples import Truth, quads_to_boxes  # noqa: E402
 from detectors.geometry.detections import Detections  # noqa: E402
 from detectors.geometry.text import to_records  # noqa: E402
 
@@ -76,6 +76,8 @@ def test_perfect_detections_on_patches_give_perfect_whole_images(tree, tmp_path,
     assert code == 0
     assert scores["map50_voc07_11point"] == pytest.approx(1, abs=1e-6)
     assert scores["map50_area"] == pytest.approx(1, abs=1e-6)
+    assert scores["map75"] == pytest.approx(1, abs=1e-6)
+    assert 0.9 < scores["map"] <= 1
     assert scores["num_images"] == 5
     lines = [line for path in labels.iterdir() for line in path.read_text().splitlines()[2:]]
     assert scores["num_detections"] == len(lines)  # each object once, however many patches hold it
@@ -284,3 +286,13 @@ def test_help_teaches_with_examples(script, name):
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert f"krimp data {name} " in text.partition("Options:")[0].partition("\n\n")[2]
     assert "--out" in text
+
+
+def test_a_whole_image_may_hold_more_objects_of_a_class_than_coco_counts():
+    boxes = np.column_stack(
+        [np.arange(150) * 30 + 20, np.full(150, 50), np.full(150, 20), np.full(150, 10), np.zeros(150)]
+    )
+    truth = Truth(boxes.astype(np.float32), np.zeros(150, np.int64), np.zeros((0, 5), np.float32))
+    found = Detections(boxes, np.linspace(0.9, 0.5, 150), np.zeros(150))
+    scores = merging.score_images({"P0": found}, {"P0": truth}, ["ship"])
+    assert (scores.map, scores.map50, scores.max_dets) == (1, 1, 150)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -255,6 +256,131 @@ def test_scores_of_different_images_are_not_paired(tmp_path):
     assert row.map50_loss_interval is None
 
 
+def with_coco(artifacts, lost=0.0):
+    """Return a run whose scores have map and map75 too; the packed model loses `lost` more of map than of map50."""
+    for each in artifacts:
+        if each.kind is Kind.SCORES:
+            scores = each.facts["scores"]
+            value = scores["map50"] - 0.2 - (lost if each.facts["of"] == "pack" else 0)
+            scores |= {"map": value, "map75": value - 0.1, "max_dets": 100, "num_objects": 2380}
+            scores |= {"map_interval": [value - 0.02, value + 0.02], "map75_interval": None}
+            scores["map_per_class"] = {"person": value + 0.01, "car": value - 0.01, "bicycle": None}
+            scores["map75_per_class"] = {"person": 0.2, "car": 0.1, "bicycle": None}
+            scores["extra"] |= {"map_below_16px": 0.123}
+    return artifacts
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "ok", "how"),
+    [
+        ({"min_float_map": 0.35}, 0.36, True, "map of float"),
+        ({"min_map": 0.33}, 0.318, False, "map of pack"),
+        ({"max_map_loss": 0.05}, 0.042, True, "map of float - of pack"),
+        ({"max_map_loss": 0.04}, 0.042, False, "map of float - of pack"),
+        ({"min_float_map75": 0.3}, 0.26, False, "map75 of float"),
+        ({"min_map75": 0.2}, 0.218, True, "map75 of pack"),
+        ({"max_map75_loss": 0.01}, 0.042, False, "map75 of float - of pack"),
+        ({"max_map50_loss": 0.02}, 0.012, True, "map50 of float - of pack"),
+    ],
+)
+def test_limits_on_every_metric_are_compared_with_that_metric(limits, value, ok, how):
+    rows = collect.collect_rows(with_coco(small_run(), lost=0.03), "test")
+    best = collect.best_baselines(rows, ["float"])
+    (entry,) = check_requirements(
+        Requirements(**limits), rows, float_label="float", final_label="pack", baseline_label=best["map50"],
+        baseline_labels=best,
+    )  # fmt: skip
+    assert (entry.value, entry.ok, entry.how) == (pytest.approx(value), ok, how)
+    assert Requirements(**limits, min_speedup=2).of_accuracy() == list(limits)
+
+
+def test_each_metric_has_its_own_best_baseline():
+    long = score(12, "float_long", 0.6, None)
+    artifacts = [*with_coco(small_run()), artifact(11, "float_long", "finetune", Kind.MODEL, {}, ["float"]), long]
+    long.facts["scores"] |= {"map": 0.35, "map75": 0.3, "num_objects": 2380}
+    rows = collect.collect_rows(artifacts, "test", ["float_long"])
+    assert collect.best_baselines(rows, ["float", "float_long"]) == {
+        "map": "float",
+        "map75": "float_long",
+        "map50": "float_long",
+    }
+    packed = next(row for row in rows if row.label == "pack")
+    losses = (packed.map_loss, packed.map75_loss, packed.map50_loss)
+    assert losses == pytest.approx((0.36 - 0.348, 0.3 - 0.248, 0.6 - 0.548))
+
+
+def test_the_loss_of_map_has_the_interval_of_its_own_resamples(tmp_path):
+    artifacts = with_coco(small_run())
+    for index, of, lost in ((1, "float", 0.0), (9, "pack", 0.012)):
+        (tmp_path / of).mkdir()
+        save_resampled(tmp_path / of, np.linspace(0.3, 0.4, 1000) - lost, "map")
+        save_resampled(tmp_path / of, np.linspace(0.5, 0.6, 1000) - 2 * lost)
+        artifacts[index] = replace(artifacts[index], path=tmp_path / of)
+    row = next(row for row in collect.collect_rows(artifacts, "test") if row.label == "pack")
+    assert row.map_loss_interval == pytest.approx((0.012, 0.012))
+    assert row.map50_loss_interval == pytest.approx((0.024, 0.024))
+    assert row.map75_loss_interval is None
+
+
+@pytest.mark.parametrize("told", ["counted", "by class", "both"])
+@pytest.mark.parametrize("name", ["max_map_loss", "max_map75_loss", "max_map50_loss", "min_map", "min_map50"])
+def test_a_limit_on_images_without_objects_fails_although_nothing_is_lost(told, name):
+    artifacts = with_coco(small_run())
+    for each in artifacts:
+        if each.kind is Kind.SCORES:
+            scores = each.facts["scores"]
+            scores |= {"map": 0.0, "map75": 0.0, "map50": 0.0, "recall": 0.0}
+            scores["num_objects"] = 0 if told != "by class" else None
+            if told != "counted":
+                scores["ap_per_class"] = dict.fromkeys(CLASSES)
+    rows = collect.collect_rows(artifacts, "test")
+    best = collect.best_baselines(rows, ["float"])
+    (entry,) = check_requirements(
+        Requirements(**{name: 1.0 if name.startswith("max") else 0.0}), rows, float_label="float", final_label="pack",
+        baseline_label=best.get("map50"), baseline_labels=best,
+    )  # fmt: skip
+    assert (entry.value, entry.ok) == (None, False)
+    assert all(row.map is row.map50 is row.recall is None for row in rows)
+
+
+def test_the_report_tells_map_first_and_names_images_objects_and_classes_without_truth():
+    rows = collect.collect_rows(with_coco(small_run(), lost=0.03), "test")
+    best = collect.best_baselines(rows, ["float"])
+    absent = collect.classes_without_truth(rows)
+    told = a_document(
+        rows=rows, baseline_label=best["map50"], baseline_labels=best, classes_without_truth=absent, requirements=[]
+    )
+    assert absent == ["bicycle"]
+    text = markdown.render(told)
+    for expected in (
+        "Split `test`, 256 images, 2,380 objects. No object of the classes `bicycle`: no mean counts them.",
+        "at most 100 detections of a class in an image",
+        "method `area` at IoU >= 0.5",
+        "map 0.360 -> 0.318, map75 0.260 -> 0.218, map50 0.560 -> 0.548 on `test` (loss of map against `float` 0.042",
+        "| **pack** | 0.3180 | 0.298 to 0.338 | 0.042 | — | 0.2180 | 0.5480 |",
+        "map:\n\n| model | person | car | bicycle |",
+        "| pack | 0.328 | 0.308 | — |",
+        "map_below_16px",
+        "loss: map of `float`, map75 of `float`, map50 of `float`, the best float model",
+        "## Losses by metric",
+    ):
+        assert expected in text, expected
+    plain = markdown.plain_table(told).splitlines()[0].split()
+    assert plain[:5] == ["model", "map", "loss", "map75", "map50"]
+    jsonschema.validate(json.loads(document.dump(told)), json.loads(document.SCHEMA_FILE.read_text()))
+
+
+def test_a_report_on_images_without_objects_says_that_nothing_is_measured():
+    artifacts = small_run()
+    for each in artifacts:
+        if each.kind is Kind.SCORES:
+            each.facts["scores"] |= {"ap_per_class": dict.fromkeys(CLASSES), "num_objects": 0}
+    rows = collect.collect_rows(artifacts, "test")
+    text = markdown.render(a_document(rows=rows, classes_without_truth=collect.classes_without_truth(rows)))
+    assert "Split `test`, 256 images, 0 objects." in text
+    assert "**No object of any class (`person`, `car`, `bicycle`): map, map75, map50 and recall cannot" in text
+
+
 def a_document(**changes):
     artifacts = small_run()
     fields = {
@@ -477,3 +603,17 @@ def test_the_pictures_are_the_first_ones_of_the_split(tmp_path):
     ]
     panel = cv2.imread(str(folder / "picture_3_b_2.png"))[pictures.CAPTION_PX :, :40]
     assert (panel == 20).all()
+
+
+def test_names_in_a_report_can_hold_neither_cells_nor_lines_nor_html(tmp_path):
+    evil = "a|b\n# forged <img src=x onerror=alert(1)> [x](http://evil) \x1b[2J"
+    rows = [row.model_copy(update={"ap_per_class": {evil: 0.5}, "extra_scores": {}}) for row in a_document().rows]
+    picture = document.Picture(file="pictures/0.png", image=evil, num_detections={"float": 1}, score_threshold=0.3)
+    text = markdown.render(a_document(rows=rows, pictures=[picture], warnings=[evil]))
+    assert "forged" in text
+    assert not any(line.startswith("# forged") for line in text.splitlines())
+    assert not re.search(r"(?<!\\)<img", text)
+    assert not re.search(r"(?<!\\)\[x\]\(http", text)
+    assert all(line.isprintable() for line in text.splitlines())
+    (line,) = (line for line in text.splitlines() if line.startswith("| model |") and "forged" in line)
+    assert len(re.findall(r"(?<!\\)\|", line)) == 3

@@ -1,5 +1,6 @@
 """`krimp detect` on a model whose detections are known."""
 
+import hashlib
 import json
 
 import cv2
@@ -169,3 +170,72 @@ def test_pictures_are_never_drawn_over(model_file, picture):
     assert isinstance(result.exception, DataError)
     assert "would be drawn over" in str(result.exception)
     assert picture.read_bytes() == content
+
+
+def test_labels_and_pictures_beside_the_picture_are_never_replaced(tmp_path, model_file):
+    cv2.imwrite(str(tmp_path / "p.jpg"), np.zeros((40, 50, 3), np.uint8))
+    kept = {"p.txt": b"0 .5 .5 .1 .1\n", "p.png": b"another picture", "detections.json": b"{}"}
+    for name, content in kept.items():
+        (tmp_path / name).write_bytes(content)
+    result = run(model_file, tmp_path / "p.jpg", "--out", tmp_path)
+    assert isinstance(result.exception, DataError)
+    assert "there already" in str(result.exception)
+    assert {name: (tmp_path / name).read_bytes() for name in kept} == kept
+    for _ in range(2):  # the second time nothing stands in the way
+        assert run(model_file, tmp_path / "p.jpg", "--out", tmp_path / "out").exit_code == 0
+    assert run(model_file, tmp_path / "p.jpg", "--out", tmp_path, "--force").exit_code == 0
+    assert json.loads((tmp_path / "detections.json").read_text())["images"]
+
+
+def test_one_bad_name_does_not_end_a_batch_and_results_of_long_names_are_written(tmp_path, model_file):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    content = cv2.imencode(".png", np.zeros((40, 50, 3), np.uint8))[1].tobytes()
+    names = ["a.png", "b" + "x" * 245 + ".png", "c.png", "\udcff\udcfe.png"]
+    for name in names:
+        (folder / name).write_bytes(content)
+    result = run(model_file, folder, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.exception
+    record = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert sorted(image["file"] for image in record["images"]) == sorted(str(folder / name) for name in names)
+    found = [tmp_path / "out" / f"{image['name']}{end}" for image in record["images"] for end in (".txt", ".png")]
+    assert all(path.exists() for path in found)
+    assert json.loads(result.stdout) == record
+
+
+def test_results_that_cannot_be_written_are_told_and_the_others_are_done(tmp_path, model_file, picture):
+    cv2.imwrite(str(tmp_path / "other.png"), np.zeros((40, 50, 3), np.uint8))
+    (tmp_path / "out" / "other.txt").mkdir(parents=True)
+    result = run(model_file, tmp_path / "other.png", picture, "--out", tmp_path / "out")
+    assert isinstance(result.exception, DataError)
+    assert "1 of 2 pictures failed" in str(result.exception)
+    record = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [image["file"] for image in record["images"]] == [str(picture)]
+    assert "other.txt: is a folder" in record["failed"][0]["error"]
+
+
+def test_the_record_is_written_whatever_ends_the_batch(tmp_path, write_model, meta, picture):
+    model = write_model(tmp_path / "fixed.onnx", meta=meta | {"classes": ["one"]})
+    result = run(model, picture, "--out", tmp_path / "out")
+    assert isinstance(result.exception, DetectorError)
+    record = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert (record["images"], record["classes"]) == ([], ["one"])
+
+
+def test_names_of_results_are_unique_where_digests_and_stems_meet(tmp_path):
+    from compress.runtime.detect import Results
+
+    first, second = tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"
+    digest = hashlib.sha256(str(second).encode()).hexdigest()[:8]
+    images = [first, tmp_path / "a" / f"x_{digest}.png", second, second, tmp_path / "c" / ("y" * 300 + ".png")]
+    names = [path.name for path in Results(tmp_path, pictures=False).paths(images)]
+    assert len(set(names)) == len(names) == 6
+    assert max(map(len, names)) <= 255 - len(".geojson") + len(".txt")
+
+
+def test_a_model_without_metadata_says_what_works_with_it(tmp_path, write_model, picture):
+    result = run(write_model(tmp_path / "bare.onnx", meta=None), picture, "--out", tmp_path / "out")
+    assert isinstance(result.exception, CodecError)
+    for command in ("export_onnx", "krimp pack", "krimp inspect", "krimp.open_session"):
+        assert command in str(result.exception)
+    assert not (tmp_path / "out").exists()

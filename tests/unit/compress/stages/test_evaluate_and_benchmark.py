@@ -11,9 +11,10 @@ from fake_plugin import FakePlugin
 from onnx import TensorProto, helper
 from pydantic import ValidationError
 
+from compress import progress
 from compress.actions.evaluate import plain_scores
 from compress.codec import pack_file
-from compress.dataset import Picture, Scores
+from compress.dataset import METRICS, Picture, Scores
 from compress.errors import StageError
 from compress.kind import Kind
 from compress.metrics.paired import load_resampled
@@ -116,6 +117,21 @@ def test_the_resampled_map50_goes_into_a_file_of_its_own(tmp_path, artifacts):
     facts = Evaluate(limit=3, threads=1).run(context(tmp_path, {"source": artifacts["pack"]}, detector))
     assert "map50_resampled" not in facts["scores"]
     assert load_resampled(tmp_path / "result").tolist() == pytest.approx(np.linspace(0.4, 0.6, 7))
+
+
+def test_each_metric_has_its_resamples_beside_the_scores_and_images_without_objects_are_told(tmp_path, artifacts):
+    detector = FakeDetector()
+    drawn = {f"{metric}_resampled": np.linspace(0, 1, 5) + i for i, metric in enumerate(METRICS)}
+    scores = Scores(0.0, "area", 0.5, {}, 0.0, 0.0, 0.3, 12, 5, map=0.0, map75=0.0, num_objects=0, **drawn)
+    detector.score = lambda detections, truths: scores
+    progress.clear_warnings()
+    facts = Evaluate(limit=3, threads=1).run(context(tmp_path, {"source": artifacts["pack"]}, detector))
+    for index, metric in enumerate(METRICS):
+        assert load_resampled(tmp_path / "result", metric).tolist() == pytest.approx(np.linspace(0, 1, 5) + index)
+    assert not any("resampled" in name for name in facts["scores"])
+    assert (facts["scores"]["map"], facts["scores"]["num_objects"]) == (0.0, 0)
+    (text,) = progress.collected_warnings()
+    assert text.startswith("evaluate: no object in the 5 images scored of split 'val': map, map75, map50 and recall")
 
 
 def test_a_class_without_truth_is_null_in_the_scores():

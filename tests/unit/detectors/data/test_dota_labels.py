@@ -5,12 +5,16 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from compress.dataset import InputFormat
 from compress.errors import DataError
+from compress.progress import clear_warnings, collected_warnings
 from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.data.image_header import image_size
+from detectors.data.loader import build_loader
 from detectors.data.samples import class_table
 
 CLASSES = ("ship", "plane")
+FORMAT = InputFormat((0, 0, 0), (1, 1, 1), 1)
 GOOD = "10 10 30 10 30 20 10 20 ship 0"
 
 
@@ -55,9 +59,6 @@ def test_a_good_split_is_counted_and_header_lines_and_empty_files_are_allowed(ma
             "unknown class 'shp', expected one of ship, plane, boat, dontcare. Did you mean 'ship'?",
         ),
         ("10 10 30 10 30 20 10 20 ship yes", "difficult is 'yes', expected 0, 1 or 2"),
-        ("10 10 30 10 30 10 10 10 ship 0", "degenerate box: its area is 0 px^2"),
-        ("70 10 90 10 90 20 70 20 ship 0", "lies outside the image of 64 x 48 px"),
-        ("-30 10 -5 10 -5 20 -30 20 ship 0", "lies outside the image of 64 x 48 px"),
     ],
 )
 def test_a_wrong_line_is_named_with_file_line_and_expectation(make, line, expected):
@@ -66,6 +67,29 @@ def test_a_wrong_line_is_named_with_file_line_and_expectation(make, line, expect
         DotaDataset(data, CLASSES).counts("train")
     assert "im0.txt:3: " in str(error.value)
     assert expected in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("10 10 30 10 30 10 10 10 ship 0", "degenerate box: its area is 0 px^2"),
+        ("1e8 1e8 1.00000001e8 1e8 1.00000001e8 1.00000001e8 1e8 1.00000001e8 ship 0", "degenerate box"),
+        ("70 10 90 10 90 20 70 20 ship 0", "lies outside the image of 64 x 48 px"),
+        ("-30 10 -5 10 -5 20 -30 20 ship 0", "lies outside the image of 64 x 48 px"),
+    ],
+)
+def test_an_empty_box_is_dropped_counted_and_told_everywhere(make, line, why):
+    data = DotaDataset(make([f"{GOOD}\n{line}\n{line}\n"]), CLASSES)
+    clear_warnings()
+    assert data.counts("train")["boxes"] == 1
+    (text,) = collected_warnings()
+    assert text.startswith("data split 'train': 2 boxes were dropped, e.g. ")
+    assert "im0.txt:2: " in text
+    assert why in text
+    ((_, _, truth),) = data.images("train")
+    assert len(truth.boxes) == 1
+    (item,) = [build_loader(data.samples("train"), data.config, FORMAT, batch_size=1, augment=False, seed=0).dataset[0]]
+    assert len(item.boxes) == 1
 
 
 def test_a_box_partly_outside_the_image_is_allowed(make):

@@ -6,16 +6,22 @@ import numpy as np
 import pytest
 from random_scene import random_scene
 
+from compress import progress
+from compress.dataset import METRICS
 from compress.errors import DataError
+from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.data.records import (
     MatchRecords,
     area_map50,
+    bootstrap,
     bootstrap_map50,
     interval,
+    mean_precisions,
     of_size,
 )
 from detectors.data.samples import Truth
 from detectors.data.scoring import match_records, score_detections
+from detectors.data.weighted_precision import _points_passed
 from detectors.geometry.detections import Detections
 
 CLASSES = ("ship", "plane", "car")
@@ -178,6 +184,93 @@ def test_the_bootstrap_without_resampling_is_map50_and_equals_scoring_the_drawn_
         assert value == pytest.approx(drawn.map50, abs=1e-6)
 
 
+@pytest.mark.parametrize("chunk", [None, 40])  # resamples in one go, and a few at a time
+def test_the_bootstrap_of_map_equals_scoring_the_drawn_images(monkeypatch, chunk):
+    if chunk is not None:
+        monkeypatch.setattr("detectors.data.records.CHUNK_VALUES", chunk)
+    detections, truths = random_scene(5, images=12)
+    records = match_records(detections, truths, CLASSES, max_dets=4)
+    whole = score_detections(detections, truths, CLASSES, bootstrap=0, max_dets=4)
+    means = mean_precisions(records, np.ones((12, 1)))
+    assert (means.map[0], means.map75[0]) == pytest.approx((whole.map, whole.map75), abs=1e-12)
+    values = bootstrap(records, samples=90, seed=3)  # more than `_FEW_COLUMNS`: both ways to sum up rows
+    draws = np.random.default_rng(3).multinomial(12, np.full(12, 1 / 12), size=90)
+    for index in (0, 1, 2, 88, 89):
+        chosen = np.repeat(np.arange(12), draws[index])
+        drawn = score_detections(
+            [detections[i] for i in chosen], [truths[i] for i in chosen], CLASSES, bootstrap=0, max_dets=4
+        )
+        found = (values.map[index], values.map75[index], values.map50[index])
+        assert found == pytest.approx((drawn.map, drawn.map75, drawn.map50), abs=1e-6)
+
+
+def test_recall_points_are_compared_as_coco_compares_them_for_every_number_of_boxes():
+    for truths in [*range(0, 130), 700, 4096]:
+        passed = _points_passed(np.array([truths])).astype(int)
+        found = np.arange(max(truths, 1) + 1)
+        expected = np.searchsorted(np.linspace(0, 1, 101), found / max(truths, 1), side="right")
+        expected[0] = 0  # nothing found reaches no precision
+        assert (passed[: len(found)] == expected).all(), truths
+
+
+def test_the_scores_of_each_metric_have_interval_resamples_and_sizes():
+    detections, truths = random_scene(7, images=20)
+    scores = score_detections(detections, truths, CLASSES, bootstrap=200)
+    for metric in METRICS:
+        low, high = getattr(scores, f"{metric}_interval")
+        assert low < getattr(scores, metric) < high
+        assert len(getattr(scores, f"{metric}_resampled")) == 200
+        assert f"{metric}_below_16px" in scores.extra
+    assert scores.map < scores.extra["map50_coco"]
+    assert scores.num_objects == sum(len(truth.boxes) for truth in truths)
+    assert set(scores.map_per_class) == set(scores.map75_per_class) == set(CLASSES)
+
+
+def test_the_truth_itself_has_map_one_at_every_size_and_turn():
+    _, truths = random_scene(3, images=12)
+    found = [Detections(t.boxes, np.linspace(1, 0.5, len(t.boxes)), t.labels) for t in truths]
+    scores = score_detections(found, truths, CLASSES, bootstrap=50)
+    assert (scores.map, scores.map75, scores.map_interval) == (1, 1, (1, 1))
+    assert {value for name, value in scores.extra.items() if name.startswith("map")} == {1.0}
+
+
+def test_boxes_of_one_size_are_scored_by_map_as_if_the_others_were_ignored():
+    detections, truths = random_scene(11, images=10)
+    records = match_records(detections, truths, CLASSES)
+    middle = float(np.median(records.truth_size_px))
+    parts = [of_size(records, 0, middle), of_size(records, middle, np.inf)]
+    assert (sum(part.right_at.astype(int) for part in parts) == records.right_at).all()
+    assert (sum(part.wrong_at.astype(int) for part in parts) == records.wrong_at).all()
+    ones = np.ones((10, 1))
+    everything = mean_precisions(of_size(records, 0, np.inf), ones)
+    assert everything.map == pytest.approx(mean_precisions(records, ones).map)
+
+
+def test_a_class_with_more_boxes_in_an_image_than_detections_count_is_told():
+    boxes = np.column_stack([np.arange(12) * 30 + 20, np.full(12, 50), np.full(12, 20), np.full(12, 10), np.zeros(12)])
+    truth = Truth(boxes.astype(np.float32), np.zeros(12, np.int64), np.zeros((0, 5), np.float32))
+    found = Detections(boxes, np.linspace(0.9, 0.5, 12), np.zeros(12))
+    progress.clear_warnings()
+    few, all_ = (
+        DotaDataset(DotaData(root="x", image_size=(64, 64), max_dets=most), ("ship",)).score([found], [truth])
+        for most in (10, 12)
+    )
+    assert (few.map50, all_.map50, all_.map) == (1, 1, 1)
+    assert few.map == pytest.approx(84 / 101)  # recall ends at 10 of 12
+    assert (few.max_dets, all_.max_dets) == (10, 12)
+    (text,) = progress.collected_warnings()
+    assert text.startswith("1 images have more than 10 objects of a class")
+
+
+def test_blocks_of_images_change_no_pair(monkeypatch):
+    detections, truths = random_scene(8, images=20)
+    whole = match_records(detections, truths, CLASSES)
+    monkeypatch.setattr("detectors.data.matching._BLOCK", 7)
+    parts = match_records(detections, truths, CLASSES)
+    for name in ("right", "wrong", "right_at", "wrong_at", "truth_found", "size_px", "size_px_at"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+
+
 def test_the_interval_holds_map50_and_depends_on_the_seed_only():
     detections, truths = random_scene(7, images=20)
     first = score_detections(detections, truths, CLASSES, seed=1)
@@ -209,6 +302,7 @@ def test_records_survive_a_file_and_a_model_does_not_differ_from_itself(tmp_path
     assert loaded.classes == records.classes
     before, after = (bootstrap_map50(one, samples=200, seed=0) for one in (records, loaded))
     np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(*(bootstrap(one, samples=200, seed=0).map for one in (records, loaded)))
     worse = match_records([Detections(d.boxes[::2], d.scores[::2], d.labels[::2]) for d in detections], truths, CLASSES)
     low, high = interval(bootstrap_map50(worse, samples=200, seed=0) - before)
     assert low < high < 0

@@ -1,0 +1,212 @@
+"""Quantize a trained detector without training, and compare with ONNX Runtime's own static quantization.
+
+    python benchmarks/post_training.py recipes/dcfl_mbv2_hituav.yaml --set data.root=/path/to/hit-uav
+    python benchmarks/post_training.py RECIPE --split test --record benchmarks/records/DATE_post_training.json
+
+Every file is made from the same float model and the same training images, and every one runs in ONNX Runtime on the
+same images of the split: accuracy, its paired difference, and how far each raw output is from the float one.
+Choose by val; read test once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # run as a file: make the repository importable, not the folder of this script
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import numpy as np
+
+from benchmarks.record import without_folders
+from compress.dataset import METRICS, Scores
+from compress.detector import Detector, Forward
+from compress.errors import CompressError, StageError
+from compress.export import export_onnx
+from compress.machine import describe_machine
+from compress.metrics.paired import loss_interval
+from compress.plugins import make_detector
+from compress.progress import console, say
+from compress.quantization import QuantizationSettings, quantize
+from compress.quantization.calibration import first_images
+from compress.quantization.post_training import post_train
+from compress.quantization.settings import ONLY_RANGES, PostTraining
+from compress.recipe.loading import load_recipe
+from compress.runtime.forwards import onnx_forward
+from compress.scoring import evaluate
+from compress.whole_file import write_whole
+
+RECORD_VERSION = 1
+PEER = "onnxruntime_static"
+OURS: dict[str, tuple[QuantizationSettings, PostTraining]] = {
+    "krimp_8_bits_vnni": (QuantizationSettings(weight_bit_width=8, target="vnni"), PostTraining()),
+    "krimp_7_bits": (QuantizationSettings(weight_bit_width=7), PostTraining()),
+    "krimp_6_bits": (QuantizationSettings(weight_bit_width=6), PostTraining()),
+    "ranges_only_8_bits_vnni": (QuantizationSettings(weight_bit_width=8, target="vnni"), ONLY_RANGES),
+    "ranges_only_7_bits": (QuantizationSettings(weight_bit_width=7), ONLY_RANGES),
+    "ranges_only_6_bits": (QuantizationSettings(weight_bit_width=6), ONLY_RANGES),
+}
+
+
+def make_files(detector: Detector, folder: Path, images: int, seed: int, names: list[str]) -> dict[str, Path]:
+    """Write the float file, ONNX Runtime's and ours; return name -> file."""
+    checkpoint = detector.checkpoint_path()
+    if checkpoint is None:
+        raise StageError("the recipe names no checkpoint, so there is nothing to quantize. Set detector.checkpoint.")
+    model = detector.build()
+    detector.load(model, checkpoint)
+    model.eval()
+    batches = [batch.clone() for batch in first_images(detector, "train", images, seed=seed)]
+    files = {"float": folder / "float.onnx", PEER: folder / f"{PEER}.onnx"}
+    export_onnx(model, files["float"], detector=detector)
+    quantize_with_onnxruntime(files["float"], files[PEER], [batch.numpy() for batch in batches])
+    for name in names:
+        settings, wanted = OURS[name]
+        quantized = quantize(model, settings, detector)
+        say(f"{name}: {post_train(quantized, lambda: batches, wanted)}")
+        files[name] = folder / f"{name}.onnx"
+        export_onnx(quantized, files[name], detector=detector)
+    return files
+
+
+def quantize_with_onnxruntime(source: Path, target: Path, batches: list[np.ndarray]) -> None:
+    """Quantize as ONNX Runtime's documentation says: Q/DQ, per channel, reduced range, least and greatest values."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    name = onnx.load(source).graph.input[0].name
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
+        def __init__(self) -> None:
+            self._batches = iter(batches)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self._batches, None)
+            return None if batch is None else {name: batch}
+
+    logging.getLogger().setLevel(logging.ERROR)
+    prepared = target.with_name("prepared.onnx")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared),
+        str(target),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        reduce_range=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+class Witness:
+    """Runs a file and remembers how far its raw outputs are from the float ones."""
+
+    def __init__(self, forward: Forward, truth: list[list[np.ndarray]] | None) -> None:
+        self.forward = forward
+        self.seen: list[list[np.ndarray]] = []
+        self._truth: Iterator[list[np.ndarray]] | None = None if truth is None else iter(truth)
+        self._sums: list[np.ndarray] = []
+
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the raw outputs of the file."""
+        outputs = self.forward(images)
+        if self._truth is None:
+            self.seen.append([output.copy() for output in outputs])
+        else:
+            pairs = zip(outputs, next(self._truth), strict=True)
+            squares = [(((a - b).astype(np.float64) ** 2).sum(), (b.astype(np.float64) ** 2).sum()) for a, b in pairs]
+            self._sums.append(np.array(squares))
+        return outputs
+
+    def relative_errors(self) -> list[float]:
+        """Return |found - float| / |float| of each output over all images, Euclidean."""
+        sums = np.sum(self._sums, axis=0)
+        return [float(error) for error in np.sqrt(sums[:, 0] / sums[:, 1])]
+
+
+def measure(detector: Detector, files: dict[str, Path], split: str, threads: int) -> dict[str, Any]:
+    """Score every file on a split and return the rows of the record."""
+    rows: dict[str, Any] = {}
+    scores: dict[str, Scores] = {}
+    truth: list[list[np.ndarray]] | None = None
+    for name, path in files.items():
+        witness = Witness(onnx_forward(path, threads), truth)
+        scores[name] = evaluate(detector, witness, split)
+        rows[name] = {"onnx_bytes": path.stat().st_size} | {metric: getattr(scores[name], metric) for metric in METRICS}
+        if truth is None:
+            truth = witness.seen
+        else:
+            rows[name]["relative_errors"] = dict(zip(detector.output_names(), witness.relative_errors(), strict=True))
+        for other in ("float", PEER):
+            if other in rows and other != name:
+                rows[name][f"loss_to_{other}"] = _losses(scores[other], scores[name])
+        say(_line(name, rows[name]))
+    return rows
+
+
+def _losses(reference: Scores, other: Scores) -> dict[str, Any]:
+    """Return metric -> loss and its 95 % interval by the paired bootstrap."""
+    losses = {}
+    for metric in METRICS:
+        interval = loss_interval(getattr(reference, f"{metric}_resampled"), getattr(other, f"{metric}_resampled"))
+        losses[metric] = {"loss": getattr(reference, metric) - getattr(other, metric), "interval": interval}
+    return losses
+
+
+def _line(name: str, row: dict[str, Any]) -> str:
+    accuracy = " ".join(f"{metric} {row[metric]:.4f}" for metric in METRICS)
+    errors = " ".join(f"{error:.3f}" for error in row.get("relative_errors", {}).values())
+    return f"{name:24} {accuracy}  {errors}"
+
+
+@console()
+def main() -> int:
+    """Run the command line; return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path, help="its detector, checkpoint and data are used, not its stages")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a field")
+    parser.add_argument("--split", default="val", help="split to score on (default: val)")
+    parser.add_argument("--images", type=int, default=64, help="training images that calibrate (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, help="which images those are (default: 0)")
+    parser.add_argument("--only", nargs="*", choices=list(OURS), default=list(OURS), help="of ours, make only these")
+    parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (default: its own choice)")
+    parser.add_argument("--record", type=Path, help="file to write; it must not exist")
+    options = parser.parse_args()
+    try:
+        if options.record is not None and options.record.exists():
+            raise StageError(f"{options.record}: exists, and records are not edited. Choose another name.")
+        recipe = load_recipe(options.recipe, options.set)
+        detector = make_detector(recipe.detector, recipe.data)
+        with tempfile.TemporaryDirectory(prefix="krimp-post-training-") as folder:
+            files = make_files(detector, Path(folder), options.images, options.seed, options.only)
+            rows = measure(detector, files, options.split, options.threads)
+    except CompressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    if options.record is not None:
+        record = {
+            "format_version": RECORD_VERSION,
+            "benchmark": "post_training",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "environment": describe_machine(),
+            "recipe": options.recipe.name,
+            "split": options.split,
+            "calibration_images": options.images,
+            "seed": options.seed,
+            "rows": rows,
+        }
+        write_whole(options.record, json.dumps(without_folders(record), indent=1, sort_keys=True) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
