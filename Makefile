@@ -9,7 +9,7 @@ NO_OPENMMLAB := --ignore=tests/openmmlab
 SHORT := not slow and not openmmlab
 
 .PHONY: help setup setup-openmmlab demo check test test-fast test-openmmlab test-full fmt bench bench-codec fuzz-codec \
-	docs docs-site clean
+	fuzz-checkpoints docs docs-site clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -56,6 +56,9 @@ bench-codec: setup ## the codec against zstd, xz, ZipNN, NNCodec, constriction, 
 fuzz-codec: setup ## coverage-guided fuzzing of the codec, 10 minutes (ARGS="--minutes 60" for longer)
 	@bash scripts/setup_codec.sh
 	@.venv-codec/bin/python scripts/fuzz_codec.py $(ARGS)
+
+fuzz-checkpoints: setup ## mutated checkpoints against their reader, 10 minutes (ARGS="--minutes 60" for longer)
+	@$(BIN)/python scripts/fuzz_checkpoints.py $(ARGS)
 
 docs: setup ## regenerate what is generated: schemas of recipe and report, reference of stages, README tables
 	@$(BIN)/krimp schema --force -o recipes/recipe.schema.json

@@ -35,7 +35,8 @@ class Detector(Protocol):
     NAME: ClassVar[str]
     VERSION: ClassVar[str]  # enters the key of every artifact; raise it when the same recipe gives another result
     REQUIRES: ClassVar[tuple[str, ...]]  # import names checked before anything runs
-    # The recipe's `detector:` part without `plugin`. Its field `classes`, if it has one, is given to the data set.
+    # The recipe's `detector:` part without `plugin`. Its field `classes`, if it has one, is given to the data set; a
+    # field `backbone_weights` is null where the network is only tried (the dry pass).
     CONFIG: ClassVar[type[BaseModel]]
     DATA: ClassVar[str]  # format of a recipe whose `data:` part names none, e.g. 'dota'
     DEPLOY: ClassVar[str]  # module name of the torch-free part, see `Deploy`

@@ -32,11 +32,12 @@ class Outputs:
         """Name the command.
 
         Args:
-            command: as it is typed after `krimp`.
+            command: as it is typed after `krimp`, or a script.
             force: replace whatever is there.
             error: what a refusal raises.
         """
         self._command, self._force, self._error = command, force, error
+        self._typed = command if command.startswith("scripts/") else f"krimp {command}"
         self._known: dict[Path, _Hashes] = {}
 
     def may_replace(self, path: Path, content_sha256: str | None = None) -> bool:
@@ -67,7 +68,7 @@ class Outputs:
             names = ", ".join(printable(path) for path in taken[:_SHOWN])
             more = f" and {len(taken) - _SHOWN} more" if len(taken) > _SHOWN else ""
             raise self._error(
-                f"{names}{more}: there already, and not as an earlier `krimp {self._command}` left it. Choose another "
+                f"{names}{more}: there already, and not as an earlier `{self._typed}` left it. Choose another "
                 "place, or replace it with --force."
             )
 

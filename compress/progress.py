@@ -76,6 +76,18 @@ def warn(text: str) -> None:
         LOGGER.warning(text)
 
 
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Log and keep nothing while the block runs."""
+    level, kept = LOGGER.level, list(_warnings)
+    LOGGER.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        LOGGER.setLevel(level)
+        _warnings[:] = kept
+
+
 def collected_warnings() -> list[str]:
     """Return the warnings so far, oldest first: those of earlier stages, then this one's."""
     return list(_warnings)

@@ -1,9 +1,9 @@
 """Ask the package index which wheel each pin of requirements.txt has on 64-bit ARM; write the table that a test reads.
 
-python scripts/check_wheels.py [--out tests/docs/wheels.json]
+python scripts/check_wheels.py [--out tests/docs/wheels.json] [--force]
 
 The table says for 64-bit ARM (a drone's computer) and every supported Python which file is installed, or null where
-there is none. It is remade when a pin changes; the test (tests/docs/test_packaging.py) needs no network.
+there is none. It is remade with --force when a pin changes; the test (tests/docs/test_packaging.py) needs no network.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from compress.cli.ending import run_command  # noqa: E402
+from compress.outputs import Outputs  # noqa: E402
+
 PYTHONS = ("3.11", "3.12", "3.13")
 # glibc 2.17 to 2.28, newest last: the images of current single-board computers have 2.31 or later.
 PLATFORMS = ("manylinux2014_aarch64", *(f"manylinux_2_{minor}_aarch64" for minor in (17, 24, 26, 27, 28)))
@@ -69,14 +74,17 @@ def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "tests" / "docs" / "wheels.json", help="where to write it")
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
     options = parser.parse_args()
+    outputs = Outputs("scripts/check_wheels.py", force=options.force)
+    outputs.claim([options.out])
     requirements = pins(ROOT / "requirements.txt")
     by_python = {python: wheels(requirements, python) for python in PYTHONS}
     table = {pin: {python: by_python[python][pin] for python in PYTHONS} for pin in requirements}
-    options.out.write_text(json.dumps({"aarch64": table}, indent=1) + "\n", encoding="utf-8")
+    outputs.write(options.out, json.dumps({"aarch64": table}, indent=1) + "\n")
     missing = [pin for pin, files in table.items() if None in files.values()]
     print(f"{options.out}: {len(table)} pins; without a wheel for ARM: {', '.join(missing) or 'none'}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -1,6 +1,6 @@
 """Gather the pages of the site: the Markdown files of the tree, the commands, and a page of reference for each package.
 
-python scripts/docs_site.py [--out out/docs]      `make docs-site` calls it and builds the site
+python scripts/docs_site.py [--out out/docs] [--force]      `make docs-site` calls it and builds the site
 
 Pages keep their places in the tree, so their links to each other hold. A page's name in backquotes becomes a link to
 it. Everything is made anew from what stands; nothing is written by hand for the site.
@@ -18,6 +18,12 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from compress.cli.ending import run_command  # noqa: E402
+from compress.outputs import MANIFEST, Outputs  # noqa: E402
+
+COMMAND = "scripts/docs_site.py"
 PACKAGES = ("compress", "detectors")
 # Pages by their places, in the order of the menu; pages that are not named come last.
 MENU = (
@@ -153,17 +159,35 @@ def settings(menu: list[dict[str, object]]) -> dict[str, object]:
 
 
 def main() -> None:
-    """Write the source of the site; what an earlier call wrote there goes."""
+    """Write the source of the site; what an earlier call wrote there goes, what is somebody's is refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "docs", help="folder, made anew")
+    parser.add_argument("--force", action="store_true", help="replace files that are there")
     options = parser.parse_args()
-    files = site()
-    shutil.rmtree(options.out / "pages", ignore_errors=True)
+    write(site(), options.out, force=options.force)
+
+
+def write(files: dict[str, str], out: Path, *, force: bool = False) -> None:
+    """Write the source of the site in the place of what an earlier call wrote.
+
+    Args:
+        files: text of each page by place, and of mkdocs.yml.
+        out: folder of mkdocs.yml, and of the folder `pages`.
+        force: replace files of somebody's, too.
+
+    Raises:
+        CompressError: a file there is somebody's.
+    """
+    pages = out / "pages"
+    old = [path for path in pages.rglob("*") if path.is_file() and path.name != MANIFEST]
+    Outputs(COMMAND, force=force).claim([*old, out / "mkdocs.yml"])
+    shutil.rmtree(pages, ignore_errors=True)
+    outputs = Outputs(COMMAND, force=force)
     for name, text in files.items():
-        path = options.out / name if name == "mkdocs.yml" else options.out / "pages" / name
+        path = out / name if name == "mkdocs.yml" else pages / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        outputs.write(path, text, synced=False)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

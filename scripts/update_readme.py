@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from compress.number_text import count_text, fixed_text, share_text, size_text  # noqa: E402
+from compress.whole_file import write_whole  # noqa: E402
 
 README = ROOT / "README.md"
 RECORDS = ROOT / "benchmarks" / "records"
@@ -150,7 +151,7 @@ def main() -> int:
     text = README.read_text()
     if options.check:
         return int(updated(text) != text)
-    README.write_text(updated(text))
+    write_whole(README, updated(text))
     return 0
 
 

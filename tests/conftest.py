@@ -27,6 +27,7 @@ LONG = tuple(
         "unit/compress/export",
         "unit/compress/runtime/test_packed_session.py",
         "unit/compress/test_child.py",
+        "unit/compress/test_dry_pass.py",
         "unit/compress/test_json_documents.py",
         "unit/compress/test_pipeline.py",
         "unit/compress/test_weights.py",

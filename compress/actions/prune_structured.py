@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compress.actions.model_facts import model_facts, training_facts
 from compress.dataset import Batch
+from compress.detector import Detector
 from compress.devices import on_device
 from compress.model_folder import load_model, save_model
 from compress.pruning.batch_norm import reestimate_batch_norm
@@ -31,8 +32,8 @@ def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
         detector.example_input(1),
         stage.target.share,
         steps=stage.steps,
-        rules=_rules(stage, model, context),
-        settings=_settings(stage, context),
+        rules=pruning_rules(stage, model, detector),
+        settings=pruning_settings(stage, context.seed),
         widths=stage.widths,
         losses=lambda step: _losses(stage, model, context, step),
         after_step=lambda step: _after_step(stage, model, context, step),
@@ -52,7 +53,8 @@ def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
     }
 
 
-def _settings(stage: PruneStructured, context: StageContext) -> PruningSettings:
+def pruning_settings(stage: PruneStructured, seed: int) -> PruningSettings:
+    """Return how the stage ranks channels."""
     return PruningSettings(
         metric=stage.target.metric,
         importance=stage.importance,
@@ -61,13 +63,14 @@ def _settings(stage: PruneStructured, context: StageContext) -> PruningSettings:
         cost_aware=stage.cost_aware,
         round_to=stage.round_to,
         max_pruning_ratio=stage.max_pruning_ratio,
-        seed=context.seed,
+        seed=seed,
     )
 
 
-def _rules(stage: PruneStructured, model: nn.Module, context: StageContext) -> PruningRules:
-    protected = {**context.detector.not_prunable(model), **stage.protect}
-    return PruningRules(protected=protected, custom_pruners=context.detector.custom_pruners(model))
+def pruning_rules(stage: PruneStructured, model: nn.Module, detector: Detector) -> PruningRules:
+    """Return what plug-in and recipe keep as it is."""
+    protected = {**detector.not_prunable(model), **stage.protect}
+    return PruningRules(protected=protected, custom_pruners=detector.custom_pruners(model))
 
 
 def _batches(

@@ -11,6 +11,8 @@ from typing import Any
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from compress.errors import CompressError
+from compress.outputs import Outputs
 from compress.plugins import COMMANDS, available_plugins, find_commands
 
 
@@ -23,6 +25,11 @@ class Engine:
         from compress.runtime.detect import open_predictor
 
         return open_predictor(model, score_threshold=score_threshold, threads=threads)
+
+    @staticmethod
+    def outputs(command: str, *, force: bool, error: type[CompressError]) -> Outputs:
+        """Return what decides which files a command may replace; see `compress.outputs.Outputs`."""
+        return Outputs(command, force=force, error=error)
 
 
 class CommandGroups(TyperGroup):

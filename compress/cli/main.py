@@ -70,6 +70,13 @@ AllowCodeOption = Annotated[
         help="Let the recipe import any module (`plugin: package.module:NAME`); so does KRIMP_ALLOW_CODE=1.",
     ),
 ]
+DryPassOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-pass/--no-dry-pass",
+        help="First take a network with fresh weights through pruning, quantization and export, once.",
+    ),
+]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")]
 
 
@@ -83,6 +90,7 @@ def run(
     until: UntilOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in the same folder.")] = False,
     allow_code: AllowCodeOption = False,
+    dry_pass: DryPassOption = True,
     as_json: JsonOption = False,
 ) -> int:
     """Run a recipe, resuming what was stopped.
@@ -105,14 +113,14 @@ def run(
     from compress.recipe.loading import load_recipe
 
     if dry_run:
-        plan(recipe, overrides, out, start=start, until=until, allow_code=allow_code, as_json=as_json)
+        plan(recipe, overrides, out, start, until, allow_code, dry_pass, as_json)
         return 0
     with only_documents(as_json):
         loaded = load_recipe(recipe, overrides or (), allow_code=allow_code)
         if rank() > 0:
             follow(loaded, out, start=start, until=until)
             return 0
-        results = pipeline.run(loaded, out, start=start, until=until, wait=wait)
+        results = pipeline.run(loaded, out, start=start, until=until, wait=wait, rehearse=dry_pass)
     result = RunResult(loaded.name, out / loaded.name, tuple(results))
     if as_json:
         print_document(result.to_json())
@@ -130,29 +138,38 @@ def plan(
     start: FromOption = None,
     until: UntilOption = None,
     allow_code: AllowCodeOption = False,
+    dry_pass: DryPassOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Say which stages would run and why.
 
     The same as `krimp run --dry-run`: checks the whole recipe and the data of what would run, runs nothing.
 
-    --json prints format_version, recipe, folder and stages: of each label, stage, folder, state (cached or run),
-    reasons and inputs.
+    A network with fresh weights goes through pruning, quantization and export as well (the dry pass, in a process of
+    its own): what would break after the training is said now, exit code 4. Once for a recipe and a network.
+
+    --json prints format_version, recipe, folder, stages and dry_pass: of each stage label, stage, folder, state (cached
+    or run), reasons and inputs; of the dry pass state (passed, cached or not run), reason and seconds.
 
     \b
     krimp plan recipe.yaml --set data.root=/data/hit-uav
     """  # noqa: D301 click ends no line after \b
     from compress.engine import pipeline
+    from compress.engine.decisions import plan_text
     from compress.engine.outcome import Plan
     from compress.recipe.loading import load_recipe
 
     with only_documents(as_json):
         loaded = load_recipe(recipe, overrides or (), allow_code=allow_code)
         job = pipeline.Run(loaded, out, start=start, until=until)
-        planned = Plan(job.recipe.name, job.root, tuple(job.decide_all()))
+        decisions = job.decide_all()
         if not as_json:
-            print(planned, flush=True)
-        job.check(planned.decisions)
+            print(plan_text(decisions), flush=True)
+        job.check(decisions)
+        passed = job.dry_pass(decisions) if dry_pass else None
+        planned = Plan(job.recipe.name, job.root, tuple(decisions), passed)
+        if passed is not None and not as_json:
+            print(passed)
     if as_json:
         print_document(planned.to_json())
 

@@ -22,6 +22,7 @@ def plan(
     start: str | None = None,
     until: str | None = None,
     allow_code: bool = False,
+    dry_pass: bool = True,
     **fields: Any,
 ) -> Plan:
     """Say which stages of a recipe would run and why; run nothing.
@@ -33,16 +34,20 @@ def plan(
         start: label of the stage from which on everything runs again, cached or not.
         until: label of the last stage to consider.
         allow_code: let the recipe import any module (`plugin: package.module:NAME`).
+        dry_pass: take a network with fresh weights through all stages first, in a child process, unless it passed
+            before.
         fields: overrides as keywords: seed=3, device='cpu'.
 
     Raises:
         RecipeError: every mistake of the recipe with its place.
         DetectorError: a framework is not installed, or the data of what would run is wrong.
+        StageError: a stage cannot work on this network.
     """
     job = pipeline.Run(_loaded(recipe, overrides, fields, allow_code), Path(out), start=start, until=until)
     decisions = job.decide_all()
     job.check(decisions)
-    return Plan(job.recipe.name, job.root, tuple(decisions))
+    passed = job.dry_pass(decisions) if dry_pass else None
+    return Plan(job.recipe.name, job.root, tuple(decisions), passed)
 
 
 def run(
@@ -55,6 +60,7 @@ def run(
     until: str | None = None,
     wait: bool = False,
     allow_code: bool = False,
+    dry_pass: bool = True,
     **fields: Any,
 ) -> RunResult:
     """Bring all artifacts of a recipe up to date; what did not change comes from the cache.
@@ -70,6 +76,8 @@ def run(
         until: label of the last stage to run.
         wait: wait for another run in the same folder instead of refusing.
         allow_code: let the recipe import any module (`plugin: package.module:NAME`).
+        dry_pass: take a network with fresh weights through all stages first, in a child process, unless it passed
+            before.
         fields: overrides as keywords: seed=3, device='cpu'.
 
     Raises:
@@ -78,7 +86,7 @@ def run(
         StageError: a stage failed, or the folder is in use. What was sealed before stays; call it again to go on.
     """
     loaded = _loaded(recipe, overrides, fields, allow_code)
-    results = pipeline.run(loaded, Path(out), start=start, until=until, wait=wait)
+    results = pipeline.run(loaded, Path(out), start=start, until=until, wait=wait, rehearse=dry_pass)
     return RunResult(loaded.name, Path(out) / loaded.name, tuple(results))
 
 

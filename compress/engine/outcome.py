@@ -9,6 +9,7 @@ from typing import Any
 
 from compress.artifact import Artifact
 from compress.engine.decisions import Decision, Result, plan_text
+from compress.engine.dry_pass import DryPass
 from compress.kind import Kind
 
 FORMAT_VERSION = 1
@@ -22,11 +23,13 @@ class Plan:
         recipe: its name.
         folder: of the artifacts.
         decisions: one a stage, in order.
+        dry_pass: how it went; None where it was not asked for, or no stage needs one.
     """
 
     recipe: str
     folder: Path
     decisions: tuple[Decision, ...]
+    dry_pass: DryPass | None = None
 
     def __iter__(self) -> Iterator[Decision]:
         """Yield the decisions."""
@@ -40,12 +43,14 @@ class Plan:
         return plan_text(self.decisions)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data: `format_version`, `recipe`, `folder`, `stages`.
+        """Return plain data: `format_version`, `recipe`, `folder`, `stages`, `dry_pass`.
 
+        `dry_pass` has `state` ('passed', 'cached' or 'not run'), `reason` and `seconds`; left out if there was none.
         A stage has `label`, `stage`, `folder`, `state` ('cached' or 'run'), `reasons` (why it must run) and `inputs`
         (input name -> label of the stage that makes it).
         """
-        return {
+        passed = {} if self.dry_pass is None else {"dry_pass": self.dry_pass.to_json()}
+        return passed | {
             "format_version": FORMAT_VERSION,
             "recipe": self.recipe,
             "folder": str(self.folder),

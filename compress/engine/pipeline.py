@@ -21,6 +21,7 @@ from compress.dataset import Preloads
 from compress.detector import Detector, RefusesExport
 from compress.engine.child import disk_errors_named, run_in_child
 from compress.engine.decisions import Decision, Result, plan_text, reasons_text
+from compress.engine.dry_pass import DryPass, dry_pass
 from compress.engine.keys import KeyMaker, explain_change
 from compress.engine.objects import tell_objects
 from compress.errors import DataError, RecipeError, suggest
@@ -116,6 +117,10 @@ class Run:
         for notice in notices:
             progress.warn(notice)
 
+    def dry_pass(self, decisions: Sequence[Decision]) -> DryPass | None:
+        """Take a fresh network through the stages that are to run; see `compress.engine.dry_pass`."""
+        return dry_pass(self.recipe, self.detector, decisions, self.root)
+
     def context(self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, key: str) -> StageContext:
         """Return what the stage may touch; its scratch folder is made."""
         scratch = artifacts.make_folder(self.root / ".scratch" / f"{planned.label}-{key[:16]}")
@@ -189,7 +194,13 @@ class Run:
 
 
 def run(
-    recipe: Recipe, out: Path, *, start: str | None = None, until: str | None = None, wait: bool = False
+    recipe: Recipe,
+    out: Path,
+    *,
+    start: str | None = None,
+    until: str | None = None,
+    wait: bool = False,
+    rehearse: bool = True,
 ) -> list[Result]:
     """Bring all artifacts of a recipe up to date and return them in order.
 
@@ -199,10 +210,11 @@ def run(
         start: label of the stage from which on everything runs again, cached or not.
         until: label of the last stage to run.
         wait: wait for another run in the same folder instead of refusing.
+        rehearse: take a fresh network through all stages first (the dry pass), unless it passed before.
 
     Raises:
-        CompressError: a stage failed, the data is wrong, or the folder is in use. What was
-            sealed before stays; the same command resumes.
+        CompressError: a stage failed or cannot work on this network, the data is wrong, or the folder is in use. What
+            was sealed before stays; the same command resumes.
     """
     progress.clear_warnings()
     job = Run(recipe, out, start=start, until=until)
@@ -212,6 +224,9 @@ def run(
         progress.say(plan_text(decisions))
         job.check(decisions)
         preload(job.detector, [decision.planned.stage for decision in decisions if decision.state == "run"])
+        passed = job.dry_pass(decisions) if rehearse else None
+        if passed is not None:
+            progress.say(str(passed))
         done: dict[str, Decision] = {}
         results: list[Result] = []
         for planned in job.plan:

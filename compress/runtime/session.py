@@ -235,11 +235,25 @@ def _readable(source: Path | bytes) -> str | bytes:
     return str(source)
 
 
+def _known_format(source: Path) -> tuple[str, str] | None:
+    """Return what a file is that is no ONNX model, and what to do, None if nobody knows."""
+    from compress.codec.files.containers import foreign_kind, looks_like_safetensors
+    from compress.codec.mapped_memory import open_map
+
+    data = open_map(source)
+    if looks_like_safetensors(data):
+        return "a safetensors file, weights without a network", "Export the network to ONNX"
+    return foreign_kind(data)
+
+
 def _explained(error: Exception, source: Path | bytes) -> CompressError | None:
     """Return an error of ONNX Runtime about the model as one of ours, None for any other error."""
     kind, text = type(error).__name__, " ".join(str(error).split())
     if kind in ("InvalidProtobuf", "NoSuchFile") or "Protobuf parsing failed" in text:
         size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        if isinstance(source, Path) and (known := _known_format(source)) is not None:
+            what, cure = known
+            return CodecError(f"{source}: is {what}, expected an ONNX or {PACKED_SUFFIX} file. {cure}.")
         return CodecError(
             f"{name_of(source)}: truncated or damaged, its {size} bytes are no ONNX model. Copy or export it again."
         )

@@ -57,7 +57,7 @@ def check(
     krimp data check /data/coco --split val=annotations/instances_val2017.json
     krimp data check dota8/data.yaml --full --json
     """  # noqa: D301 click ends no line after \b
-    from compress.errors import DataError
+    from compress.errors import DataError, printable
     from detectors.data.conversion import check_source, open_source
 
     with progress_aside(as_json):
@@ -67,10 +67,11 @@ def check(
     if as_json:
         print(json.dumps(facts | {"problems": problems}))
     else:
-        print(f"{root}: {facts['format']}, {len(facts['classes'])} classes")
+        print(f"{printable(root)}: {facts['format']}, {len(facts['classes'])} classes")
         for name, counts in facts["splits"].items():
             print(f"  {name}: {counts['images']} images, {counts['objects']} objects, {counts['ignored']} ignored")
-            print("".join(f"    {count:8d}  {kind}\n" for kind, count in counts["per_class"].items()), end="")
+            lines = (f"    {count:8d}  {printable(kind)}\n" for kind, count in counts["per_class"].items())
+            print("".join(lines), end="")
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise DataError(f"{root}: {len(problems)} problems, expected none. Fix these files:\n{listed}")

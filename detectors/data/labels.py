@@ -179,7 +179,8 @@ def _quad(columns: list[str]) -> tuple[float, ...]:
         try:
             value = float(column)
         except ValueError:
-            raise ValueError(f"{name} is '{column}', expected a number in pixels.") from None
+            hint = " It has commas; write blanks." if "," in column else ""
+            raise ValueError(f"{name} is '{column}', expected a number in pixels.{hint}") from None
         if not math.isfinite(value):
             raise ValueError(f"{name} is {column}, expected a finite number in pixels.")
         if abs(value) > MAX_PX:

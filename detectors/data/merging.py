@@ -18,6 +18,7 @@ from compress.progress import track
 from detectors.data.dota_release import Source, raise_all
 from detectors.data.folder_builder import read_manifest, write_file
 from detectors.data.formats.dota import IMAGE_FOLDER, label_files
+from detectors.data.patch_names import Convention, PatchName, Place, places_of
 from detectors.data.patch_writer import read_objects
 from detectors.data.patches import Patch
 from detectors.data.places import is_image
@@ -41,18 +42,27 @@ class PatchDetections:
         patch: the window.
         width_px: of the patch as the network saw it.
         detections: in pixels of the patch as the network saw it.
+        place: of the patch in the image, where another program cut it; None: as the window says.
+        file_name: of the patch, without suffix, where another program named it.
     """
 
     patch: Patch
     width_px: int
     detections: Detections
+    place: Place | None = None
+    file_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the name of the patch's file, without suffix."""
+        return self.file_name or self.patch.name
 
     def in_image(self) -> Detections:
         """Return the detections in pixels of the image."""
+        place = self.place or Place(self.patch.side_px / self.width_px, self.patch.x, self.patch.y)
         boxes = self.detections.boxes.astype(np.float64)
-        boxes[:, :4] *= self.patch.side_px / self.width_px
-        scaled = Detections(boxes, self.detections.scores, self.detections.labels)
-        return scaled.shifted(self.patch.x, self.patch.y)
+        boxes[:, :4] *= place.scale
+        return Detections(boxes, self.detections.scores, self.detections.labels).shifted(place.x, place.y)
 
 
 def merge_patches(parts: Iterable[PatchDetections], *, iou_threshold: float = MERGE_IOU) -> dict[str, Detections]:
@@ -74,18 +84,22 @@ def merge_patches(parts: Iterable[PatchDetections], *, iou_threshold: float = ME
     merged = {}
     for name in track(sorted(of_image), "merge"):
         # Equal scores keep their order in the suppression: the order of the patches must not come from the file system.
-        ordered = sorted(of_image[name], key=lambda part: part.patch.name)
+        ordered = sorted(of_image[name], key=lambda part: part.name)
         together = Detections.concatenate([part.in_image() for part in ordered])
         kept = rotated_nms(together.boxes, together.scores, together.labels, iou_threshold=iou_threshold)
         merged[name] = together.take(kept)
     return merged
 
 
-def read_detections(path: Path) -> tuple[list[str], list[PatchDetections]]:
+def read_detections(path: Path, convention: Convention | None = None) -> tuple[list[str], list[PatchDetections]]:
     """Return the classes and what was found, from `krimp detect`'s detections.json or from detections.jsonl.
 
+    Args:
+        path: of the file.
+        convention: who cut the patches; None: their names and sizes tell.
+
     Raises:
-        DataError: not such a file, or a picture in it is no patch.
+        DataError: not such a file, or a picture in it is no patch, or of another size than its name says.
     """
     try:
         if path.suffix == ".jsonl":
@@ -95,19 +109,22 @@ def read_detections(path: Path) -> tuple[list[str], list[PatchDetections]]:
             records = header["images"]
         failed = [str(item["error"]) for item in header.get("failed", ())]
         raise_all(str(path), failed)
-        return list(header["classes"]), [patch_detections(record) for record in records]
+        placed = places_of(records, convention)
+        parts = [patch_detections(record, *where) for record, where in zip(records, placed, strict=True)]
+        return list(header["classes"]), parts
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path}: {error!r}, expected detections.json of `krimp detect` or detections.jsonl of `krimp data submit`."
         ) from error
 
 
-def patch_detections(record: Mapping[str, Any]) -> PatchDetections:
-    """Return the detections of a record with `name`, `width` and `detections` (each with box, score, label)."""
+def patch_detections(record: Mapping[str, Any], name: PatchName, place: Place) -> PatchDetections:
+    """Return the detections of a record with `detections` (each with box, score, label)."""
     found = record["detections"]
     boxes = np.array([item["box"] for item in found], np.float64).reshape(-1, 5)
     detections = Detections(boxes, np.array([i["score"] for i in found]), np.array([i["label"] for i in found]))
-    return PatchDetections(Patch.from_name(record["name"]), int(record["width"]), detections)
+    window = Patch(name.image, int(name.number), name.x, name.y)
+    return PatchDetections(window, int(record["width"]), detections, place, name.text)
 
 
 def check_complete(parts: Sequence[PatchDetections], folder: Path) -> list[str]:
@@ -118,7 +135,7 @@ def check_complete(parts: Sequence[PatchDetections], folder: Path) -> list[str]:
     """
     manifest = read_manifest(folder)
     wanted = {Path(name).stem for record in manifest["sources"] for name in record["files"]}
-    found = {part.patch.name for part in parts}
+    found = {part.name for part in parts}
     problems = [f"{name}: no detections, expected a record of it." for name in sorted(wanted - found)]
     problems += [f"{name}: detections of a patch that is not in {folder}." for name in sorted(found - wanted)]
     raise_all("patches", problems)

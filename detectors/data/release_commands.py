@@ -7,12 +7,11 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from compress.errors import DataError
-from detectors.data.labels import dropped_text
 from detectors.data.list_options import AsJson, progress_aside
 
 JOINED, PARTS = "trainval", ("train", "val")
@@ -198,6 +197,8 @@ def prepare_diorr(
     if as_json:
         print(json.dumps({"splits": facts}))
         return
+    from detectors.data.labels import dropped_text
+
     for fact in facts:
         note = "" if fact["written"] else " (already there)"
         if fact["dropped"]:
@@ -227,6 +228,10 @@ def submit(
         list[str] | None,
         typer.Option(metavar="CLASS...", help="With --submission: names in any order.", show_default=False),
     ] = None,
+    patch_names: Annotated[
+        Literal["krimp", "mmrotate", "devkit"] | None,
+        typer.Option(help="Who cut the patches: what the number in their names is; default: their sizes tell."),
+    ] = None,
     merge_iou: Annotated[
         float | None, typer.Option(help="Overlap at which the weaker goes; default 0.1.", show_default=False)
     ] = None,
@@ -235,6 +240,7 @@ def submit(
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="With --model: 0 is one a core.")] = 0,
     as_json: AsJson = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
     """Go from patches to whole images: detect, merge, submit, score.
 
@@ -243,6 +249,9 @@ def submit(
     file Task1_CLASS.txt with lines `image score x1 y1 x2 y2 x3 y3 x4 y4`), and, with --labels, scores the whole images
     here. Detections come from one of --model, --detections and --submission; those of a model are kept in
     OUT/detections.jsonl: kill the run at any moment and start it again, it goes on.
+
+    Names of patches may be those of `krimp data prepare-dota` and MMRotate (IMAGE__SIDE__X___Y, padded or not) or of
+    DOTA_devkit (IMAGE__RATE__X___Y). A patch whose size does not fit its name is refused.
 
     With --patches it is an error if a patch was not looked at. Scores (OUT/scores.json) are DOTA's 11-point average
     precision at IoU 0.5 and the area under the curve; difficult objects are ignored. The server's own number is the one
@@ -255,11 +264,15 @@ def submit(
     krimp data submit --detections found/detections.json --patches /data/dota10/val --out out/val
     """  # noqa: D301 click ends no line after \b
     from detectors.data import merging
-    from detectors.data.submission import detect_patches, merge_detections, score_submission
+    from detectors.data.submission import SUBMISSION, detect_patches, merge_detections, score_submission
 
     if sum(source is not None for source in (model, detections, submission)) != 1:
         raise DataError("submit: expected one of --model, --detections and --submission.")
     images: list[str] | None = None
+    outputs = ctx.obj.outputs("data submit", force=force, error=DataError)
+    written = [out / SUBMISSION] if submission is None else []
+    written += [out / "scores.json"] if labels is not None else []
+    outputs.claim(written)
     with progress_aside(as_json):
         out.mkdir(parents=True, exist_ok=True)
         if submission is not None:
@@ -273,11 +286,15 @@ def submit(
                 opener = partial(ctx.obj.open_predictor, model, score_threshold=score, threads=threads)
                 found = detect_patches(model, _needed(patches), out, opener, score_threshold=score)
             iou = merging.MERGE_IOU if merge_iou is None else merge_iou
-            merged, names, images = merge_detections(_needed(found), out, patches=patches, merge_iou=iou)
+            merged, names, images = merge_detections(
+                _needed(found), out, patches=patches, merge_iou=iou, patch_names=patch_names
+            )
         facts: dict[str, Any] = {"out": str(out), "images": len(merged), "objects": sum(map(len, merged.values()))}
         if labels is not None:
             truths = merging.read_truths(labels, names, images)
             facts["scores"] = score_submission(merged, truths, names, out / "scores.json")
+        for path in written:
+            outputs.wrote(path)
     if as_json:
         print(json.dumps(facts))
 

@@ -20,10 +20,12 @@ from compress.pictures.decoding import Reading, read_image
 from compress.progress import say, track
 from detectors.data import merging
 from detectors.data.folder_builder import write_json
+from detectors.data.patch_names import Convention
 from detectors.data.samples import Truth
 from detectors.geometry.detections import Detections
 
 DETECTIONS = "detections.jsonl"
+SUBMISSION = "submission.zip"
 FORMAT_VERSION = 1
 
 
@@ -78,13 +80,16 @@ def detect_patches(
         for file in track(waiting, "detect", len(waiting)):
             image = read(file)
             found = predictor.deploy.to_json(predictor.detect(image))
-            records.write(json.dumps({"name": file.stem, "width": image.shape[1], "detections": found}) + "\n")
+            records.write(
+                json.dumps({"name": file.stem, "width": image.shape[1], "height": image.shape[0], "detections": found})
+                + "\n"
+            )
             records.flush()
     return path
 
 
 def merge_detections(
-    found: Path, out: Path, *, patches: Path | None, merge_iou: float
+    found: Path, out: Path, *, patches: Path | None, merge_iou: float, patch_names: Convention | None = None
 ) -> tuple[dict[str, Detections], list[str], list[str] | None]:
     """Put the detections of patches together to whole images and write `submission.zip`.
 
@@ -93,6 +98,7 @@ def merge_detections(
         out: folder of the submission.
         patches: folder of the split; given, each of its patches must have been looked at.
         merge_iou: overlap at which the weaker of two boxes of a class goes.
+        patch_names: who cut the patches; None: `patches` or else their names and sizes tell.
 
     Returns:
         Detections of each image, the classes, and the names of all images of `patches`.
@@ -100,10 +106,10 @@ def merge_detections(
     Raises:
         DataError: the file is wrong or incomplete.
     """
-    classes, parts = merging.read_detections(found)
+    classes, parts = merging.read_detections(found, patch_names or (None if patches is None else "krimp"))
     images = None if patches is None else merging.check_complete(parts, patches)
     merged = merging.merge_patches(parts, iou_threshold=merge_iou)
-    path = out / "submission.zip"
+    path = out / SUBMISSION
     merging.write_submission(path, merged, classes)
     count, before = sum(map(len, merged.values())), sum(len(part.detections) for part in parts)
     say(f"{path}: {count} objects in {len(merged)} images, from {before} detections on {len(parts)} patches")
@@ -118,8 +124,12 @@ def resume_records(path: Path, header: dict[str, Any]) -> set[str]:
     Raises:
         DataError: the file belongs to another model or threshold.
     """
-    if not path.exists() or b"\n" not in (content := path.read_bytes()):
-        path.write_text(json.dumps(header) + "\n")
+    first = f"{json.dumps(header)}\n"
+    content = path.read_bytes() if path.exists() else b""
+    if b"\n" not in content:
+        if not first.encode().startswith(content):
+            raise DataError(f"{path}: is no record of an earlier run. Move it away, or take another --out.")
+        path.write_text(first)
         return set()
     whole = content[: content.rindex(b"\n") + 1]
     if len(whole) < len(content):

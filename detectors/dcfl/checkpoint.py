@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from compress.errors import DetectorError
-from detectors.dcfl.names import from_published_names, is_published, mobilenet_names
-from detectors.weights.reading import State, load_strictly, read_tensors
+from detectors.dcfl.names import TOPS, from_published_names, is_published, mobilenet_names
+from detectors.weights.reading import State, below_wrapper, load_strictly, read_tensors
 
 # Tensors of a torchvision classifier that a detector has no place for.
 UNUSED_IN_CLASSIFIER = {"mobilenet_v2": ("classifier.", "features.18."), "resnet": ("fc.",)}
@@ -21,7 +21,7 @@ def load_whole(model: nn.Module, path: Path) -> None:
     Raises:
         DetectorError: the file cannot be read, or a tensor is missing, unexpected or of another shape.
     """
-    state = read_tensors(path)
+    state = below_wrapper(read_tensors(path), TOPS)
     if is_published(state):
         state = from_published_names(state)
     _load_strictly(model, state, str(path))

@@ -11,6 +11,7 @@ from detectors.weights.reading import State
 
 MOBILENET_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # inverted residuals of the network's layer1..layer7
 MOBILENET_STEPS = ("expand_conv", "depthwise_conv", "linear_conv")
+TOPS = ("backbone", "neck", "head", "bbox_head")  # first parts of names, ours and the published ones
 PUBLISHED_HEAD = "bbox_head."
 # The offset predictor belongs to layer 4 of the box tower there; files of mmcv before 1.0 write it with an underscore.
 OFFSET_NAMES = (f"{PUBLISHED_HEAD}reg_convs.3.conv_offset.", f"{PUBLISHED_HEAD}reg_convs.3_offset.")

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from compress.errors import DetectorError
 from compress.progress import say
-from detectors.dcfl.names import from_published_names
-from detectors.weights.reading import COUNTER, State, misfit, read_file
+from detectors.dcfl.names import TOPS, from_published_names
+from detectors.weights.reading import COUNTER, State, below_wrapper, misfit, read_file
 
 RESNETS = {(2, False): "resnet18", (6, True): "resnet50", (23, True): "resnet101"}  # (blocks of layer3, bottlenecks)
 DILATION = re.compile(r"dilation_rate\s*=\s*(\d+)")  # in the configuration that mmcv stores as text
@@ -75,7 +75,7 @@ def import_published(path: Path) -> State:
         DetectorError: unreadable, with Python objects inside, or not exactly the tensors of a DCFL network.
     """
     found, meta = read_file(path)
-    state = from_published_names(found)
+    state = from_published_names(below_wrapper(found, TOPS))
     try:
         form = architecture_of(state)
     except DetectorError as error:

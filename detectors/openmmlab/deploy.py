@@ -33,7 +33,9 @@ from detectors.openmmlab.decode import ANGLE_VERSIONS, candidates, levels_of
 FORMAT_VERSION = 1
 
 _Five = Annotated[list[Finite], Field(min_length=5, max_length=5)]
-_Corners = Annotated[list[Annotated[list[Finite], Field(min_length=4, max_length=4)]], Field(min_length=1)]
+_Corners = Annotated[
+    list[Annotated[list[Finite], Field(min_length=4, max_length=4)]], Field(min_length=1, max_length=1000)
+]
 
 
 class PointPriors(Bounded):
@@ -56,7 +58,7 @@ class DeltaCoder(Bounded):
     """Five deltas a box, see `decode.decode_deltas`."""
 
     kind: Literal["rbox", "hbox"]
-    size: Literal[5]
+    size: Annotated[int, Field(ge=5, le=5)]  # no Literal: it takes 5.0 for 5
     means: _Five
     stds: _Five
     norm_factor: Finite | None
@@ -69,7 +71,7 @@ class DistanceCoder(Bounded):
     """Four distances a box, see `decode.decode_distances`."""
 
     kind: Literal["distance"]
-    size: Literal[4]
+    size: Annotated[int, Field(ge=4, le=4)]  # no Literal: it takes 4.0 for 4
     angle_version: Name
 
 
@@ -83,7 +85,7 @@ class PseudoAngleCoder(Bounded):
     """The angle itself is a map."""
 
     kind: Literal["pseudo"]
-    size: Literal[1]
+    size: Annotated[int, Field(ge=1, le=1)]  # no Literal: it takes 1.0 for 1
     in_delta: bool
 
 

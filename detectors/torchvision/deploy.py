@@ -57,7 +57,11 @@ class ShareAnchors(Bounded):
 
     kind: Literal["shares"]
     shares: Annotated[
-        list[Annotated[list[Annotated[list[_Side], Field(min_length=2, max_length=2)]], Field(min_length=1)]],
+        list[
+            Annotated[
+                list[Annotated[list[_Side], Field(min_length=2, max_length=2)]], Field(min_length=1, max_length=100)
+            ]
+        ],
         Field(min_length=1, max_length=MAX_LEVELS),
     ]
 

@@ -1,25 +1,25 @@
-"""Read the tensors of a file and load them into a network. Strict, no pickle."""
+"""Read the tensors of a file and load them into a network. Strict, and nothing of a file is executed."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from compress.errors import DetectorError
+from compress.progress import say
+from detectors.weights.choosing import choose_table, without_wrappers
+from detectors.weights.pickled import PickleError
+from detectors.weights.torch_files import ZIP_SIGNATURE, Stored, TorchFile, array_of
 
 State = dict[str, Tensor]
 MAX_LISTED = 8
 COUNTER = "num_batches_tracked"  # of BatchNorm; old files and FrozenBatchNorm2d lack it, inference never reads it
-FORBIDDEN = re.compile(r"GLOBAL ([\w.]+)")  # in the message with which torch refuses an object
+ADVICE = "Expected a file of tensors; copy it again, or save its state dict alone."
 
 
 @dataclass(frozen=True)
@@ -52,38 +52,98 @@ def read_tensors(path: Path) -> State:
 
 
 def read_file(path: Path) -> tuple[State, Mapping[str, Any]]:
-    """Read the tensors of a safetensors or torch file, and what the file says about itself.
+    """Read the weights in a safetensors or torch file, and what the file says about itself.
 
-    Torch files are read with weights_only=True; a dict under 'state_dict' or 'model' is unwrapped.
+    Nothing in the file is imported, called or built but containers, numbers, text and tensors. Which of its tables is
+    taken, and under which names, stands in `choosing.py`; what is taken and left is said.
 
     Returns:
-        Name -> tensor, and the table 'meta' that mmcv stores beside them ({} without).
+        Name -> tensor, and the table 'meta' that mmcv and MMEngine store beside them, as far as it is text, numbers and
+        lists of these ({} without).
 
     Raises:
-        DetectorError: missing, damaged, or holding anything but tensors.
+        DetectorError: missing, damaged, without a table of tensors, or a program.
     """
     if not path.is_file():
         raise DetectorError(f"{path}: no such file, expected weights (.safetensors or .pth). Correct the path.")
     try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(path)
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start[8:] == b"{" and not start.startswith(ZIP_SIGNATURE):
+            found: State | None = without_wrappers(load_file(path))
+            meta: Mapping[str, Any] = {}
+        elif path.suffix == ".safetensors":
+            raise PickleError("damaged: no header of safetensors")
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError, SafetensorError) as error:
-        # The library's own text is left out: it advises to switch the protection off.
-        refused = FORBIDDEN.search(str(error))
-        what = f"it wants to run {refused[1]}, which is not loaded" if refused else f"damaged ({type(error).__name__})"
-        raise DetectorError(
-            f"{path}: no readable weights: {what}. Expected a file of tensors only; copy it again, or save its "
-            "state dict alone."
-        ) from error
-    meta = found.get("meta") if isinstance(found, Mapping) else None
-    for key in ("state_dict", "model"):
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+            found, meta = _read_torch(path)
+    except Exception as error:  # whatever a stranger's file makes the libraries throw, it is about the file
+        raise DetectorError(f"{path}: no readable weights: {_why(error)}. {ADVICE}") from error
+    if found is None:
         raise DetectorError(f"{path}: holds no plain table of tensors. Expected name -> tensor.")
-    return dict(found), meta if isinstance(meta, Mapping) else {}
+    return found, meta
+
+
+def _read_torch(path: Path) -> tuple[State | None, Mapping[str, Any]]:
+    with TorchFile(path) as file:
+        chosen = choose_table(file.content, lambda value: isinstance(value, Stored) or array_of(value) is not None)
+        if chosen is None:
+            return None, {}
+        if chosen.left:
+            say(f"{path}: {chosen.text()}")
+        state = {}
+        for name, value in chosen.table.items():
+            array = array_of(value)
+            state[name] = file.tensor(value) if array is None else array
+        meta = file.content.get("meta") if isinstance(file.content, Mapping) else None
+    return state, _plain(meta)
+
+
+def _why(error: Exception) -> str:
+    """Return what is wrong with a file in a few words of ours: libraries advise to switch protections off."""
+    if isinstance(error, PickleError):
+        return str(error) or "damaged"
+    return f"damaged ({type(error).__name__})"
+
+
+def _plain(meta: Any) -> Mapping[str, Any]:
+    """Return the entries of a table that are text, numbers or flat lists of them."""
+    table = meta.items() if isinstance(meta, Mapping) else ()
+    return {key: value for key, value in table if isinstance(key, str) and _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    simple = str | int | float | bool
+    return isinstance(value, simple) or (isinstance(value, list | tuple) and all(isinstance(v, simple) for v in value))
+
+
+def below_wrapper(state: Mapping[str, Tensor], tops: Collection[str]) -> State:
+    """Return a state without a common first part of its names, as of Lightning's `model.`, where a known one follows.
+
+    Args:
+        state: name -> tensor.
+        tops: first parts that the names of a network may have.
+
+    >>> below_wrapper({"model.neck.a": 1, "model.head.b": 2}, {"neck", "head"})
+    {'neck.a': 1, 'head.b': 2}
+    """
+    firsts = {name.partition(".")[0] for name in state}
+    seconds = {name.partition(".")[2].partition(".")[0] for name in state}
+    if len(firsts) == 1 and not firsts <= set(tops) and seconds <= set(tops):
+        return {name.partition(".")[2]: value for name, value in state.items()}
+    return dict(state)
+
+
+def fitted_names(own: Collection[str], state: Mapping[str, Tensor]) -> State:
+    """Return a state under the names of a network where wrappers alone keep them apart, else as it is.
+
+    Parts `module` inside names are those of wrapped parts (DataParallel, DDP); a common first part is that of a program
+    around the network.
+    """
+    inner = {".".join(part for part in name.split(".") if part != "module"): value for name, value in state.items()}
+    tops = {name.partition(".")[0] for name in own}
+    tries = [dict(state), inner, below_wrapper(state, tops), below_wrapper(inner, tops)]
+    kept = [names for names in tries if len(names) == len(state)]
+    return max(kept, key=lambda names: sum(name in own for name in names))  # the first of equal ones
 
 
 def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Misfit:
@@ -127,6 +187,7 @@ def load_strictly(
         DetectorError: a tensor is missing, unexpected or of another shape.
     """
     own = module.state_dict()
+    state = fitted_names(own.keys(), state)
     known = {name: value for name, value in state.items() if name in own or not unused(name)}
     problems = misfit(own, known).lines()
     if problems:

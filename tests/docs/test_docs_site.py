@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from compress.errors import CompressError
+from scripts import docs_site
 from scripts.docs_site import PACKAGES, commands, linked, pages, reference_pages, settings
 
 ROOT = Path(__file__).parents[2]
@@ -50,3 +52,17 @@ def test_commands_are_read_from_the_help():
 
 def test_the_builder_is_told_that_broken_links_are_warnings():
     assert settings([])["validation"] == {"links": {"anchors": "warn", "unrecognized_links": "warn"}}
+
+
+def test_the_site_is_made_anew_where_it_was_and_nowhere_over_files_of_somebodys(tmp_path):
+    files = {"mkdocs.yml": "{}", "README.md": "one", "sub/b.md": "two"}
+    docs_site.write(files, tmp_path)
+    docs_site.write({"mkdocs.yml": "{}", "README.md": "three"}, tmp_path)
+    docs_site.write({"mkdocs.yml": "{}", "README.md": "four"}, tmp_path)
+    assert (tmp_path / "pages" / "README.md").read_text() == "four"
+    assert not (tmp_path / "pages" / "sub").exists()
+    (tmp_path / "pages" / "mine.md").write_text("precious")
+    with pytest.raises(CompressError, match=r"mine\.md: there already, and not as an earlier `scripts/docs_site\.py`"):
+        docs_site.write(files, tmp_path)
+    assert (tmp_path / "pages" / "mine.md").read_text() == "precious"
+    assert (tmp_path / "pages" / "README.md").read_text() == "four"

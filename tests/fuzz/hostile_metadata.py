@@ -25,7 +25,7 @@ import numpy as np
 from compress.errors import DetectorError
 from compress.plugins import load_deploy
 
-SECONDS = 5.0  # for all that is done with one case
+SECONDS = 5.0  # of processor time for all that is done with one case
 COMMON = {
     "format_version": 1,
     "image_size": [64, 96],
@@ -181,7 +181,7 @@ def check(meta: dict, channels, draw: random.Random) -> str:
         AssertionError: what came out is wrong.
         Exception: the deployed part broke.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         deploy = load_deploy(meta)
     except DetectorError as error:
@@ -191,7 +191,7 @@ def check(meta: dict, channels, draw: random.Random) -> str:
     if refusal is not None:
         assert 0 < len(refusal) < 3000
         assert refusal.isprintable(), f"one line, nothing that a terminal acts upon: {refusal!r}"
-        assert time.perf_counter() - started < SECONDS
+        assert time.process_time() - started < SECONDS
         return "refused"
     picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     images = deploy.preprocess(picture)
@@ -211,7 +211,7 @@ def check(meta: dict, channels, draw: random.Random) -> str:
         text.encode()
         assert len(text.splitlines()) == len(records)
     deploy.draw(picture, found, score_threshold=0.5)
-    assert time.perf_counter() - started < SECONDS, "took too long"
+    assert time.process_time() - started < SECONDS, "took too long"
     return "served"
 
 

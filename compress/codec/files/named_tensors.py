@@ -67,14 +67,15 @@ def network_name(packed: PackedFile) -> str | None:
     indexes = [file for file in packed.side_files if file.name.endswith(INDEX_SUFFIX)]
     if len(indexes) != 1:
         return None
-    whole, at = _without_tensors(packed), packed.header.original_bytes
+    at = packed.header.original_bytes
     for file in reversed(packed.side_files):
         at -= file.num_bytes
         if file is indexes[0]:
             break
     try:
+        whole = _without_tensors(packed)
         names = shard_names(bytes(whole[at : at + indexes[0].num_bytes]))
-    except ValueError:
+    except (ValueError, OSError):  # no index, or no room for the address space of the original
         return None
     missing = [name for name in names if name not in {file.name for file in packed.side_files}]
     return missing[0] if len(missing) == 1 and "/" not in missing[0] and refused_name(missing[0]) is None else None

@@ -26,12 +26,14 @@ class Source:
         side_files: names and sizes of all but the first.
         spans: the tensors in all of them, in the order of their bytes.
         container: index into `layout.CONTAINERS`.
+        paths: where each file lies.
     """
 
     files: tuple[memoryview, ...]
     side_files: tuple[SideFile, ...]
     spans: tuple[Span, ...]
     container: int
+    paths: tuple[Path, ...]
 
     @property
     def num_bytes(self) -> int:
@@ -93,7 +95,8 @@ def _open_model(path: Path) -> Source:
         spans += side_spans(str(path), side, tensors, sum(map(len, files)))
         files.append(side)
         side_files.append(SideFile(name, len(side)))
-    return Source(tuple(files), tuple(side_files), tuple(spans), container)
+    paths = (path, *(path.parent / file.name for file in side_files))
+    return Source(tuple(files), tuple(side_files), tuple(spans), container, paths)
 
 
 def _open_shards(index: Path) -> Source:
@@ -110,7 +113,8 @@ def _open_shards(index: Path) -> Source:
         at += len(data)
     names = (*shards[1:], index.name)
     side_files = tuple(SideFile(name, len(data)) for name, data in zip(names, files[1:], strict=True))
-    return Source(tuple(files), side_files, tuple(spans), SAFETENSORS)
+    paths = tuple(index.parent / name for name in (*shards, index.name))
+    return Source(tuple(files), side_files, tuple(spans), SAFETENSORS, paths)
 
 
 def _by_file(path: Path, external: list[ExternalTensor]) -> dict[str, list[ExternalTensor]]:

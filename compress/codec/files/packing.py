@@ -40,7 +40,7 @@ def pack_file(
 def _pack(src: Path | str, dst: Path | str, progress: Progress | None, kernels: str) -> PackFacts:
     started = time.monotonic()
     source = open_source(src)
-    _refuse_side_file(Path(src), source, Path(dst))
+    _refuse_own_file(source, Path(dst))
     chosen = choose(kernels, source.num_bytes)
     with whole_file(dst) as file:
         facts = write_packed(source, file, progress, chosen)
@@ -51,9 +51,9 @@ def _pack(src: Path | str, dst: Path | str, progress: Progress | None, kernels: 
     return replace(facts, verify_seconds=verified - written, seconds=time.monotonic() - started)
 
 
-def _refuse_side_file(src: Path, source: Source, dst: Path) -> None:
-    if any(dst.exists() and dst.samefile(src.parent / file.name) for file in source.side_files):
-        raise CodecError(f"{dst}: keeps weights of {src}, which would be lost. Choose another name.")
+def _refuse_own_file(source: Source, dst: Path) -> None:
+    if any(dst.exists() and dst.samefile(path) for path in source.paths):
+        raise CodecError(f"{dst}: keeps weights of {source.paths[0]}, which would be lost. Choose another name.")
 
 
 def _verify(path: Path, source: Source, kernels: Kernels) -> None:

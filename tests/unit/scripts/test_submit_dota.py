@@ -288,6 +288,22 @@ def test_help_teaches_with_examples(script, name):
     assert "--out" in text
 
 
+def test_a_submission_is_never_written_over_files_of_somebodys(tmp_path):
+    from detectors.data.submission import resume_records
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "submission.zip").write_bytes(b"precious")
+    assert submit(["--detections", str(tmp_path / "none.json"), "--out", str(tmp_path / "out")]) == 3
+    assert (tmp_path / "out" / "submission.zip").read_bytes() == b"precious"
+    records = tmp_path / "detections.jsonl"
+    records.write_bytes(b"precious, one line without its end")
+    with pytest.raises(DataError, match="is no record of an earlier run"):
+        resume_records(records, {"model": "a"})
+    assert records.read_bytes().startswith(b"precious")
+    records.write_bytes(b'{"mod')  # of a run that was killed as it began
+    assert resume_records(records, {"model": "a"}) == set()
+
+
 def test_a_whole_image_may_hold_more_objects_of_a_class_than_coco_counts():
     boxes = np.column_stack(
         [np.arange(150) * 30 + 20, np.full(150, 50), np.full(150, 20), np.full(150, 10), np.zeros(150)]

@@ -282,6 +282,20 @@ def test_sharded_safetensors_are_packed_as_one_and_come_back_as_they_were(tmp_pa
     assert {fact.name for fact in codec.inspect_file(index)} == set(found)
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_no_file_of_a_network_is_written_over_by_its_own_packed_file(tmp_path, force):
+    index = sharded(tmp_path / "net")
+    model = with_external(tmp_path / "other", "w.bin")
+    before = files_of(tmp_path)
+    cases = [(given, path) for given in (index, index.parent) for path in sorted(index.parent.iterdir())]
+    cases += [(given, path) for given in (model, model.parent) for path in (model, model.parent / "w.bin")]
+    for given, path in cases:
+        assert run("pack", given, "-o", path, *force).exit_code == 5
+        with pytest.raises(CodecError, match="would be lost"):
+            codec.pack_file(given, path)
+    assert files_of(tmp_path) == before
+
+
 def test_an_index_that_leads_elsewhere_or_is_none_is_refused(tmp_path):
     index = sharded(tmp_path / "net")
     (tmp_path / "secret.safetensors").write_bytes(save({"s": VALUES}))

@@ -100,7 +100,7 @@ def test_a_damaged_block_is_refused_as_the_whole_is(tmp_path, in_blocks, kernels
     chosen = {name: arrays(5003)[name] for name in ("float32", "int8", "sparse")}
     save_file(chosen, tmp_path / "w.safetensors")
     codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")
-    monkeypatch.setattr(tensor_decoder.TensorDecoder, "check", lambda *_, **__: None)  # else the checksums would refuse it
+    monkeypatch.setattr(tensor_decoder.TensorDecoder, "check", lambda *_, **__: None)  # they would refuse it
     data = bytearray((tmp_path / "w.krimp").read_bytes())
     for _ in range(20):
         at, bit = int(rng.integers(108, len(data) // 2)), 1 << int(rng.integers(8))

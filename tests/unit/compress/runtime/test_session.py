@@ -110,3 +110,20 @@ def test_the_forward_of_an_artifact_follows_its_kind(model_file):
     assert len(forward_of(FakeArtifact(model_file.parent, Kind.ONNX), None, threads=1)(images)) == 10
     with pytest.raises(StageError, match="holds scores, expected a model"):
         forward_of(FakeArtifact(model_file.parent, Kind.SCORES), None)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"GGUF" + bytes(60), "a GGUF file"),
+        (b"\x1f\x8b\x08" + bytes(60), "compressed by gzip"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"\x10" + bytes(7) + b'{"a":{}}        ', "a safetensors file"),
+        (b"PK\x03\x04" + bytes(30) + b"archive/data.pkl", "a checkpoint of PyTorch"),
+    ],
+)
+def test_files_of_other_formats_are_named(tmp_path, content, what):
+    for suffix in (".onnx", ".pt"):
+        (tmp_path / f"m{suffix}").write_bytes(content)
+        with pytest.raises(CodecError, match=rf"is {what}.*expected an ONNX or \.krimp file\. [A-Z]"):
+            open_session(tmp_path / f"m{suffix}")

@@ -92,6 +92,121 @@ def test_an_empty_box_is_dropped_counted_and_told_everywhere(make, line, why):
     assert len(item.boxes) == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [
+        (
+            GOOD.replace("ship", "SHIP"),
+            "unknown class 'SHIP', expected one of ship, plane, boat, dontcare. Did you mean 'sh",
+        ),
+        (GOOD.replace("ship", "Dont-Care"), "Did you mean 'dontcare'?"),
+        (GOOD.replace("ship", "dont care"), "The class 'dont care' has a blank; write 'dontcare'."),
+        (GOOD.replace("ship", "small vehicle"), "The class 'small vehicle' has a blank; write 'small-vehicle'."),
+        ("0 0.5 0.5 0.1 0.1", "5 columns, expected 10"),
+        ("0 0.5 0.5 0.1 0.1", "looks like a line of YOLO (class and shares of the picture): set data.format: yolo"),
+        ("3 0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2", "looks like a line of YOLO"),
+        (GOOD.replace(" ", ","), "It has commas; write blanks."),
+        (GOOD.replace(" ", ", "), "It has commas; write blanks."),
+        (f"{GOOD} 0.98", "The last one looks like a score"),
+        ("10 10 30 10 30 20 10 20 ship", "difficult (0 or 1), seems to be missing"),
+        ("10 10 30 10 30 20 10 20", "The class and difficult (0 or 1) seem to be missing."),
+        ("1e308 10 30 10 30 20 10 20 ship 0", "x1 is 1e308, expected a number of pixels, 1e+09 at most"),
+        ("-1e308 10 1e308 10 30 20 10 20 ship 0", "x1 is -1e308, expected a number of pixels"),
+    ],
+)
+def test_a_line_that_nearly_fits_is_told_with_the_near_miss(make, line, near):
+    with pytest.raises(DataError) as error:
+        DotaDataset(make([line]), CLASSES).counts("train")
+    assert "im0.txt:1: " in str(error.value)
+    assert near in str(error.value)
+
+
+def test_suffixes_in_capitals_and_webp_are_read_and_what_macos_leaves_is_not(make, tmp_path):
+    data = make([GOOD, GOOD, GOOD])
+    folder = tmp_path / "data" / "train"
+    (folder / "images" / "im0.jpg").rename(folder / "images" / "im0.JPG")
+    (folder / "labelTxt" / "im0.txt").rename(folder / "labelTxt" / "im0.TXT")
+    image = cv2.imread(str(folder / "images" / "im1.png"))
+    (folder / "images" / "im1.png").unlink()
+    cv2.imwrite(str(folder / "images" / "im1.webp"), image)
+    (folder / "images" / "im2.jpg").unlink()
+    (folder / "images" / "im2.TIF").write_bytes(cv2.imencode(".tif", image)[1].tobytes())
+    (folder / "images" / "._im0.jpg").write_bytes(b"\0\5\x16\7")
+    (folder / "labelTxt" / "._im0.txt").write_bytes(b"\0\5\x16\7\xb0")
+    dataset = DotaDataset(data, CLASSES)
+    assert dataset.counts("train", check="full")["boxes"] == 3
+    assert dataset.class_names(data) == ("ship",)
+    before = dataset.digest("train")
+    (folder / "labelTxt" / "im0.TXT").write_text("")
+    assert dataset.digest("train") != before
+    (folder / "labelTxt" / "im0.txt").write_text("")
+    with pytest.raises(DataError, match=r"im0\.txt: same name as im0\.TXT, expected one label file a name"):
+        dataset.samples("train")
+
+
+def test_files_that_cannot_be_read_and_names_that_nearly_fit_are_told(make, tmp_path):
+    data = make([GOOD] * 5)
+    images, labels = (tmp_path / "data" / "train" / part for part in ("images", "labelTxt"))
+    (images / "im0.jpg").unlink()
+    (images / "im0.jpg").symlink_to("/nowhere/im0.jpg")
+    (labels / "im1.txt").unlink()
+    (labels / "im1.txt").symlink_to("/nowhere/im1.txt")
+    (labels / "im2.txt").rename(labels / "im2.jpg.txt")
+    (labels / "im3.txt").rename(labels / "IM3.txt")
+    (labels / "im4.txt").rename(labels / "im4.xml")
+    (images / "folder.png").mkdir()
+    with pytest.raises(DataError) as error:
+        DotaDataset(data, CLASSES).counts("train")
+    for text in (
+        "im0.jpg: a link to /nowhere/im0.jpg, where nothing is",
+        "im1.txt: a link to /nowhere/im1.txt, where nothing is",
+        "im2.txt: missing, expected the labels of im2.jpg (may be empty). There is im2.jpg.txt.",
+        "IM3.txt: no image of that name, expected one in",
+        "There is im3.png.",
+        "im3.txt: missing, expected the labels of im3.png (may be empty). There is IM3.txt.",
+        "im4.txt: missing, expected the labels of im4.jpg (may be empty). There is im4.xml.",
+        "folder.txt: missing",
+    ):
+        assert text in str(error.value)
+    with pytest.raises(DataError, match=r"im0\.jpg: a link to /nowhere/im0\.jpg, where nothing is, expected a file"):
+        DotaDataset(data, CLASSES).digest("train")
+
+
+def test_images_one_folder_too_deep_are_told(make, tmp_path):
+    data = make([GOOD])
+    images = tmp_path / "data" / "train" / "images"
+    (images / "part1").mkdir()
+    (images / "im0.jpg").rename(images / "part1" / "im0.jpg")
+    with pytest.raises(DataError, match=r"no image, expected .*part1/im0\.jpg lies one folder too deep"):
+        DotaDataset(data, CLASSES).samples("train")
+
+
+def test_a_value_range_reaches_training_and_scoring_and_flat_pictures_are_counted(make, tmp_path):
+    data = make([GOOD, GOOD])
+    images = tmp_path / "data" / "train" / "images"
+    deep = np.linspace(7200, 7600, 48 * 64).reshape(48, 64).astype(np.uint16)
+    for path in list(images.iterdir()):
+        path.unlink()
+        cv2.imwrite(str(path.with_suffix(".png")), deep)
+    clear_warnings()
+    DotaDataset(data, CLASSES).check("train")
+    (text,) = collected_warnings()
+    assert "2 of 2 pictures are nearly flat, e.g." in text
+    assert "Set data.value_range" in text
+    ranged = DotaData.model_validate(data.model_dump() | {"value_range": [7200, 7600]})
+    dataset = DotaDataset(ranged, CLASSES)
+    clear_warnings()
+    dataset.check("train")
+    assert collected_warnings() == []
+    _, image, _ = next(iter(dataset.images("train")))
+    assert (image.min(), image.max()) == (0, 255)
+    (batch,) = dataset.loader("train", FORMAT, batch_size=2, augment=False, seed=0)
+    assert (batch.images.min(), batch.images.max()) == (0, 255)
+    for wrong in ([5, 5], [9, 1], [0, float("nan")], [0]):
+        with pytest.raises(ValidationError):
+            DotaData.model_validate(data.model_dump() | {"value_range": wrong})
+
+
 def test_a_box_partly_outside_the_image_is_allowed(make):
     data = make(["-5 10 30 10 30 20 -5 20 ship 0"])
     assert DotaDataset(data, CLASSES).counts("train")["boxes"] == 1

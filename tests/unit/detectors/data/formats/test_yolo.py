@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from compress.errors import DataError
+from compress.progress import clear_warnings, collected_warnings
 from detectors.data.formats.yolo import YoloData, YoloDataset, label_path
 from detectors.data.yolo_lines import format_detect, format_obb, parse_line
 
@@ -225,3 +226,23 @@ def test_the_files_of_a_split_are_the_yaml_its_images_and_their_labels(make):
         "images/val/P1053__1024__0___90.jpg",
         "labels/val/P0861__1024__0___1648.txt",
     ]
+
+
+def test_a_box_without_area_costs_itself_alone_and_broken_links_and_capitals_are_seen(make, tmp_path):
+    data = make("0 .5 .5 0 .1\n0 .5 .5 .1 .1\n")
+    clear_warnings()
+    assert data.counts("val")["boxes"] >= 1
+    (text,) = collected_warnings()
+    assert "1 boxes were dropped, e.g." in text
+    labels = tmp_path / "dota8/labels/val"
+    for path in list(labels.glob("*.txt")):
+        path.rename(path.with_suffix(".TXT"))
+    before = data.counts("val")["boxes"]
+    assert before >= 1
+    (tmp_path / "dota8/images/val/gone.jpg").symlink_to("/nowhere/gone.jpg")
+    assert any("gone.jpg: a link to /nowhere/gone.jpg" in problem for problem in data.read("val", TABLE)[1])
+
+
+def test_a_line_of_dota_is_told_as_one(make):
+    (problem,) = make("1 1 9 1 9 9 1 9 ship 0\n").read("val", TABLE)[1]
+    assert "it looks like a line of DOTA's labels, set data.format: dota" in problem

@@ -1,0 +1,220 @@
+"""What the stages would do to the network, done to one with fresh weights on a small picture of noise.
+
+Nothing is trained and no data is read. Each stage calls what it calls in earnest, writes its model and reads it back,
+so what would break behind days of training breaks here. A stage that fails on the small picture is tried once more at
+the deployed size before it counts: some networks need their size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.actions.prune_structured import pruning_rules, pruning_settings
+from compress.detector import Detector
+from compress.errors import CompressError, StageError, suggest
+from compress.kind import Kind
+from compress.model_folder import Build, load_model, save_model
+from compress.progress import silenced
+from compress.pruning.steps import prune_in_steps
+from compress.pruning.unstructured import sparse_layer_names
+from compress.recipe.plan import PlannedStage
+from compress.stages.export_onnx import ExportOnnx
+from compress.stages.prune_structured import PruneStructured
+from compress.stages.prune_unstructured import PruneUnstructured
+from compress.stages.qat import Qat
+
+if TYPE_CHECKING:
+    from compress.stage import Stage
+
+SMALL_PX = (128, 256)  # sides that are tried: a cell of stride 128 is one pixel of the coarsest map
+MOST_STEPS = 2  # the second step prunes a pruned network; more show nothing new
+
+
+def run(plan: Sequence[PlannedStage], detector: Detector, folder: Path) -> dict[str, Any]:
+    """Take a fresh network through the stages of a plan.
+
+    Args:
+        plan: all stages, in order.
+        detector: the plug-in.
+        folder: empty; what is written is not kept.
+
+    Returns:
+        `image_size` that was enough, and `refused`: None, or `label` of the stage, `text` why it cannot work, and
+        whether that `was_meant`: said on purpose rather than a fault that nobody foresaw.
+    """
+    torch.set_num_threads(1)  # of the child: nothing here is worth the threads' waiting for each other
+    refused = None
+    for number, size in enumerate(_sizes(detector)):
+        sized: Any = _Sized(detector, size)
+        with _quiet():
+            refused = _Rehearsal(sized, folder / str(number)).run(plan)
+        if refused is None:
+            return {"image_size": list(size), "refused": None}
+    return {"image_size": None, "refused": refused}
+
+
+class _Sized:
+    """A plug-in whose example has another size."""
+
+    def __init__(self, detector: Detector, size: tuple[int, int]) -> None:
+        self._detector = detector
+        self._size = size
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._detector, name)
+
+    def example_input(self, batch_size: int = 1) -> Tensor:
+        """Return noise of that size, (N, 3, H, W) float32."""
+        example = self._detector.example_input(batch_size)
+        return torch.rand(batch_size, example.shape[1], *self._size, generator=torch.Generator().manual_seed(0))
+
+
+def _sizes(detector: Detector) -> Iterator[tuple[int, int]]:
+    """Yield the smallest size that the network takes, then the deployed one."""
+    height, width = (int(side) for side in detector.example_input(1).shape[2:])
+    for side in SMALL_PX:
+        if side < min(height, width) and _takes(detector, side):
+            yield side, side
+            break
+    yield height, width
+
+
+def _takes(detector: Detector, side: int) -> bool:
+    """Return whether a fresh network computes its outputs from a square picture."""
+    try:
+        with torch.no_grad(), _quiet():
+            raw = detector.build().eval()(torch.zeros(1, 3, side, side))
+        return len(raw) >= len(detector.output_names())
+    except Exception:  # noqa: BLE001 whatever stops it, a larger picture is tried
+        return False
+
+
+class _Rehearsal:
+    """The models that the stages leave, one folder a stage, as in earnest."""
+
+    def __init__(self, detector: Detector, folder: Path) -> None:
+        self._detector = detector
+        self._folder = folder
+
+    def run(self, plan: Sequence[PlannedStage]) -> dict[str, Any] | None:
+        """Return the first refusal, or None."""
+        stages = _worth_it(plan)
+        read_later = {planned.inputs.get("source") for planned in stages}
+        for planned in stages:
+            target = self._folder / planned.label
+            target.mkdir(parents=True)
+            try:
+                self._stage(planned.stage, self._folder / planned.inputs.get("source", ""), target)
+                if planned.stage.MAKES is not Kind.ONNX and planned.label not in read_later:
+                    load_model(target, self._detector)
+            except CompressError as error:
+                return {"label": planned.label, "text": str(error), "was_meant": True}
+            except Exception as error:  # noqa: BLE001 what nobody foresaw would end the run as well
+                return {"label": planned.label, "text": _unforeseen(error), "was_meant": False}
+        return None
+
+    def _stage(self, stage: Stage, source: Path, target: Path) -> None:
+        if not stage.NEEDS:
+            save_model(target, self._detector.build(), Build())
+        elif isinstance(stage, ExportOnnx):
+            self._export(stage, source, target)
+        else:
+            model, build = load_model(source, self._detector)
+            if isinstance(stage, PruneStructured):
+                self._prune(stage, model)
+            elif isinstance(stage, PruneUnstructured):
+                sparse_layer_names(model, stage.skip)
+            elif isinstance(stage, Qat):
+                model, build = self._quantize(stage, model, build)
+            if build.quantization is None:
+                _check_points(self._detector, model)
+            save_model(target, model, build)
+
+    def _prune(self, stage: PruneStructured, model: nn.Module) -> None:
+        settings = pruning_settings(stage, seed=0)
+        if settings.importance == "group_taylor":  # it needs losses, so labels; which channels go is not asked here
+            settings = replace(settings, importance="magnitude")
+        prune_in_steps(
+            model,
+            self._detector.example_input(1),
+            stage.target.share,
+            steps=min(stage.steps, MOST_STEPS),
+            rules=pruning_rules(stage, model, self._detector),
+            settings=settings,
+            widths=stage.widths,
+            losses=lambda _: (),
+            after_step=lambda _: {},
+            label=stage.label,
+        )
+
+    def _quantize(self, stage: Qat, model: nn.Module, build: Build) -> tuple[nn.Module, Build]:
+        from compress.quantization import calibrate, quantize
+
+        settings = stage.settings()
+        quantized = quantize(model, settings, self._detector)
+        calibrate(quantized, [self._detector.example_input(1)])
+        return quantized, build.model_copy(update={"quantization": settings.model_dump(mode="json")})
+
+    def _export(self, stage: ExportOnnx, source: Path, target: Path) -> None:
+        from compress.export import check_parity, export_onnx
+
+        detector, path = self._detector, target / "model.onnx"
+        model, _ = load_model(source, detector)
+        export_onnx(model, path, detector=detector, opset=stage.opset, deform=stage.deform, rewrite=stage.rewrite)
+        # A network without trained weights magnifies rounding: outputs are compared in form, not in value.
+        images = [detector.example_input(1)]
+        check_parity(model, path, images, names=detector.output_names(), limit=math.inf, label=stage.label)
+
+
+def _worth_it(plan: Sequence[PlannedStage]) -> list[PlannedStage]:
+    """Return the stages that make a model or a file of one.
+
+    The export of a float model shows nothing that the export of a quantized one does not, and takes as long: it is left
+    out where the plan has the latter.
+    """
+    kinds = {planned.label: planned.stage.MAKES for planned in plan}
+    quantized = {
+        planned.label
+        for planned in plan
+        if planned.stage.MAKES is Kind.ONNX and kinds.get(planned.inputs.get("source", "")) is Kind.QUANTIZED
+    }
+    return [
+        planned
+        for planned in plan
+        if planned.stage.MAKES in (Kind.MODEL, Kind.QUANTIZED)
+        or (planned.stage.MAKES is Kind.ONNX and (not quantized or planned.label in quantized))
+    ]
+
+
+def _check_points(detector: Detector, model: nn.Module) -> None:
+    """Refuse names of feature maps that the network has not; a teacher is asked for them."""
+    names = [name for name, _ in model.named_modules()]
+    for point in detector.distill_points(model):
+        if point not in names:
+            near = suggest(point, names)
+            raise StageError(f"{detector.NAME}.distill_points names {point!r}, and the model has no such module.{near}")
+
+
+def _unforeseen(error: Exception) -> str:
+    """Return an error with its place in the code, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}{at}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Say nothing: what a stage tells it tells when it runs."""
+    with silenced(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

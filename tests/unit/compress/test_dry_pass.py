@@ -1,0 +1,191 @@
+"""The dry pass: what would break after the training is said before; once, in a child, without torch in this process."""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from compress.cli.main import main
+from compress.engine import dry_pass as engine
+from compress.engine import pipeline
+from compress.recipe.loading import load_recipe
+
+ROOT = Path(__file__).parents[3]
+PLUGIN = """
+from pathlib import Path
+from typing import Any, ClassVar
+
+from engine_fakes import FakeDetector as Base
+
+
+class FakeDetector(Base):
+    def build(self) -> Any:
+        from torch import nn
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.stem = nn.Conv2d(3, 16, 3, 2, 1)
+                self.body = nn.Conv2d(16, 16, 3, 1, 1)
+                self.head = nn.Conv2d(16, 4, 1)
+
+            def forward(self, images):
+                x = self.stem(images).relu()
+                x = self.body(x).relu()
+                # here
+                return (self.head(x),)
+
+        return Net()
+
+    def example_input(self, batch_size: int = 1) -> Any:
+        import torch
+
+        return torch.zeros(batch_size, 3, *self.data.image_size)
+
+    def not_prunable(self, model) -> dict[str, str]:
+        return {"head": "raw output"}
+
+    def not_quantizable(self, model) -> dict[str, str]:
+        return {}
+
+    def custom_pruners(self, model) -> dict[type, Any]:
+        return {}
+
+    def distill_points(self, model) -> tuple[str, ...]:
+        return ("body",)
+
+    def metadata(self) -> dict[str, Any]:
+        return {"plugin": "dry"}
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Return a function that writes the plug-in, with a line of its forward replaced."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(line="# here"):
+        (tmp_path / "dry_plugin.py").write_text(PLUGIN.replace("# here", line))
+        sys.modules.pop("dry_plugin", None)
+
+    write()
+    yield write
+    sys.modules.pop("dry_plugin", None)
+
+
+@pytest.fixture
+def recipe_file(tmp_path, plugin):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        textwrap.dedent("""\
+        name: dry
+        detector: {plugin: 'dry_plugin:FakeDetector'}
+        data: {image_size: [192, 256]}
+        stages:
+          - {stage: train}
+          - {stage: prune_structured, target: {macs: 0.6}}
+          - {stage: prune_unstructured, sparsity: 0.3}
+          - {stage: qat}
+          - {stage: export_onnx}
+          - {stage: pack}
+        """)
+    )
+    return path
+
+
+def rehearse(recipe_file, out, *overrides, **options):
+    job = pipeline.Run(load_recipe(recipe_file, overrides), out, **options)
+    return job.dry_pass(job.decide_all())
+
+
+def test_plan_says_that_it_passed_and_takes_it_from_the_cache_then(recipe_file, plugin, tmp_path, capfd):
+    out = tmp_path / "out"
+    assert main(["plan", str(recipe_file), "--out", str(out)]) == 0
+    assert capfd.readouterr().out.splitlines()[-1].startswith("dry pass: passed in ")
+    assert [path.name for path in (out / "dry").iterdir()] == [engine.FILE]
+    assert main(["plan", str(recipe_file), "--out", str(out), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["dry_pass"] == {"state": "cached", "reason": "", "seconds": 0.0}
+    # What does not change what a stage does to the network asks nothing anew; what does, does.
+    assert rehearse(recipe_file, out, "stages.qat.training.epochs=9").state == "cached"
+    assert rehearse(recipe_file, out, "stages.prune_structured.target.macs=0.5").state == "passed"
+    plugin("x = x * 1.0")  # the version of the plug-in is as it was
+    assert rehearse(recipe_file, out, "stages.prune_structured.target.macs=0.5").state == "passed"
+
+
+def test_a_network_that_cannot_be_quantized_is_refused_before_anything_runs(recipe_file, plugin, tmp_path, capfd):
+    plugin("x = x * 2 if x.sum() > 0 else x")
+    words = "stages[3]: stage qat"
+    out = tmp_path / "out"
+    for _ in range(2):  # a failure is never kept as a success
+        assert main(["plan", str(recipe_file), "--out", str(out)]) == 4
+        captured = capfd.readouterr()
+        assert "01_prune_structured" in captured.out
+        assert f"error: {recipe_file}:" in captured.err
+        assert words in captured.err
+        assert "Traceback" not in captured.err
+        assert not (out / "dry" / engine.FILE).exists()
+    assert main(["plan", str(recipe_file), "--out", str(out), "--no-dry-pass"]) == 0
+    assert main(["run", str(recipe_file), "--out", str(out)]) == 4
+    assert words in capfd.readouterr().err
+    assert not list((out / "dry").glob("0*"))
+
+
+def test_fields_that_name_layers_are_asked_too(recipe_file, tmp_path, capfd):
+    arguments = ["plan", str(recipe_file), "--out", str(tmp_path / "out")]
+    for override, words in [
+        ("stages.prune_structured.protect={bdy: mine}", "bdy"),
+        ("stages.prune_structured.target.macs=0.01", "stage prune_structured"),
+        ("stages.prune_unstructured.skip=[bdy]", "bdy"),
+        ("stages.qat.layer_bit_widths={body: 8}", "layer_bit_widths: body"),
+    ]:
+        assert main([*arguments, "--set", override]) == 4, override
+        assert words in capfd.readouterr().err
+
+
+def test_the_planner_needs_no_torch_and_a_machine_without_it_says_so(recipe_file, tmp_path, monkeypatch):
+    real = engine.importlib.util.find_spec
+    monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None if name == "torch" else real(name))
+    passed = rehearse(recipe_file, tmp_path / "out")
+    assert str(passed) == "dry pass: not run: torch not installed here"
+    assert not (tmp_path / "out").exists()
+    program = (
+        "import sys; from compress.cli.main import main; code = main(sys.argv[1:])\n"
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    command = [sys.executable, "-c", program, "plan", str(recipe_file), "--out", str(tmp_path / "out")]
+    path = ":".join(map(str, (ROOT, tmp_path, Path(__file__).parent)))
+    environment = {"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "KRIMP_ALLOW_CODE": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "dry pass: passed in " in done.stdout
+
+
+def test_a_pass_that_takes_too_long_is_given_up_and_the_plan_goes_on(recipe_file, plugin, tmp_path, monkeypatch):
+    plugin("__import__('time').sleep(30)")
+    monkeypatch.setattr(engine, "LIMIT_S", 1)
+    passed = rehearse(recipe_file, tmp_path / "out")
+    assert passed.state == "not run"
+    assert "SIGALRM" in passed.reason
+    assert rehearse(recipe_file, tmp_path / "out").state == "not run"
+
+
+@pytest.mark.parametrize(
+    ("line", "sizes"),
+    [
+        ("# here", [(128, 128), (192, 256)]),
+        ("assert x.shape[-2:] == (96, 128), 'made for 192 x 256 only'", [(192, 256)]),
+    ],
+)
+def test_a_network_that_needs_its_size_is_tried_at_it(recipe_file, plugin, tmp_path, line, sizes):
+    from compress.actions.dry_pass import _sizes
+
+    plugin(line)
+    assert list(_sizes(pipeline.Run(load_recipe(recipe_file), tmp_path / "out").detector)) == sizes
+
+
+def test_nothing_is_asked_where_no_stage_changes_a_network(recipe_file, tmp_path):
+    assert rehearse(recipe_file, tmp_path / "out", until="train") is None
