@@ -289,7 +289,8 @@ def main() -> int:
     )
     if options.out or not options.quick:
         record = {
-            "format_version": 1, "benchmark": "codec_bounds", "name": "codec_bounds", "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "format_version": 1, "benchmark": "codec_bounds", "name": "codec_bounds",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "bound": {"share": SHARE, "bytes": BYTES}, "rows": rows, "environment": describe_machine(),
             "files": rows_of,
         }  # fmt: skip
