@@ -316,6 +316,11 @@ def small_packed() -> Iterator[tuple[str, bytes]]:
         "channels": ("I8", np.round(rng.laplace(0, np.repeat([1, 30, 3, 9], 1000))).clip(-127, 127).astype(np.int8)),
         "halves": ("F16", rng.standard_normal(700).astype(np.float16)),
         "biases": ("I32", rng.integers(-3000, 3000, 300).astype(np.int32)),
+        # version 2
+        "scaled": ("F32", rng.integers(-90, 90, (4, 500)) * np.array([[0.5], [0.3], [0.7], [0.1]], dtype=np.float32)),
+        "listed": ("F32", rng.standard_normal(40).astype(np.float32)[rng.integers(0, 40, 2000)]),
+        "counted": ("I64", np.arange(1500) * 7),
+        "copied": ("I8", np.tile(np.round(rng.laplace(0, 9, 4096)).clip(-127, 127).astype(np.int8), 2)),
     }
     with tempfile.TemporaryDirectory() as folder:
         source, packed = Path(folder) / "w.safetensors", Path(folder) / "w.krimp"
@@ -325,6 +330,12 @@ def small_packed() -> Iterator[tuple[str, bytes]]:
             source.write_bytes(struct.pack("<Q", len(header)) + header + array.tobytes())
             codec.pack_file(source, packed)
             yield name, packed.read_bytes()
+        parts = {f"w{i}": {"dtype": "F16", "shape": [50], "data_offsets": [100 * i, 100 * i + 100]} for i in range(60)}
+        header = json.dumps(parts).encode()
+        halves = rng.standard_normal(3000).astype(np.float16).tobytes()
+        source.write_bytes(struct.pack("<Q", len(header)) + header + halves)
+        codec.pack_file(source, packed)
+        yield "heap", packed.read_bytes()
 
 
 def _onnx_seeds() -> Iterator[tuple[str, bytes]]:

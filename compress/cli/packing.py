@@ -21,6 +21,9 @@ from compress.outputs import Outputs
 
 app = typer.Typer(help="Pack networks into .krimp files and back.", no_args_is_help=True)
 
+_MaxBytes = Annotated[
+    int | None, typer.Option("--max-bytes", min=0, help="Refuse a file whose original is larger than this.")
+]
 _Output = Annotated[Path | None, typer.Option("--out", "-o", help="File to write; by default beside the input.")]
 
 
@@ -76,12 +79,14 @@ def unpack(
         Path | None, typer.Option("--into", metavar="DIR", help="Folder for all files, made if it is not there.")
     ] = None,
     force: ForceOption = False,
+    max_bytes: _MaxBytes = None,
 ) -> None:
     """Write the original file of a .krimp file, identical to the last byte.
 
     The output is checked against the SHA-256 inside and appears whole or not at all. Files that belong to the network
     (external data, shards) are listed first and written beside it; hidden ones, and those that lead out of the folder,
-    are refused. Unpack a file of a stranger's into a folder of its own.
+    are refused. Unpack a file of a stranger's into a folder of its own. Without --max-bytes a file that declares more
+    than 1 GiB, and more than 256 times its size, is refused.
 
     \b
     krimp unpack model.krimp -o model.onnx
@@ -103,14 +108,19 @@ def unpack(
             typer.echo(f"{printable(target)} and beside it in {printable(target.parent)}:\n{listed}", nl=False)
         if into is not None:
             into.mkdir(parents=True, exist_ok=True)
-        size = codec.unpack_file(file, target, progress, may_replace=outputs.may_replace)
+        limit = codec.SANE_BYTES if max_bytes is None else max_bytes
+        size = codec.unpack_file(file, target, progress, may_replace=outputs.may_replace, max_bytes=limit)
         for path in (target, *(target.parent / side.name for side in sides)):
             outputs.wrote(path)
     typer.echo(f"{printable(target)}: {size:,} bytes, hash matches")
 
 
 @app.command()
-def verify(file: Annotated[Path, typer.Argument(help="A .krimp file.")], as_json: JsonOption = False) -> None:
+def verify(
+    file: Annotated[Path, typer.Argument(help="A .krimp file.")],
+    as_json: JsonOption = False,
+    max_bytes: _MaxBytes = None,
+) -> None:
     """Prove a .krimp file against the checksums and the hash inside it; the original is not needed.
 
     Exit code 0: every tensor decodes and the SHA-256 of the whole matches. Exit code 5: the
@@ -122,7 +132,7 @@ def verify(file: Annotated[Path, typer.Argument(help="A .krimp file.")], as_json
     """
     with _errors(), _progress(f"verify {file.name}") as progress, only_documents(as_json):
         _refuse_folder(file)
-        codec.verify_file(file, progress)
+        codec.verify_file(file, progress, max_bytes=max_bytes)
     if as_json:
         print_document(_verified(file))
     else:
@@ -133,6 +143,7 @@ def verify(file: Annotated[Path, typer.Argument(help="A .krimp file.")], as_json
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .krimp, ONNX or safetensors file, or a folder with one.")],
     as_json: JsonOption = False,
+    max_bytes: _MaxBytes = None,
 ) -> None:
     """List the tensors of a .krimp file: type, bit width, zeros, entropy, coded bits, coder, share.
 
@@ -147,7 +158,7 @@ def inspect(
     Example: krimp inspect model.krimp --json
     """
     with _errors(), _progress(f"inspect {file.name}") as progress, only_documents(as_json):
-        facts = codec.inspect_file(file, progress)
+        facts = codec.inspect_file(file, progress, max_bytes=max_bytes)
     if as_json:
         print_document([asdict(entry) for entry in facts])
         return

@@ -15,17 +15,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compress.codec.files.coded_file import PackFacts
 from compress.codec.files.inspection import TensorFacts, inspect_file
 from compress.codec.files.named_tensors import load_tensors
-from compress.codec.files.packed_file import PackedFile, Progress
-from compress.codec.files.packing import PackFacts, pack_file
+from compress.codec.files.packed_file import SANE_BYTES, PackedFile, Progress
+from compress.codec.files.packing import pack_file
 from compress.codec.files.separate_weights import write_apart
 from compress.codec.files.tensor_places import find_spans
 from compress.codec.files.unpacking import unpack_bytes, unpack_file, verify_file
 from compress.codec.format.layout import MAGIC
-from compress.codec.mapped_memory import open_map
+from compress.codec.mapped_memory import fill, open_map, open_parts
 
 __all__ = [
+    "SANE_BYTES",
     "PackFacts",
     "PackedFile",
     "TensorFacts",
@@ -47,7 +49,7 @@ def is_packed(path: Path | str) -> bool:
     Raises:
         CodecError: the file cannot be read.
     """
-    return bytes(open_map(path)[: len(MAGIC)]) == MAGIC
+    return fill(open_parts(path)[: len(MAGIC)]).tobytes() == MAGIC
 
 
 def load(
@@ -57,6 +59,7 @@ def load(
     check_hash: bool = True,
     kernels: str = "auto",
     progress: Progress | None = None,
+    max_bytes: int = SANE_BYTES,
 ) -> bytes:
     """Return the ONNX bytes of a .krimp or .onnx file, checked for truncation.
 
@@ -66,12 +69,16 @@ def load(
         check_hash: compare the SHA-256 of a .krimp file's original; else the checksums of its tensors.
         kernels: 'auto', 'numpy' or 'numba' (same bytes).
         progress: called with (bytes done, bytes in all).
+        max_bytes: size of the original of a .krimp file from which on it is refused; by default 1 GiB, or 256 times
+            the file.
 
     Raises:
         CodecError: the file is missing, damaged, truncated, of a newer version, or keeps weights in other files.
     """
     if Path(path).suffix == ".krimp" or is_packed(path):
-        return unpack_bytes(path, threads=threads, check_hash=check_hash, kernels=kernels, progress=progress)
+        return unpack_bytes(
+            path, threads=threads, check_hash=check_hash, kernels=kernels, progress=progress, max_bytes=max_bytes
+        )
     data = open_map(path)
     find_spans(data, 0, str(path))
     return bytes(data)

@@ -31,6 +31,7 @@ def open_session(
     check_hash: bool = True,
     providers: Sequence[Any] | None = None,
     options: SessionOptions | None = None,
+    max_bytes: int | None = None,
 ) -> InferenceSession:
     """Open a model.
 
@@ -46,6 +47,8 @@ def open_session(
         check_hash: compare the SHA-256 inside a `.krimp` file; without it the checksums of its tensors are compared.
         providers: execution providers as ONNX Runtime takes them; the CPU by default.
         options: session options instead of `threads` and `optimize`; left as they are.
+        max_bytes: size of the original of a `.krimp` file from which on it is refused; by default 1 GiB, or 256 times
+            the file.
 
     Raises:
         CodecError: the file is missing, damaged, truncated or no ONNX model.
@@ -58,7 +61,7 @@ def open_session(
     open_model = _Opener(threads, optimize, tuple(providers or ("CPUExecutionProvider",)), options)
     try:
         if isinstance(source, Path) and _is_packed(source):
-            return _packed_session(source, open_model, check_hash=check_hash)
+            return _packed_session(source, open_model, max_bytes, check_hash=check_hash)
         return open_model.open(_readable(source))
     except Exception as error:
         explained = _explained(error, source)
@@ -109,18 +112,20 @@ class _Opener:
         return options
 
 
-def _packed_session(path: Path, open_model: _Opener, *, check_hash: bool) -> InferenceSession:
+def _packed_session(path: Path, open_model: _Opener, max_bytes: int | None, *, check_hash: bool) -> InferenceSession:
     """Open a `.krimp` file, with its weights apart where that is possible."""
     from compress.codec import PackedFile, unpack_file, write_apart
+    from compress.codec.files.packed_file import SANE_BYTES
     from compress.codec.mapped_memory import memory_for
 
+    limit = SANE_BYTES if max_bytes is None else max_bytes
     with ExitStack() as stack:
         stack.enter_context(memory_for(path))
         try:
             made = tempfile.TemporaryDirectory(prefix="krimp-", ignore_cleanup_errors=True)
             folder = Path(stack.enter_context(made))
             kernels = _kernels(path)
-            with PackedFile(path, kernels=kernels) as packed:
+            with PackedFile(path, kernels=kernels, max_bytes=limit) as packed:
                 packed.refuse_other_than_onnx()
                 if not packed.side_files:
                     model = write_apart(packed, folder, check_hash=check_hash)
@@ -128,7 +133,7 @@ def _packed_session(path: Path, open_model: _Opener, *, check_hash: bool) -> Inf
                 with suppress(*_refusals()):
                     return open_model.open_temporary(model)
             # ONNX Runtime looks into the file: at weights in files beside it, or at those that it wants inside.
-            unpack_file(path, folder / "whole.onnx", kernels=kernels)
+            unpack_file(path, folder / "whole.onnx", kernels=kernels, max_bytes=limit)
             return open_model.open_temporary(folder / "whole.onnx")
         except OSError as error:
             raise CodecError(

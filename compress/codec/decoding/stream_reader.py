@@ -6,7 +6,7 @@ import numpy as np
 
 from compress.codec.kernels.contract import Kernels
 from compress.codec.kernels.stream_jobs import Piece, StreamJob
-from compress.codec.mapped_memory import forget
+from compress.codec.mapped_memory import fill, forget
 
 
 class StreamReader:
@@ -18,6 +18,8 @@ class StreamReader:
         Raises:
             StreamError: it contradicts the index.
         """
+        fill(job.data[: job.head_bytes])
+        fill(job.data[job.size - 1 : job.size])
         self._stream, self._kernels = kernels.open_stream(job), kernels
         self._next = 0  # chunk
         self._left: np.ndarray = np.empty(0, dtype=np.uint8)  # values that have been decoded, but not read
@@ -49,7 +51,8 @@ class StreamReader:
         size, first = self._values(chunks), self._next
         self._next = min(first + chunks, len(self._stream.bounds) - 1)
         if size:
-            self._kernels.decode_pieces([Piece(0, self._stream, first, self._next, out[:size])])
             begin, end = self._stream.bounds[first] >> 3, self._stream.bounds[self._next] >> 3
+            fill(self._stream.job.data[begin : end + 1][: self._stream.job.size - begin])
+            self._kernels.decode_pieces([Piece(0, self._stream, first, self._next, out[:size])])
             forget(self._stream.job.data[begin:end])
         return size

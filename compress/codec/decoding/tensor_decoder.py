@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 from zlib import crc32
@@ -11,16 +11,20 @@ from zlib import crc32
 import numpy as np
 
 from compress.codec.decoding.plane_decoder import PlaneJob, constant_value, plane_job, plane_reader, with_tail
+from compress.codec.format.element_numbers import ElementMap, read_map
 from compress.codec.format.element_planes import from_planes, join_planes
 from compress.codec.format.index_and_skeleton import Placed
 from compress.codec.format.layout import KINDS, RAW, Kind, Table
+from compress.codec.format.sections import SectionReader, way_filters
+from compress.codec.format.ways import Lzma, Numbered, Part
 from compress.codec.kernels.contract import Kernels
 from compress.codec.kernels.stream_jobs import StreamError
-from compress.codec.mapped_memory import forget
+from compress.codec.mapped_memory import fill, forget
 from compress.errors import CodecError
 
 _BATCH_TENSORS = 1 << 12
 _BATCH_BYTES = 1 << 22  # decoded together: enough for NumPy's lock-step, little memory
+_KEPT_HEAPS = 8
 LARGE = 1 << 22  # values in all its planes above which a tensor is decoded in blocks of so many
 
 
@@ -39,18 +43,21 @@ def batches(tensors: Sequence[Placed]) -> Iterator[list[Placed]]:
 
 
 class _Part(NamedTuple):
-    """A tensor that is being decoded: its planes, (planes, count), uint8, what they need, and where they go."""
+    """A tensor that is being decoded: its planes, (planes, count), uint8, what they need and mean, where they go."""
 
     tensor: Placed
     planes: np.ndarray
     jobs: list[PlaneJob]
     out: np.ndarray
+    meaning: ElementMap | None
 
     def put(self, kernels: Kernels) -> None:
         for job in self.jobs:
             job.finish(kernels)
         kind = KINDS[self.tensor.record.kind]
-        if not _is_bytes(kind):
+        if self.meaning:
+            self.meaning.put(self.planes, 0, self.out)
+        elif not _is_bytes(kind):
             from_planes(self.planes, kind, self.out, kernels.join_planes)
 
 
@@ -79,13 +86,16 @@ class TensorDecoder:
         name: path for messages.
         data: the .krimp file, (file_bytes,), uint8.
         tables: its code tables.
+        heaps: small tensors that are coded together.
         kernels: what runs the loops.
     """
 
     name: str
     data: np.ndarray
     tables: list[Table]
+    heaps: list[Placed]
     kernels: Kernels
+    _known_heaps: dict[int, np.ndarray] = field(default_factory=dict)
 
     def decode(self, tensors: Sequence[Placed], outs: Sequence[np.ndarray], *, check: bool = True) -> None:
         """Decode tensors together, which is much faster for small ones.
@@ -107,11 +117,7 @@ class TensorDecoder:
                     f"{self.name}: a place of {out.dtype}, {out.shape}; expected uint8, ({tensor.record.num_bytes},),"
                     " contiguous, not read-only."
                 )
-            if check:
-                self.check(tensor)
-            if tensor.record.num_values * KINDS[tensor.record.kind].planes > LARGE:
-                self._decode_large(tensor, out)
-            elif part := self._part(tensor, out):
+            if part := self._begun(tensor, out, check=check):
                 parts.append(part)
                 waiting += part.planes.size
                 if waiting >= _BATCH_BYTES:
@@ -121,32 +127,76 @@ class TensorDecoder:
         if tensors:
             forget(self.data[tensors[0].offset : tensors[-1].offset + tensors[-1].size])
 
-    def check(self, tensor: Placed) -> None:
+    def _begun(self, tensor: Placed, out: np.ndarray, *, check: bool) -> _Part | None:
+        """Decode a tensor that is not decoded together with others, or return what is left to do."""
+        way, is_large = tensor.record.way, self._is_large(tensor)
+        if not is_large and not isinstance(way, Lzma):
+            fill(self.data[tensor.offset : tensor.offset + tensor.size])
+        if check:
+            self.check(tensor, is_there=not is_large and not isinstance(way, Lzma))
+        if isinstance(way, Part):
+            out[:] = self._heap(way.heap)[way.first :][: len(out)]
+        elif isinstance(way, Lzma):
+            at = 0
+            for unpacked in self._unpacked(tensor, way):
+                out[at : at + len(unpacked)] = unpacked
+                at += len(unpacked)
+        elif is_large:
+            for _ in self._large_blocks(tensor, out):
+                pass
+        else:
+            return self._part(tensor, out)
+        return None
+
+    def check(self, tensor: Placed, *, is_there: bool = False) -> None:
         """Compare the checksum of one tensor's coded bytes.
+
+        Args:
+            tensor: one of the file's.
+            is_there: they have been read, and are to stay.
 
         Raises:
             CodecError: it is wrong.
         """
+        if isinstance(tensor.record.way, Part):
+            return  # of its heap, when that is decoded
         payload, found = self.data[tensor.offset : tensor.offset + tensor.size], crc32(b"")
         for start in range(0, tensor.size, _BATCH_BYTES):
-            found = crc32(payload[start : start + _BATCH_BYTES].data, found)
-            forget(payload[start : start + _BATCH_BYTES])
+            part = payload[start : start + _BATCH_BYTES]
+            found = crc32((part if is_there else fill(part)).data, found)
+            if not is_there:
+                forget(part)
         if found != tensor.record.crc32:
             raise CodecError(
                 f"{self.name}: byte {tensor.offset}: checksum of this tensor is wrong; the file is damaged."
             )
 
+    def _heap(self, number: int) -> np.ndarray:
+        """Return the bytes of a heap, which are kept as long as few others are asked for."""
+        heap = self._known_heaps.get(number)
+        if heap is None:
+            heap = np.empty(self.heaps[number].record.num_bytes, dtype=np.uint8)
+            self.decode([self.heaps[number]], [heap])
+            while len(self._known_heaps) >= _KEPT_HEAPS:
+                self._known_heaps.pop(next(iter(self._known_heaps)), None)
+            self._known_heaps[number] = heap
+        return heap
+
     def _part(self, tensor: Placed, out: np.ndarray) -> _Part | None:
         """Begin a tensor; return what is left to do."""
         record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
-        if kind.planes == 1 and record.planes[0].method == RAW:
+        meaning = self._meaning(tensor)
+        if meaning:
+            at += meaning.way.packed_bytes
+        elif kind.planes == 1 and record.planes[0].method == RAW:
             out[:] = self.data[at : at + tensor.size]
             return None
         constants = [constant_value(plane, self.tables) for plane in record.planes]
-        if kind.planes > 1 and None not in constants:
+        if not meaning and kind.planes > 1 and None not in constants:
             out.reshape(-1, kind.planes)[:] = _element(tuple(constants), record.kind)
             return None
-        planes = out[None] if _is_bytes(kind) else np.empty((kind.planes, record.num_values), dtype=np.uint8)
+        is_out = _is_bytes(kind) and not meaning
+        planes = out[None] if is_out else np.empty((kind.planes, record.num_values), dtype=np.uint8)
         jobs = []
         for values, plane, size, constant in zip(planes, record.planes, tensor.plane_sizes, constants, strict=True):
             if plane.method == RAW:
@@ -157,30 +207,75 @@ class TensorDecoder:
                 payload = with_tail(self.data, at, size)
                 jobs.append(plane_job(plane, payload, record.num_values, self.tables, values, _flip(kind)))
             at += size
-        return _Part(tensor, planes, jobs, out)
+        return _Part(tensor, planes, jobs, out, meaning)
 
-    def _decode_large(self, tensor: Placed, out: np.ndarray) -> None:
-        """Decode a tensor in blocks, in memory that does not grow with it."""
+    def _meaning(self, tensor: Placed) -> ElementMap | None:
+        """Return what the numbers of a numbered tensor mean, None for any other tensor."""
+        if not isinstance(way := tensor.record.way, Numbered):
+            return None
+        packed = fill(self.data[tensor.offset : tensor.offset + way.packed_bytes])
+        try:
+            return read_map(way, packed, f"{self.name}: byte {tensor.offset}")
+        except ValueError as error:
+            raise self._damaged(tensor, error) from error
+
+    def blocks(self, tensor: Placed) -> Iterator[np.ndarray]:
+        """Yield the bytes of a tensor in order, whole elements at a time, in memory that does not grow with it.
+
+        Raises:
+            CodecError: its checksum is wrong or it cannot be decoded.
+        """
+        if isinstance(tensor.record.way, Lzma):
+            self.check(tensor)
+            yield from self._unpacked(tensor, tensor.record.way)
+        elif self._is_large(tensor):
+            self.check(tensor)
+            yield from self._large_blocks(tensor, None)
+        else:
+            out = np.empty(tensor.record.num_bytes, dtype=np.uint8)
+            self.decode([tensor], [out])
+            yield out
+
+    def _is_large(self, tensor: Placed) -> bool:
+        record = tensor.record
+        return not isinstance(record.way, Part) and record.num_values * KINDS[record.kind].planes > LARGE
+
+    def _unpacked(self, tensor: Placed, way: Lzma) -> Iterator[np.ndarray]:
+        """Yield the bytes of a tensor that is packed by LZMA."""
+        packed = self.data[tensor.offset : tensor.offset + tensor.size]
+        where = f"{self.name}: byte {tensor.offset}"
+        for part in SectionReader(packed, tensor.record.num_bytes, True, where, way_filters(way)).parts():
+            yield np.frombuffer(part, dtype=np.uint8)
+
+    def _large_blocks(self, tensor: Placed, out: np.ndarray | None) -> Iterator[np.ndarray]:
+        """Decode a tensor in blocks, in memory that does not grow with it, and yield them; into `out` if there is."""
         record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
-        if kind.planes == 1 and record.planes[0].method == RAW:
-            plane_reader(record.planes[0], self.data[at:], record.num_bytes, self.tables, 0, self.kernels).read(out)
-            return
+        meaning = self._meaning(tensor)
+        if meaning:
+            at += meaning.way.packed_bytes
+        is_raw = not meaning and kind.planes == 1 and record.planes[0].method == RAW
+        flip = 0 if is_raw else _flip(kind)
+        is_out = not meaning and (_is_bytes(kind) or is_raw)
         try:
             readers = []
             for plane, size in zip(record.planes, tensor.plane_sizes, strict=True):
-                payload = with_tail(self.data, at, size)
-                readers.append(plane_reader(plane, payload, record.num_values, self.tables, _flip(kind), self.kernels))
+                payload = self.data[at:] if is_raw else with_tail(self.data, at, size)
+                readers.append(plane_reader(plane, payload, record.num_values, self.tables, flip, self.kernels))
                 at += size
             block = LARGE // kind.planes  # values
-            room = np.empty(0 if _is_bytes(kind) else kind.planes * block, dtype=np.uint8)
+            room = np.empty(0 if is_out else kind.planes * block, dtype=np.uint8)
             for start in range(0, record.num_values, block):
                 stop = min(start + block, record.num_values)
-                part = out[start * record.num_bytes // record.num_values : stop * record.num_bytes // record.num_values]
-                planes = (part if _is_bytes(kind) else room[: kind.planes * (stop - start)]).reshape(kind.planes, -1)
+                first, end = (place * record.num_bytes // record.num_values for place in (start, stop))
+                part = np.empty(end - first, dtype=np.uint8) if out is None else out[first:end]
+                planes = (part if is_out else room[: kind.planes * (stop - start)]).reshape(kind.planes, -1)
                 for reader, values in zip(readers, planes, strict=True):
                     reader.read(values)
-                if not _is_bytes(kind):
+                if meaning:
+                    meaning.put(planes, start, part)
+                elif not is_out:
                     from_planes(planes, kind, part, self.kernels.join_planes)
+                yield part
         except ValueError as error:
             raise self._damaged(tensor, error) from error
 

@@ -54,6 +54,26 @@ class Tables:
         self._symbols = 0  # alphabets of all tables together
         self._known: dict[tuple[Shape, int], list[int]] = {}
 
+    def mark(self) -> int:
+        """Return the number of tables, for `cut`."""
+        return len(self.tables)
+
+    def cut(self, mark: int) -> list[Table]:
+        """Take off and return the tables from a number on."""
+        gone = self.tables[mark:]
+        for table in gone:
+            self._symbols -= table.alphabet
+            self._known[_known_key(table)].pop()
+        del self.tables[mark:]
+        return gone
+
+    def add(self, tables: list[Table]) -> None:
+        """Put tables on that were cut off, under the numbers they had."""
+        for table in tables:
+            self._known.setdefault(_known_key(table), []).append(len(self.tables))
+            self.tables.append(table)
+            self._symbols += table.alphabet
+
     def is_full(self) -> bool:
         """Return True if the tables of another tensor could pass a limit of the format."""
         return self._symbols + 64 * MAX_ALPHABET > MAX_SYMBOLS or len(self.tables) + 64 > MAX_COUNT
@@ -90,9 +110,7 @@ class Tables:
         number = self._find(table)
         if number is None:
             number = len(self.tables)
-            self.tables.append(table)
-            self._symbols += table.alphabet
-            self._known.setdefault((Shape(table.radix, table.group, table.centre), table.form), []).append(number)
+            self.add([table])
         return number
 
     def _candidates(self, counts: np.ndarray, shape: Shape, form: int, share: int) -> list[Choice]:
@@ -122,6 +140,10 @@ class Tables:
             if known.constant == table.constant and np.array_equal(known.entries, table.entries):
                 return number
         return None
+
+
+def _known_key(table: Table) -> tuple[Shape, int]:
+    return Shape(table.radix, table.group, table.centre), table.form
 
 
 def _longest(alphabet: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from compress.codec.files.tensor_places import Span
 from compress.codec.format.element_planes import to_planes
 from compress.codec.format.index_and_skeleton import Placed
 from compress.codec.format.layout import CONSTANT, COUNTS, KINDS, MAGIC, RAW, Kind, Plane, Stream, Table
+from compress.codec.format.ways import LISTED, Lzma, Numbered, Part
 from compress.codec.mapped_memory import forget, memory_for, open_map
 
 _BLOCK = 1 << 18  # elements counted at a time: bounds the memory
@@ -51,12 +52,15 @@ class TensorFacts:
     coder: str
 
 
-def inspect_file(path: Path | str, progress: Progress | None = None) -> list[TensorFacts]:
+def inspect_file(
+    path: Path | str, progress: Progress | None = None, *, max_bytes: int | None = None
+) -> list[TensorFacts]:
     """Return facts about every coded tensor of a .krimp file, in file order; of another network, about every tensor.
 
     Args:
         path: a .krimp, ONNX or safetensors file, or a folder with one.
         progress: called with (tensors done, tensors in all).
+        max_bytes: size of the original of a .krimp file from which on it is refused; None for none.
 
     Raises:
         CodecError: the file is none of them, damaged, truncated, or of a newer version.
@@ -65,10 +69,12 @@ def inspect_file(path: Path | str, progress: Progress | None = None) -> list[Ten
         with memory_for(path):
             return _plain_facts(open_source(path), progress)
     facts = []
-    with memory_for(path), PackedFile(path) as packed:
+    with memory_for(path), PackedFile(path, max_bytes=max_bytes) as packed:
         names = {span.start: span for span in named_spans(packed)}
         for number, tensor in enumerate(packed.tensors):
-            span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, tensor.record.kind))
+            span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, _kind(tensor)))
+            if span.num_bytes != tensor.record.num_bytes:  # one of several parts of it
+                span = replace(span, num_bytes=tensor.record.num_bytes, dims=())
             facts.append(_facts(packed, tensor, span))
             if progress:
                 progress(number + 1, len(packed.tensors))
@@ -109,11 +115,13 @@ def _values(blocks: Iterable[np.ndarray], kind: Kind) -> tuple[int, int, float]:
     """Return bit width, number of zeros and order-0 entropy (bits, of all values together) of a tensor's bytes."""
     counts, zeros = np.zeros((kind.planes, 256), dtype=np.int64), 0
     step = _BLOCK * kind.planes
-    for part in (block[start : start + step] for block in blocks for start in range(0, len(block), step)):
-        for number, plane in enumerate(to_planes(part, kind)):
-            counts[number] += np.bincount(plane, minlength=256)
-        if kind.planes > 1:
-            zeros += int(np.count_nonzero(~part.reshape(-1, kind.planes).any(axis=1)))
+    for block in blocks:
+        for start in range(0, len(block), step):
+            part = block[start : start + step]
+            for number, plane in enumerate(to_planes(part, kind)):
+                counts[number] += np.bincount(plane, minlength=256)
+            if kind.planes > 1:
+                zeros += int(np.count_nonzero(~part.reshape(-1, kind.planes).any(axis=1)))
     bit_width = 8 * kind.planes
     if kind.planes == 1:
         zeros = int(counts[0, 1 << kind.value_bits - 1 if kind.is_signed else 0])
@@ -121,22 +129,27 @@ def _values(blocks: Iterable[np.ndarray], kind: Kind) -> tuple[int, int, float]:
     return bit_width, zeros, sum(entropy_bits(row) for row in counts)
 
 
+def _kind(tensor: Placed) -> int:
+    return tensor.record.kind if tensor.record.way is None else 0
+
+
 def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
-    record, kind = tensor.record, KINDS[tensor.record.kind]
-    bit_width, zeros, entropy = _values([packed.decode(tensor)], kind)
+    record, kind = tensor.record, KINDS[span.kind]
+    elements, size = span.num_bytes // kind.planes * (8 // kind.value_bits), _own_bytes(packed, tensor)
+    bit_width, zeros, entropy = _values(packed.blocks(tensor), kind)
     return TensorFacts(
         name=span.name,
         dims=span.dims,
         data_type=span.data_type or kind.name,
-        elements=record.num_values,
+        elements=elements,
         bit_width=bit_width,
-        zeros=zeros / record.num_values,
-        entropy_bits_per_weight=entropy / record.num_values,
-        bits_per_weight=8 * tensor.size / record.num_values,
+        zeros=zeros / elements,
+        entropy_bits_per_weight=entropy / elements,
+        bits_per_weight=8 * size / elements,
         original_bytes=record.num_bytes,
-        packed_bytes=tensor.size,
-        share=tensor.size / packed.file_bytes,
-        coder=_coder(record.planes, packed.tables),
+        packed_bytes=size,
+        share=size / packed.file_bytes,
+        coder=_words(packed, tensor),
     )
 
 
@@ -150,6 +163,28 @@ def _bit_width(values: np.ndarray, value_bits: int, is_signed: bool) -> int:
         if low < middle
         else (high - middle).bit_length() + 1
     )
+
+
+def _own_bytes(packed: PackedFile, tensor: Placed) -> int:
+    """Return the coded bytes of a tensor: none of a copy, its share of a heap."""
+    if isinstance(way := tensor.record.way, Part):
+        heap = packed.heaps[way.heap]
+        return round(heap.size * tensor.record.num_bytes / heap.record.num_bytes)
+    return tensor.own_size
+
+
+def _words(packed: PackedFile, tensor: Placed) -> str:
+    if tensor.copy_of is not None:
+        return "copy"
+    match tensor.record.way:
+        case Part(heap, _):
+            return f"{_words(packed, packed.heaps[heap])}, in a heap"
+        case Lzma(delta, _, _):
+            return f"lzma of differences by {delta}" if delta else "lzma"
+        case Numbered() as way:
+            what = f"list of {way.entries}" if way.form == LISTED else f"{way.entries} scales"
+            return f"{what} + {_coder(tensor.record.planes, packed.tables)}"
+    return _coder(tensor.record.planes, packed.tables)
 
 
 def _coder(planes: tuple[Plane, ...], tables: list[Table]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from compress.codec.files.containers import SAFETENSORS, looks_like_safetensors
 from compress.codec.files.network_folder import INDEX_SUFFIX, shard_names
 from compress.codec.files.network_source import normal_name, side_spans
-from compress.codec.files.packed_file import PackedFile, map_in_threads
+from compress.codec.files.packed_file import SANE_BYTES, PackedFile, map_in_threads
 from compress.codec.files.tensor_places import ExternalTensor, Span, find_tensors
 from compress.codec.format.element_planes import to_planes
 from compress.codec.format.file_names import refused_name
@@ -82,7 +82,12 @@ def network_name(packed: PackedFile) -> str | None:
 
 
 def load_tensors(
-    path: Path | str, names: Iterable[str] | None = None, *, threads: int = 1, kernels: str = "auto"
+    path: Path | str,
+    names: Iterable[str] | None = None,
+    *,
+    threads: int = 1,
+    kernels: str = "auto",
+    max_bytes: int = SANE_BYTES,
 ) -> dict[str, np.ndarray]:
     """Return tensors of a .krimp file; only their bytes are decoded.
 
@@ -91,6 +96,7 @@ def load_tensors(
         names: which ones; all that have a name if None.
         threads: how many are decoded at once.
         kernels: 'auto', 'numpy' or 'numba' (same values).
+        max_bytes: size of the original from which on it is refused; by default 1 GiB, or 256 times the file.
 
     Returns:
         Arrays of the original's shape. Types that NumPy lacks: integers of 2 and 4 bits as int8 or uint8,
@@ -99,7 +105,7 @@ def load_tensors(
     Raises:
         CodecError: the file is damaged, or has no such tensor.
     """
-    with memory_for(path), PackedFile(path, kernels=kernels) as packed:
+    with memory_for(path), PackedFile(path, kernels=kernels, max_bytes=max_bytes) as packed:
         whole = _without_tensors(packed)
         spans = {span.name: span for span in _named_spans(packed, whole) if span.name}
         wanted = list(spans) if names is None else list(names)
@@ -116,14 +122,22 @@ def load_tensors(
 
 
 def _tensor_bytes(packed: PackedFile, span: Span, coded: Placed | None, whole: np.ndarray) -> np.ndarray:
-    """Decode a tensor, or take it from the bytes between coded ones."""
+    """Decode a tensor, which may be coded in parts, or take it from the bytes between coded ones."""
     if coded is not None and coded.record.num_bytes == span.num_bytes:
         return packed.decode(coded)
     end = span.start + span.num_bytes
-    before = bisect_left(packed.tensors, end, key=lambda tensor: tensor.start) - 1
-    if before >= 0 and packed.tensors[before].start + packed.tensors[before].record.num_bytes > span.start:
-        raise CodecError(f"{packed.name}: byte {HEADER_BYTES}: byte {span.start} of the original is coded differently.")
-    return whole[span.start : end].copy()
+    first = bisect_left(packed.tensors, span.start, key=lambda tensor: tensor.start + tensor.record.num_bytes - 1)
+    out = whole[span.start : end].copy()
+    for tensor in packed.tensors[first:]:
+        at = tensor.start - span.start
+        if at >= span.num_bytes:
+            break
+        if at < 0 or at + tensor.record.num_bytes > span.num_bytes:
+            raise CodecError(
+                f"{packed.name}: byte {HEADER_BYTES}: byte {span.start} of the original is coded differently."
+            )
+        packed.decode(tensor, out[at : at + tensor.record.num_bytes])
+    return out
 
 
 def _as_array(data: np.ndarray, span: Span) -> np.ndarray:

@@ -16,10 +16,12 @@ from compress.codec.format.layout import CONTAINERS, HEADER_BYTES, parse_header
 from compress.codec.format.sections import SectionReader
 from compress.codec.kernels.choice import choose
 from compress.codec.kernels.contract import Kernels
-from compress.codec.mapped_memory import open_map
+from compress.codec.mapped_memory import fill, open_parts
 from compress.errors import CodecError
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+
+SANE_BYTES = -1
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -34,30 +36,33 @@ class PackedFile:
         name: path for messages.
         header: its header.
         side_files: files that follow the original.
-        tables, tensors: its index.
+        tables, heaps, tensors: its index.
         skeleton: the bytes of the original outside the tensors.
         file_bytes: its size.
     """
 
-    def __init__(self, path: Path | str, *, kernels: str | Kernels = "auto") -> None:
+    def __init__(self, path: Path | str, *, kernels: str | Kernels = "auto", max_bytes: int | None = None) -> None:
         """Open a file and check it.
 
         Args:
             path: the .krimp file.
             kernels: 'auto', 'numpy' or 'numba' (same bytes), or those that are chosen already.
+            max_bytes: size of the original from which on it is refused; SANE_BYTES for `sane_bytes`; None for none.
 
         Raises:
-            CodecError: it is not a .krimp file, damaged, truncated, or of a newer version.
+            CodecError: it is not a .krimp file, damaged, truncated, of a newer version, or declares too much.
         """
         self.name = str(path)
-        # numpy over the map: slices cost nothing and are read when touched.
-        data = np.frombuffer(open_map(path), dtype=np.uint8)
+        data = open_parts(path)  # slices cost nothing, and are read when they are needed
         self.file_bytes = len(data)
-        self.header = parse_header(data[:HEADER_BYTES].tobytes(), self.file_bytes, self.name)
+        self.header = parse_header(fill(data[:HEADER_BYTES]).tobytes(), self.file_bytes, self.name)
+        if max_bytes is not None:
+            _refuse_more(self.header.original_bytes, max_bytes, self.file_bytes, self.name)
         chosen = choose(kernels, self.header.original_bytes) if isinstance(kernels, str) else kernels
-        self.side_files, self.tables, self.tensors = read_index(data, self.header, self.name, chosen.read_runs)
+        index = read_index(data, self.header, self.name, chosen.read_runs)
+        self.side_files, self.tables, self.heaps, self.tensors = index
         self.skeleton = Skeleton(data, self.header, self.name)
-        self._open_decoder: TensorDecoder | None = TensorDecoder(self.name, data, self.tables, chosen)
+        self._open_decoder: TensorDecoder | None = TensorDecoder(self.name, data, self.tables, self.heaps, chosen)
 
     def __enter__(self) -> PackedFile:
         return self
@@ -102,6 +107,14 @@ class PackedFile:
         """
         self._decoder.decode(tensors, outs, check=check)
 
+    def blocks(self, tensor: Placed) -> Iterator[np.ndarray]:
+        """Yield the bytes of one tensor, whole elements at a time, in memory that does not grow with it.
+
+        Raises:
+            CodecError: its checksum is wrong or it cannot be decoded.
+        """
+        yield from self._decoder.blocks(tensor)
+
     def pieces(self) -> Iterator[bytes | memoryview]:
         """Yield the original file, and what follows it, piece by piece, in order.
 
@@ -110,6 +123,10 @@ class PackedFile:
         """
         skeleton = self.skeleton.reader()
         for batch in batches(self.tensors):
+            if len(batch) == 1:
+                yield from skeleton.parts(batch[0].record.gap)
+                yield from (block.data for block in self.blocks(batch[0]))
+                continue
             outs = [np.empty(tensor.record.num_bytes, dtype=np.uint8) for tensor in batch]
             self.decode_many(batch, outs)
             for tensor, out in zip(batch, outs, strict=True):
@@ -236,8 +253,25 @@ class PackedFile:
         Raises:
             CodecError: one of them is wrong.
         """
-        for tensor in self.tensors:
+        for tensor in [*self.heaps, *self.tensors]:
             self._decoder.check(tensor)
+
+
+def sane_bytes(file_bytes: int) -> int:
+    """Return the largest original that is unpacked from a file of some size unless the caller allows more.
+
+    Networks shrink to a hundredth at most; what declares more is zeros, or made to fill a disk.
+    """
+    return max(1 << 30, 256 * file_bytes)
+
+
+def _refuse_more(declared: int, max_bytes: int, file_bytes: int, name: str) -> None:
+    limit = sane_bytes(file_bytes) if max_bytes == SANE_BYTES else max_bytes
+    if declared > limit:
+        raise CodecError(
+            f"{name}: byte 16: declares {declared} bytes; expected at most {limit}. Allow as many by --max-bytes"
+            " (max_bytes) if you know where the file is from."
+        )
 
 
 def original_bytes(path: Path | str) -> int:
@@ -246,8 +280,8 @@ def original_bytes(path: Path | str) -> int:
     Raises:
         CodecError: it is not a .krimp file, damaged in its header, truncated, or of a newer version.
     """
-    data = open_map(path)
-    return parse_header(bytes(data[:HEADER_BYTES]), len(data), str(path)).original_bytes
+    data = open_parts(path)
+    return parse_header(fill(data[:HEADER_BYTES]).tobytes(), len(data), str(path)).original_bytes
 
 
 class OriginalHash:

@@ -94,22 +94,27 @@ def write_apart(
     data = whole.data
     coded = {tensor.start: tensor.record.num_bytes for tensor in packed.tensors}
     graph, found = _main_initializers(OnnxWalker(data, packed.name), least_bytes)
-    apart = [each for each in found if coded.get(each.raw[1]) == each.num_bytes]
+    apart = found
     if len({each.name for each in apart}) < len(apart):
         apart = []  # two of one name: for the runtime to refuse
     sizes = [-(-each.num_bytes // _ALIGNED) * _ALIGNED for each in apart]
     offsets = dict(zip((each.raw[1] for each in apart), accumulate(sizes, initial=0), strict=False))
 
+    streamed = {each.raw[1] for each in apart if coded.get(each.raw[1]) == each.num_bytes}
+
     def place(number: int) -> np.ndarray:
         tensor = packed.tensors[number]
-        return np.empty(tensor.record.num_bytes, np.uint8) if tensor.start in offsets else places[number]
+        return np.empty(tensor.record.num_bytes, np.uint8) if tensor.start in streamed else places[number]
 
     with (folder / WEIGHTS).open("wb") as file:
         for number, out in packed.decode_each(place, threads=threads, check_hash=check_hash):
-            offset = offsets.get(packed.tensors[number].start)
-            if offset is not None:
-                file.seek(offset)
+            if packed.tensors[number].start in streamed:
+                file.seek(offsets[packed.tensors[number].start])
                 file.write(out.data)
+        for each in apart:
+            if each.raw[1] not in streamed:  # it lies in the skeleton, or in several parts
+                file.seek(offsets[each.raw[1]])
+                file.write(data[each.raw[1] : each.raw[2]])
     with (folder / MODEL).open("wb") as file:
         for piece in _without(data, graph, apart, offsets):
             file.write(piece)

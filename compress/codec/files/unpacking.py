@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.codec.files.packed_file import PackedFile, Progress
+from compress.codec.files.packed_file import SANE_BYTES, PackedFile, Progress
 from compress.codec.files.whole_file import whole_file
 from compress.codec.format.file_names import MAX_PART_BYTES, refused_name
 from compress.codec.format.layout import SideFile
@@ -27,6 +27,7 @@ def unpack_file(
     progress: Progress | None = None,
     *,
     kernels: str = "auto",
+    max_bytes: int = SANE_BYTES,
     may_replace: Callable[[Path], bool] = lambda _: False,
 ) -> int:
     """Write the original of a .krimp file, whole or not at all, checked against its hash.
@@ -39,6 +40,7 @@ def unpack_file(
         dst: file to write; replaced if it exists.
         progress: called with (bytes done, bytes in all).
         kernels: 'auto', 'numpy' or 'numba' (same bytes).
+        max_bytes: size of the original from which on it is refused; by default 1 GiB, or 256 times the file.
         may_replace: whether a file beside it that is there, with other contents, is replaced.
 
     Returns:
@@ -49,7 +51,7 @@ def unpack_file(
             name that a stranger's file must not have (hidden, longer than the file system takes).
     """
     dst = Path(dst)
-    with memory_for(src), PackedFile(src, kernels=kernels) as packed, ExitStack() as stack:
+    with memory_for(src), PackedFile(src, kernels=kernels, max_bytes=max_bytes) as packed, ExitStack() as stack:
         total = packed.header.original_bytes
         sizes = [total - sum(file.num_bytes for file in packed.side_files)]
         _refuse_names(packed, dst)
@@ -68,6 +70,7 @@ def unpack_bytes(
     progress: Progress | None = None,
     threads: int = 1,
     check_hash: bool = True,
+    max_bytes: int = SANE_BYTES,
 ) -> bytes:
     """Return the original file of a .krimp file.
 
@@ -77,12 +80,13 @@ def unpack_bytes(
         progress: called with (bytes done, bytes in all).
         threads: how many decode at once.
         check_hash: compare the SHA-256 of the whole; every tensor has its own checksum besides.
+        max_bytes: size of the original from which on it is refused; by default 1 GiB, or 256 times the file.
 
     Raises:
         CodecError: the file is not a .krimp file, damaged, truncated, or of a newer version; or it holds
             several files.
     """
-    with memory_for(path), PackedFile(path, kernels=kernels) as packed:
+    with memory_for(path), PackedFile(path, kernels=kernels, max_bytes=max_bytes) as packed:
         packed.refuse_side_files()
         total = packed.header.original_bytes
         # BytesIO hands its buffer over without a copy, and can be written in place before.
@@ -189,13 +193,20 @@ def _with_sizes(writes: list[_Write], sizes: list[int]) -> Iterator[tuple[_Write
     yield from zip(writes, sizes, strict=True)
 
 
-def verify_file(path: Path | str, progress: Progress | None = None) -> None:
+def verify_file(path: Path | str, progress: Progress | None = None, *, max_bytes: int | None = None) -> None:
     """Prove a .krimp file against the checksums and the hash inside, without writing anything.
+
+    Memory does not grow with the file.
+
+    Args:
+        path: the .krimp file.
+        progress: called with (bytes done, bytes in all).
+        max_bytes: size of the original from which on it is refused; None for none.
 
     Raises:
         CodecError: it is not a .krimp file, damaged, truncated, or of a newer version.
     """
-    with memory_for(path), PackedFile(path) as packed:
+    with memory_for(path), PackedFile(path, max_bytes=max_bytes) as packed:
         write_original(packed, len, progress)
 
 

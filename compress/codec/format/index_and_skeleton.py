@@ -12,9 +12,10 @@ import numpy as np
 
 from compress.codec.format.index_reader import IndexReader, ReadRuns
 from compress.codec.format.layout import HEADER_BYTES, Header, SideFile, Table, TensorRecord
-from compress.codec.format.payload_sizes import plane_bytes
+from compress.codec.format.payload_sizes import map_bytes, plane_bytes
 from compress.codec.format.sections import PART_BYTES, SectionReader, expand
-from compress.codec.mapped_memory import forget
+from compress.codec.format.ways import Copy
+from compress.codec.mapped_memory import fill, forget
 from compress.errors import CodecError
 
 
@@ -27,6 +28,7 @@ class Placed(NamedTuple):
         offset: first coded byte in the .krimp file.
         plane_sizes: coded bytes of each plane.
         size: coded bytes.
+        copy_of: number of the tensor whose codes these are, None: its own.
     """
 
     record: TensorRecord
@@ -34,6 +36,12 @@ class Placed(NamedTuple):
     offset: int
     plane_sizes: tuple[int, ...]
     size: int
+    copy_of: int | None = None
+
+    @property
+    def own_size(self) -> int:
+        """Return the coded bytes that are there for this tensor alone: none of a copy, or of a part of a heap."""
+        return self.size if self.copy_of is None else 0
 
 
 class PlacedIndex(NamedTuple):
@@ -42,11 +50,13 @@ class PlacedIndex(NamedTuple):
     Attributes:
         side_files: files that follow the original.
         tables: code tables.
+        heaps: small tensors that are coded together.
         tensors: coded tensors, in the order of the original.
     """
 
     side_files: list[SideFile]
     tables: list[Table]
+    heaps: list[Placed]
     tensors: list[Placed]
 
 
@@ -116,23 +126,29 @@ def read_index(data: np.ndarray, header: Header, name: str, read_runs: ReadRuns)
         header.index_packed_by_lzma,
         header.index_crc32,
     )
-    reader = IndexReader(_read_section(data, section, name), name, read_runs)
+    reader = IndexReader(_read_section(data, section, name), name, read_runs, header.version)
     with _without_collector():
         side_files = reader.side_files()
         if sum(file.num_bytes for file in side_files) > header.original_bytes:
             raise reader.fail(f"files beside the original are larger than all, {header.original_bytes} bytes")
         tables = reader.tables()
-        return PlacedIndex(side_files, tables, _read_tensors(reader, tables, header))
+        return PlacedIndex(side_files, tables, *_read_tensors(reader, tables, header))
 
 
-def _read_tensors(reader: IndexReader, tables: list[Table], header: Header) -> list[Placed]:
-    """Read all tensor records, up to the end of the index; they must fill the original and the payload exactly."""
-    tensors, start, place, gaps = [], 0, HEADER_BYTES, 0
+def _read_tensors(reader: IndexReader, tables: list[Table], header: Header) -> tuple[list[Placed], list[Placed]]:
+    """Read heaps and tensors, up to the end of the index; they must fill the original and the payload exactly."""
+    heaps: list[Placed] = []
+    tensors: list[Placed] = []
+    start, place, gaps = 0, HEADER_BYTES, 0
+    for record in reader.heaps(tables):
+        sizes = tuple([plane_bytes(plane, record, tables) for plane in record.planes])
+        heaps.append(Placed(record, 0, place, sizes, sum(sizes) + map_bytes(record)))
+        place += heaps[-1].size
     for _ in range(header.num_tensors):
         record = reader.record(tables)
         start += record.gap
         sizes = tuple([plane_bytes(plane, record, tables) for plane in record.planes])
-        size = sum(sizes)
+        size = sum(sizes) if record.way is None else sum(sizes) + map_bytes(record)
         gaps += record.gap
         if start + record.num_bytes > header.original_bytes or gaps > header.skeleton_bytes:
             raise reader.fail(
@@ -142,9 +158,12 @@ def _read_tensors(reader: IndexReader, tables: list[Table], header: Header) -> l
             raise reader.fail(
                 f"tensor needs {size} coded bytes; {HEADER_BYTES + header.payload_bytes - place} are left"
             )
-        tensors.append(Placed(record, start, place, sizes, size))
+        if isinstance(record.way, Copy):
+            tensors.append(_copy(reader, tensors, record, record.way, start))
+        else:
+            tensors.append(Placed(record, start, place, sizes, size))
         start += record.num_bytes
-        place += size
+        place += size  # 0 of a copy
     reader.end()
     covered = start - gaps + header.skeleton_bytes
     if covered != header.original_bytes or place != HEADER_BYTES + header.payload_bytes:
@@ -152,17 +171,34 @@ def _read_tensors(reader: IndexReader, tables: list[Table], header: Header) -> l
             f"tensors and skeleton make {covered} bytes from {place - HEADER_BYTES} coded ones;"
             f" expected {header.original_bytes} from {header.payload_bytes}"
         )
-    return tensors
+    return heaps, tensors
+
+
+def _copy(reader: IndexReader, tensors: list[Placed], record: TensorRecord, way: Copy, start: int) -> Placed:
+    """Return a tensor with the codes of an earlier one."""
+    number = len(tensors) - way.back
+    if way.back == 0 or number < 0:
+        raise reader.fail(f"copy of {way.back} records before number {len(tensors)}; expected an earlier one")
+    original = tensors[number]
+    if original.copy_of is not None or original.record.num_bytes != record.num_bytes:
+        raise reader.fail(
+            f"copy of record {number}, {original.record.num_bytes} bytes; expected {record.num_bytes}, and no copy"
+        )
+    return original._replace(record=original.record._replace(gap=record.gap), start=start, copy_of=number)
 
 
 def _checked(data: np.ndarray, section: _Section, name: str) -> np.ndarray:
     """Return a section as it is in the file."""
     packed = data[section.offset : section.offset + section.packed_bytes]
-    if crc32(packed.data) != section.crc32:
+    found = 0
+    for start in range(0, len(packed), PART_BYTES):
+        part = packed[start : start + PART_BYTES]
+        found = crc32(fill(part).data, found)
+        forget(part)
+    if found != section.crc32:
         raise CodecError(
             f"{name}: byte {section.offset}: checksum of the {section.what} is wrong; the file is damaged."
         )
-    forget(packed)
     return packed
 
 

@@ -35,6 +35,18 @@ from compress.codec.format.layout import (
     TensorRecord,
 )
 from compress.codec.format.symbol_order import symbol_order
+from compress.codec.format.ways import (
+    COPY,
+    LZMA,
+    MAX_HEAP_BYTES,
+    MAX_HEAPS,
+    NUMBERED,
+    PART,
+    Copy,
+    Part,
+    read_lzma,
+    read_numbered,
+)
 from compress.errors import CodecError
 
 # (index, first byte, are they counts, number of entries) -> entries and the byte behind them, or None: cannot
@@ -45,16 +57,20 @@ _NO_ENTRIES = np.empty(0, dtype=np.int64)
 class IndexReader:
     """Reads tables and records from the unpacked index; every step checks that bytes are left."""
 
-    def __init__(self, data: bytes, name: str, read_runs: ReadRuns | None = None) -> None:
+    def __init__(self, data: bytes, name: str, read_runs: ReadRuns | None = None, version: int = 1) -> None:
         """Begin at the first byte.
 
         Args:
             data: the unpacked index.
             name: path for messages.
             read_runs: what reads the entries of a table more quickly, where it can.
+            version: of the format.
         """
+        self._version = version
         self._data, self._name, self._at, self._symbols = data, name, 0, 0
         self._read_runs = read_runs
+        self._heaps: list[int] = []  # bytes of each, and how many of them tensors have taken
+        self._taken: list[int] = []
         self._unused: set[int] = set()  # tables that no stream has named so far
         self._constants: dict[tuple[bytes, int], Plane] = {}  # by what the index says of them
 
@@ -89,6 +105,8 @@ class IndexReader:
         """Refuse bytes after the last record, and tables without use."""
         if self._unused:
             raise self.fail(f"table {min(self._unused)} is used by no stream; expected tables with a use only")
+        if self._taken != self._heaps:
+            raise self.fail(f"heaps of {self._heaps} bytes, of which {self._taken} are used; expected all")
         if self._at != len(self._data):
             raise self.fail(f"{len(self._data) - self._at} bytes follow the last record; expected none")
 
@@ -179,6 +197,37 @@ class IndexReader:
     def record(self, tables: list[Table]) -> TensorRecord:
         """Read one tensor record."""
         gap, num_bytes, kind = self.varint(), self.varint(), self.byte()
+        if self._version > 1 and kind == COPY:
+            return TensorRecord(gap, num_bytes, 0, (), 0, Copy(self.varint(MAX_COUNT)))
+        if self._version > 1 and kind == PART:
+            return TensorRecord(gap, num_bytes, 0, (), 0, self._part(num_bytes))
+        return self._coded(tables, gap, num_bytes, kind)
+
+    def heaps(self, tables: list[Table]) -> list[TensorRecord]:
+        """Read the records of the heaps."""
+        if self._version == 1:
+            return []
+        found = []
+        for _ in range(self.varint(MAX_HEAPS)):
+            record = self._coded(tables, 0, self.varint(MAX_HEAP_BYTES), self.byte())
+            found.append(record)
+        self._heaps = [record.num_bytes for record in found]
+        self._taken = [0] * len(found)
+        return found
+
+    def _part(self, num_bytes: int) -> Part:
+        """Read which heap has a tensor: the bytes behind those of the part before."""
+        heap = self.varint(MAX_HEAPS)
+        first = self._taken[heap] if heap < len(self._heaps) else 0
+        if heap >= len(self._heaps) or num_bytes == 0 or first + num_bytes > self._heaps[heap]:
+            raise self.fail(f"{num_bytes} bytes of heap {heap}, from {first}; expected some that are there")
+        self._taken[heap] += num_bytes
+        return Part(heap, first)
+
+    def _coded(self, tables: list[Table], gap: int, num_bytes: int, kind: int) -> TensorRecord:
+        """Read the rest of a record that has codes of its own."""
+        if self._version > 1 and kind in (LZMA, NUMBERED):
+            return self._other_way(tables, gap, num_bytes, kind)
         if (form := KINDS.get(kind)) is None:
             raise self.fail(f"tensor kind {kind}; expected one of {sorted(KINDS)}")
         if num_bytes == 0 or num_bytes % form.planes:
@@ -186,6 +235,18 @@ class IndexReader:
         count, num_values = num_bytes // form.planes * (8 // form.value_bits), 1 << form.value_bits
         planes = tuple([self._plane(tables, count, num_values) for _ in range(form.planes)])
         return TensorRecord(gap, num_bytes, kind, planes, self._checksum())
+
+    def _other_way(self, tables: list[Table], gap: int, num_bytes: int, kind: int) -> TensorRecord:
+        """Read the rest of a record of version 2."""
+        if num_bytes == 0:
+            raise self.fail("0 bytes; expected at least one")
+        if kind == LZMA:
+            lzma = read_lzma(self, num_bytes)
+            return TensorRecord(gap, num_bytes, 0, (), self._checksum(), lzma)
+        way, codes = read_numbered(self, num_bytes)
+        count = num_bytes // way.element_bytes
+        planes = tuple([self._plane(tables, count, 256) for _ in range(KINDS[codes].planes)])
+        return TensorRecord(gap, num_bytes, codes, planes, self._checksum(), way)
 
     def _checksum(self) -> int:
         at = self._at

@@ -17,6 +17,7 @@ from compress.codec.format.layout import (
     TensorRecord,
 )
 from compress.codec.format.symbol_order import symbol_order
+from compress.codec.format.ways import COPY, LZMA, NUMBERED, PART, SCALED, Copy, Lzma, Numbered, Part
 
 
 def write_varint(value: int) -> bytes:
@@ -89,10 +90,25 @@ def _write_count_run(count: int, run: int) -> bytes:
     return write_varint(count << 1 | 1) + write_varint(run - 2)
 
 
+def write_heaps(heaps: Sequence[TensorRecord]) -> bytes:
+    """Return the bytes of the records of the heaps."""
+    return write_varint(len(heaps)) + b"".join(write_record(heap)[1:] for heap in heaps)  # without a gap
+
+
 def write_record(record: TensorRecord) -> bytes:
     """Return the bytes of a tensor record."""
     out = bytearray(write_varint(record.gap) + write_varint(record.num_bytes))
-    out.append(record.kind)
+    match record.way:
+        case Copy(back):
+            return bytes(out + bytes([COPY]) + write_varint(back))
+        case Part(heap, _):
+            return bytes(out + bytes([PART]) + write_varint(heap))
+        case Lzma(delta, dictionary, packed_bytes):
+            out += bytes([LZMA, delta, dictionary]) + write_varint(packed_bytes)
+        case Numbered() as way:
+            out += _write_numbered(way, record.kind)
+        case None:
+            out.append(record.kind)
     for plane in record.planes:
         out.append(plane.method)
         if plane.main is not None:
@@ -103,6 +119,14 @@ def write_record(record: TensorRecord) -> bytes:
             out += write_varint(plane.escapes) + _write_stream(plane.escape)
     out += struct.pack("<I", record.crc32)
     return bytes(out)
+
+
+def _write_numbered(way: Numbered, codes: int) -> bytes:
+    out = bytes([NUMBERED, way.form, way.element, codes])
+    if way.form == SCALED:
+        folded = 2 * way.base if way.base >= 0 else -2 * way.base - 1
+        out += write_varint(folded) + bytes([way.has_negative_zero]) + write_varint(way.inner)
+    return out + write_varint(way.entries) + bytes([way.is_lzma]) + write_varint(way.packed_bytes)
 
 
 def _write_stream(stream: Stream) -> bytes:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 from zlib import crc32
 
 import numpy as np
 
+from compress.codec.format.ways import Numbered, Way
 from compress.errors import CodecError
 
 MAGIC = b"\x89KRIMP\r\n"
-VERSION = 1
+VERSIONS = (1, 2)  # written as 1 where nothing of 2 is used
 HEADER_BYTES = 108
 MAX_ORIGINAL_BYTES = 1 << 36
 MAX_RATIO = 1 << 20  # original bytes for each byte of the file
 MAX_INDEX_BYTES = 1 << 26
-MAX_INDEX_RATIO = 64  # index bytes for each of its packed bytes
+MAX_INDEX_RATIO = {1: 64, 2: 1024}  # index bytes for each of its packed bytes, by version
 MAX_COUNT = 1 << 17  # tensors, tables
 MIN_TABLE_BYTES = 5  # the shortest table and the shortest tensor record: their number cannot be larger than
-MIN_RECORD_BYTES = 8  # the index has room for
+MIN_RECORD_BYTES = {1: 8, 2: 4}  # the index has room for, by version
 MAX_SYMBOLS = 1 << 22  # alphabets of all tables together
 MAX_GROUP = 8  # digits of a symbol: their values fit into one 64-bit word
 MAX_CHUNK = 1 << 20  # symbols
@@ -170,8 +171,10 @@ class TensorRecord(NamedTuple):  # quicker to make than a dataclass
         gap: bytes of the skeleton between the span before and this one.
         num_bytes: length of the span.
         kind: key of KINDS.
-        planes: least significant byte first.
+        planes: least significant byte first; of a numbered tensor those of the numbers, which are of this kind; none
+            of a tensor that is packed by LZMA.
         crc32: over the coded bytes.
+        way: what version 2 does instead; None: planes of the elements.
     """
 
     gap: int
@@ -179,10 +182,13 @@ class TensorRecord(NamedTuple):  # quicker to make than a dataclass
     kind: int
     planes: tuple[Plane, ...]
     crc32: int
+    way: Way | None = None
 
     @property
     def num_values(self) -> int:
         """Return the number of values in each plane."""
+        if isinstance(self.way, Numbered):
+            return self.num_bytes // self.way.element_bytes
         kind = KINDS[self.kind]
         return self.num_bytes // kind.planes * (8 // kind.value_bits)
 
@@ -217,12 +223,13 @@ class Header:
     index_packed_bytes: int
     skeleton_crc32: int
     index_crc32: int
+    version: int = 1
 
     def to_bytes(self) -> bytes:
         """Return the 108 bytes."""
         flags = int(self.skeleton_packed_by_lzma) | int(self.index_packed_by_lzma) << 1
         body = _FIXED.pack(
-            MAGIC, VERSION, self.container, flags, self.num_tensors, self.original_bytes, self.sha256,
+            MAGIC, self.version, self.container, flags, self.num_tensors, self.original_bytes, self.sha256,
             self.payload_bytes, self.skeleton_bytes, self.skeleton_packed_bytes, self.index_bytes,
             self.index_packed_bytes, self.skeleton_crc32, self.index_crc32,
         )  # fmt: skip
@@ -244,11 +251,11 @@ def parse_header(data: bytes, file_bytes: int, name: str) -> Header:
         raise CodecError(
             f"{name}: byte 0: this is not a .krimp file (it starts with {data[:8]!r}); expected {MAGIC!r}."
         )
-    if len(data) >= 10 and (version := struct.unpack_from("<H", data, 8)[0]) != VERSION:
-        age = "newer than" if version > VERSION else "unknown to"
+    if len(data) >= 10 and (version := struct.unpack_from("<H", data, 8)[0]) not in VERSIONS:
+        age = "newer than" if version > VERSIONS[-1] else "unknown to"
         raise CodecError(
-            f"{name}: byte 8: format version {version} is {age} this program, which reads version {VERSION}."
-            " Update krimp."
+            f"{name}: byte 8: format version {version} is {age} this program, which reads versions"
+            f" {VERSIONS[0]} to {VERSIONS[-1]}. Update krimp."
         )
     if len(data) < HEADER_BYTES:
         raise CodecError(f"{name}: byte {len(data)}: the file ends inside its header; expected {HEADER_BYTES} bytes.")
@@ -256,12 +263,12 @@ def parse_header(data: bytes, file_bytes: int, name: str) -> Header:
     if stored != crc32(data[: HEADER_BYTES - 4]):
         raise CodecError(f"{name}: byte {HEADER_BYTES - 4}: checksum of the header is wrong; the file is damaged.")
     fields = _FIXED.unpack_from(data)
-    container, flags = fields[2:4]
+    version, container, flags = fields[1:4]
     if container >= len(CONTAINERS):
         raise CodecError(f"{name}: byte 10: container {container}; expected at most {len(CONTAINERS) - 1}.")
     if flags > 3:
         raise CodecError(f"{name}: byte 11: unknown flags {flags:#x}; expected at most 0x3.")
-    header = Header(container, bool(flags & 1), bool(flags & 2), *fields[4:])
+    header = replace(Header(container, bool(flags & 1), bool(flags & 2), *fields[4:]), version=version)
     _check_sizes(header, file_bytes, name)
     return header
 
@@ -282,9 +289,9 @@ def _check_sizes(header: Header, file_bytes: int, name: str) -> None:
             f"{name}: byte 64: skeleton of {header.skeleton_bytes} bytes in a file of {header.original_bytes};"
             " expected not more than the file."
         )
-    limit = min(MAX_INDEX_BYTES, header.index_packed_bytes * MAX_INDEX_RATIO)
+    limit = min(MAX_INDEX_BYTES, header.index_packed_bytes * MAX_INDEX_RATIO[header.version])
     if header.index_bytes > limit:
         raise CodecError(f"{name}: byte 80: index of {header.index_bytes} bytes; expected at most {limit}.")
-    limit = min(MAX_COUNT, header.index_bytes // MIN_RECORD_BYTES)
+    limit = min(MAX_COUNT, header.index_bytes // MIN_RECORD_BYTES[header.version])
     if header.num_tensors > limit:
         raise CodecError(f"{name}: byte 12: {header.num_tensors} tensors; expected at most {limit}.")

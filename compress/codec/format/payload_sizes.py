@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from compress.codec.format.layout import Plane, Stream, Table, TensorRecord
+from compress.codec.format.layout import KINDS, Plane, Stream, Table, TensorRecord
+from compress.codec.format.ways import Lzma, Numbered
 
 
 def stream_symbols(plane: Plane, count: int, tables: list[Table]) -> list[tuple[Stream, int]]:
@@ -31,7 +32,12 @@ def stream_bytes(stream: Stream, symbols: int) -> int:
 def plane_bytes(plane: Plane, record: TensorRecord, tables: list[Table]) -> int:
     """Return the bytes of a plane in the payload."""
     if plane.main is None:  # raw
-        return record.num_bytes // len(record.planes)
+        return record.num_values * KINDS[record.kind].value_bits // 8
     if plane.escape is None and not plane.main.chunk:
         return 0
     return sum(stream_bytes(stream, symbols) for stream, symbols in stream_symbols(plane, record.num_values, tables))
+
+
+def map_bytes(record: TensorRecord) -> int:
+    """Return the bytes of a tensor in the payload before its planes."""
+    return record.way.packed_bytes if isinstance(record.way, Lzma | Numbered) else 0

@@ -7,16 +7,27 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compress.codec.mapped_memory import forget
+from compress.codec.format.ways import Lzma
+from compress.codec.mapped_memory import fill, forget
 from compress.errors import CodecError
 
+Filters = list[dict[str, int]]  # of the module lzma
 PART_BYTES = 1 << 20
 _DICTIONARY_BYTES = 1 << 23
+_THOROUGH_BYTES = 1 << 21
 
 
-def shrink(data: bytes) -> tuple[bytes, bool]:
-    """Return the smaller of the data and its raw LZMA2 form, and whether it is the latter."""
-    tries = [lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(pb)) for pb in (0, 2)] if data else []
+def shrink(data: bytes, *, is_thorough: bool = False) -> tuple[bytes, bool]:
+    """Return the smaller of the data and its raw LZMA2 form, and whether it is the latter.
+
+    Args:
+        data: the section.
+        is_thorough: try more settings of LZMA, unless that would take long.
+    """
+    settings = [{"pb": 0}, {"pb": 2}]
+    if is_thorough and len(data) <= _THOROUGH_BYTES:  # long matches are not always best in text that counts
+        settings += [{"lc": 2, "lp": 2}, {"preset": 9}, {"preset": 9, "pb": 0}, {"preset": 9, "lc": 2, "lp": 2}]
+    tries = [lzma.compress(data, lzma.FORMAT_RAW, filters=_filters(**each)) for each in settings] if data else []
     smallest = min(tries, key=len, default=data)
     return (smallest, True) if len(smallest) < len(data) else (data, False)
 
@@ -24,7 +35,9 @@ def shrink(data: bytes) -> tuple[bytes, bool]:
 class SectionReader:
     """Reads what `shrink` made from its begin to its end, a part at a time, in memory that does not grow with it."""
 
-    def __init__(self, packed: np.ndarray, size: int, is_lzma: bool, where: str) -> None:
+    def __init__(
+        self, packed: np.ndarray, size: int, is_lzma: bool, where: str, filters: Filters | None = None
+    ) -> None:
         """Begin.
 
         Args:
@@ -32,6 +45,7 @@ class SectionReader:
             size: its declared size; never more is allocated.
             is_lzma: how it is packed.
             where: 'file: byte N' for messages.
+            filters: of LZMA, where they are others than those of a section.
 
         Raises:
             CodecError: a section that is stored does not hold exactly `size` bytes.
@@ -39,7 +53,7 @@ class SectionReader:
         if not is_lzma and len(packed) != size:
             raise CodecError(f"{where}: section has {len(packed)} bytes; expected {size}.")
         self._packed, self._size, self._left, self._where = packed, size, size, where
-        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_filters(0)) if is_lzma else None
+        self._decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters or _filters()) if is_lzma else None
 
     def read(self, size: int) -> bytes | memoryview:
         """Return the next bytes, at most as many as are left by the declared size.
@@ -50,7 +64,7 @@ class SectionReader:
         assert size <= self._left
         self._left -= size
         if self._decoder is None:
-            found, self._packed = self._packed[:size], self._packed[size:]
+            found, self._packed = fill(self._packed[:size]), self._packed[size:]
             return found.data
         parts: list[bytes] = []
         while size and not self._decoder.eof:
@@ -93,7 +107,7 @@ class SectionReader:
             while True:
                 packed = self._packed[: PART_BYTES if self._decoder.needs_input else 0]
                 self._packed = self._packed[len(packed) :]
-                found = self._decoder.decompress(packed.data, max_length=size)
+                found = self._decoder.decompress(fill(packed).data, max_length=size)
                 forget(packed)
                 if found or self._decoder.eof or not len(packed):
                     return found
@@ -112,5 +126,12 @@ def expand(packed: np.ndarray, size: int, is_lzma: bool, where: str) -> bytes:
     return bytes(data)
 
 
-def _filters(pb: int) -> list[dict[str, int]]:
-    return [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": _DICTIONARY_BYTES, "pb": pb}]
+def way_filters(way: Lzma, **settings: int) -> Filters:
+    """Return the filters of a tensor that is packed by LZMA; settings matter to who packs it only."""
+    delta = [{"id": lzma.FILTER_DELTA, "dist": way.delta}] if way.delta else []
+    return [*delta, *_filters(dict_size=1 << way.dictionary, **settings)]
+
+
+def _filters(**settings: int) -> Filters:
+    common = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": _DICTIONARY_BYTES}
+    return [common | settings]

@@ -102,6 +102,12 @@ class StreamJob(NamedTuple):  # quicker to make than a dataclass, as all below: 
         """Return the number of chunks and of segments."""
         return -(-self.symbols // self.stream.chunk), -(-self.symbols // self.stream.segment)
 
+    @property
+    def head_bytes(self) -> int:
+        """Return the bytes before the codes: classes of the segments, lengths of the chunks."""
+        chunks, segments = self.parts
+        return (segments * self.stream.selector_bits + 7) // 8 + ((chunks - 1) * self.stream.width + 7) // 8
+
     def check_bits(self, number: int) -> None:
         """Refuse a prefix code of less than a bit a symbol.
 

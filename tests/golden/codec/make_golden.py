@@ -105,6 +105,33 @@ def rare():
     return safetensors({"rare": ("I8", values)})
 
 
+def second():
+    """Return a file with every way of version 2 in it: copies, LZMA, lists, scaled integers, heaps."""
+    rng = np.random.default_rng(3)
+    integers = np.round(rng.standard_normal((48, 96)) * 20).clip(-127, 126).astype(np.float32)
+    integers[integers == 0] *= rng.choice([-1, 1], int((integers == 0).sum()))  # zeros of both signs
+    scales = rng.uniform(0.001, 0.01, (48, 1)).astype(np.float32)
+    channels = integers * scales
+    bits = channels.view(np.uint32)
+    halves = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1) >> 16).astype(np.uint16)
+    palette = rng.standard_normal(300).astype(np.float32)
+    tensors = {
+        "channels": ("F32", channels),
+        "again": ("F32", channels),
+        "half": ("F16", channels.astype(np.float16)),
+        "bfloat16": ("BF16", halves),
+        "whole": ("F64", (integers[:12] * 0.013)),
+        "listed": ("F32", palette[rng.integers(0, 300, 3000)]),
+        "numbers": ("I64", 1000 * rng.integers(-3, 3, 3000)),
+        "large": ("F32", rng.integers(-2047, 2048, 3000).astype(np.float32) * np.float32(0.003)),
+        "counted": ("I32", np.arange(70000, dtype=np.int32) * 3),
+    }
+    for i in range(300):
+        tensors[f"layer{i}.weight"] = ("F16", rng.standard_normal(40).astype(np.float16))
+        tensors[f"layer{i}.zero"] = ("I8", np.round(rng.laplace(0, 9, 40)).clip(-127, 127).astype(np.int8))
+    return safetensors(tensors)
+
+
 def network():
     """Return {name: bytes} of an ONNX file and the file of its weights, written by hand, field by field."""
 
@@ -151,7 +178,7 @@ def refused(packed, ans, split):
     return {
         "empty": b"",
         "magic": b"\x88" + packed[1:],
-        "version_newer": rebuild(packed, version=2),
+        "version_newer": rebuild(packed, version=3),
         "version_zero": rebuild(packed, version=0),
         "truncated_in_header": packed[:60],
         "truncated_in_payload": packed[:120],
@@ -245,6 +272,7 @@ def refused(packed, ans, split):
         ),
         **refused_ans(ans),
         **refused_names(split),
+        **refused_second(packed),
     }
 
 
@@ -309,10 +337,98 @@ def refused_names(split):
     }
 
 
+def refused_second(packed):
+    """Return what is wrong with the ways of version 2, made from the example without a table."""
+    values = bytes(range(128))
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 12}]
+    parts_of = (values, values[:64], values[:32])
+    whole, half, quarter = (lzma.compress(part, lzma.FORMAT_RAW, filters=filters) for part in parts_of)
+    start, size = b"\x41", b"\x80\x01"  # gap, 128 bytes
+    scale = struct.pack("<f", 0.5)
+
+    def again(records, payload=whole, *, heaps=b"\0", version=2, **fields):
+        return rebuild(packed, index=b"\0\0" + heaps + records, payload=payload, version=version, **fields)
+
+    def by_lzma(*head, data=whole):
+        return start + size + bytes([32, *head]) + varint(len(data))
+
+    def checked(data):
+        return struct.pack("<I", crc32(data))
+
+    def copies(*records):
+        return rebuild(packed, index=b"\0\0\0" + b"".join(records), payload=half, version=2, tensor_crc=False,
+                       num_tensors=len(records))  # fmt: skip
+
+    def numbered(*head, entries=scale, codes=bytes(32)):
+        """Return a numbered tensor, its numbers raw: form, element, numbers, ..., packed_bytes."""
+        return again(start + size + bytes([34, *head]) + b"\0", entries + codes)
+
+    first = b"\x41\x40" + bytes([32, 0, 12]) + varint(len(half)) + checked(half)  # 64 of the 128 bytes
+    heap = b"\1\x40" + bytes([32, 0, 12]) + varint(len(half)) + checked(half)
+
+    def parts(records, number=2, heaps=heap):
+        return rebuild(packed, index=b"\0\0" + heaps + records, payload=half, version=2, tensor_crc=False,
+                       num_tensors=number)  # fmt: skip
+
+    return {
+        "second_kind_in_version_1": rebuild(packed, index=b"\0\0" + by_lzma(0, 12), payload=whole),
+        "lzma_dictionary_too_large": again(by_lzma(0, 13)),
+        "lzma_dictionary_too_small": again(by_lzma(0, 11)),
+        "lzma_no_stream": again(by_lzma(0, 12), b"\xff" + whole[1:]),
+        "lzma_of_fewer_bytes": again(start + b"\x81\x01" + by_lzma(0, 12)[3:], original_bytes=194),
+        "lzma_of_more_bytes": again(start + b"\x7f" + by_lzma(0, 12)[3:], original_bytes=192),
+        "lzma_bytes_behind": again(by_lzma(0, 12, data=whole + b"\0"), whole + b"\0"),
+        "copy_of_itself": copies(first, b"\0\x40\x21\0"),
+        "copy_before_first": copies(first, b"\0\x40\x21\2"),
+        "copy_of_another_size": copies(first, b"\0\x20\x21\1", b"\0\x20\x21\2"),
+        "copy_of_a_copy": rebuild(
+            packed,
+            index=b"\0\0\0\x41\x20"
+            + bytes([32, 0, 12])
+            + varint(len(quarter))
+            + checked(quarter)
+            + b"\0\x20\x21\1" * 2,
+            payload=quarter,
+            skeleton=packed[0x95:0xD6] + bytes(32),
+            version=2,
+            tensor_crc=False,
+            num_tensors=3,
+        ),
+        "part_of_no_heap": parts(b"\x41\x40\x23\1\0\x40\x23\0"),
+        "part_past_its_heap": parts(b"\x41\x40\x23\0\0\x40\x23\0"),
+        "heap_left_over": parts(b"\x41\x20\x23\0\0\x1f\x23\0"),
+        "heap_that_is_a_copy": parts(b"\x41\x40\x23\0\0\x40\x23\0", heaps=b"\1\x40\x21\1"),
+        "heaps_too_many": parts(b"\x41\x40\x23\0\0\x40\x23\0", heaps=b"\x81\x08" + heap[1:]),
+        "heap_too_large": parts(b"\x41\x40\x23\0\0\x40\x23\0", heaps=b"\1\x81\x80\x80\x08" + heap[2:]),
+        "numbered_form": numbered(2, 4, 0, 1, 0, 4),
+        "numbered_element_listed": numbered(0, 3, 0, 1, 0, 4),
+        "numbered_element_scaled": numbered(1, 4, 0, 0, 0, 32, 1, 0, 4),
+        "numbered_numbers": numbered(1, 2, 1, 0, 0, 32, 1, 0, 4),
+        "numbered_flags": numbered(1, 2, 0, 0, 2, 32, 1, 0, 4),
+        "numbered_base": numbered(1, 2, 0, 0x81, 0x80, 0x04, 0, 32, 1, 0, 4),
+        "numbered_base_above_negative_zero": numbered(1, 2, 0, 2, 1, 32, 1, 0, 4),
+        "numbered_inner_zero": numbered(1, 2, 0, 0, 0, 0, 1, 0, 4),
+        "numbered_inner_too_large": numbered(1, 2, 0, 0, 0, 33, 1, 0, 4),
+        "numbered_no_entry": numbered(1, 2, 0, 0, 0, 32, 0, 0, 0, entries=b""),
+        "numbered_too_many_scales": numbered(1, 2, 0, 0, 0, 32, 2, 0, 8, entries=scale * 2),
+        "numbered_too_long_list": numbered(0, 4, 0, 33, 0, 0x84, 1, entries=scale * 33),
+        "numbered_packed": numbered(1, 2, 0, 0, 0, 32, 1, 2, 4),
+        "numbered_stored_bytes": numbered(1, 2, 0, 0, 0, 32, 1, 0, 3, entries=scale[:3]),
+        "numbered_packed_bytes": numbered(1, 2, 0, 0, 0, 32, 1, 1, 5, entries=scale + b"\0"),
+        "numbered_no_lzma": numbered(1, 2, 0, 0, 0, 32, 1, 1, 4),
+        "numbered_without_entry": numbered(0, 4, 0, 1, 0, 4, codes=bytes(31) + b"\1"),
+        "numbered_scale_zero": numbered(1, 2, 0, 0, 0, 32, 1, 0, 4, entries=bytes(4)),
+        "numbered_scale_infinite": numbered(1, 2, 0, 0, 0, 32, 1, 0, 4, entries=struct.pack("<f", float("inf"))),
+        "numbered_half_element": again(
+            start + b"\x7f" + bytes([34, 1, 2, 0, 0, 0, 31, 1, 0, 4]) + b"\0", scale + bytes(31), original_bytes=192
+        ),
+    }
+
+
 def main():
     """Write all files."""
     good = HERE / "good"
-    originals = {"example": example(), "mixed": mixed(), "classed": classed(), "rare": rare()}
+    originals = {"example": example(), "mixed": mixed(), "classed": classed(), "rare": rare(), "second": second()}
     for name, data in originals.items():
         (good / f"{name}.safetensors").write_bytes(data)
         codec.pack_file(good / f"{name}.safetensors", good / f"{name}.krimp", kernels="numpy")

@@ -67,15 +67,19 @@ class Bits:
 def decode(data):
     """Return the original of a .krimp file."""
     refuse_if(data[:8] != b"\x89KRIMP\r\n", "magic")
-    refuse_if(data[8:10] != b"\1\0", "version")
+    refuse_if(data[8:10] not in (b"\1\0", b"\2\0"), "version")
+    version = data[8]
     refuse_if(len(data) < 108, "header")
     (container, flags, tensors, original_bytes, sha, payload_bytes, skeleton_bytes, skeleton_packed, index_bytes,
      index_packed, skeleton_crc, index_crc, header_crc) = struct.unpack_from("<BBIQ32sQQQQQIII", data, 10)  # fmt: skip
     refuse_if(zlib.crc32(data[:104]) != header_crc, "header crc")
     refuse_if(container > 2 or flags > 3, "container or flags")
     refuse_if(len(data) != 108 + payload_bytes + skeleton_packed + index_packed, "size")
-    refuse_if(skeleton_bytes > original_bytes or index_bytes > min(1 << 26, 64 * index_packed), "limits")
-    refuse_if(tensors > min(1 << 17, index_bytes // 8), "limits")
+    refuse_if(
+        skeleton_bytes > original_bytes or index_bytes > min(1 << 26, (64 if version == 1 else 1024) * index_packed),
+        "limits",
+    )
+    refuse_if(tensors > min(1 << 17, index_bytes // (8 if version == 1 else 4)), "limits")
     refuse_if(original_bytes > min(1 << 36, len(data) << 20), "limits")
     skeleton_at = 108 + payload_bytes
     index_at = skeleton_at + skeleton_packed
@@ -87,9 +91,31 @@ def decode(data):
     tables = [read_table(index) for _ in range(num_tables)]
     refuse_if(sum(table.radix**table.group for table in tables) > 1 << 22, "limits")
     payload, rest, original = Bytes(data[108:skeleton_at]), Bytes(skeleton), bytearray()
+    heaps, records = [], []
+    if version == 2:
+        number = index.varint()
+        refuse_if(number > 1 << 10, "limits")
+        heaps = [Bytes(read_tensor(index, payload, tables, 1 << 24, 2)) for _ in range(number)]
     for _ in range(tensors):
         original += rest.take(index.varint())
-        original += read_tensor(index, payload, tables, original_bytes - len(original))
+        room = original_bytes - len(original)
+        kind = kind_ahead(index) if version == 2 else 0
+        if kind in (33, 35):
+            num_bytes, _, number = index.varint(), index.byte(), index.varint()
+            refuse_if(num_bytes == 0 or num_bytes > room, "size")
+            if kind == 33:
+                refuse_if(number == 0 or number > len(records) or records[-number] is None, "copy")
+                refuse_if(len(records[-number]) != num_bytes, "copy of another size")
+                original += records[-number]
+                records.append(None)
+            else:
+                refuse_if(number >= len(heaps), "heap")
+                records.append(heaps[number].take(num_bytes))
+                original += records[-1]
+        else:
+            records.append(read_tensor(index, payload, tables, room, version))
+            original += records[-1]
+    refuse_if(any(heap.at != len(heap.data) for heap in heaps), "heap not used up")
     refuse_if(not all(table.is_used for table in tables), "table without use")
     refuse_if(index.at != len(index.data) or payload.at != len(payload.data), "bytes left over")
     original += rest.take(len(skeleton) - rest.at)
@@ -206,9 +232,109 @@ def ans_states(counts, log):
     return states
 
 
-def read_tensor(index, payload, tables, room):
+def kind_ahead(index):
+    """Return the kind of the record whose size comes next, without reading it."""
+    at = index.at
+    index.varint()
+    kind = index.byte()
+    index.at = at
+    return kind
+
+
+def read_lzma(index, payload, num_bytes):
+    delta, dictionary, packed_bytes = index.byte(), index.byte(), index.varint()
+    largest = 12
+    while 1 << largest < num_bytes and largest < 26:
+        largest += 1
+    refuse_if(not 12 <= dictionary <= largest, "dictionary")
+    packed = payload.take(packed_bytes)
+    (crc,) = struct.unpack("<I", index.take(4))
+    refuse_if(zlib.crc32(packed) != crc, "tensor crc")
+    out = bytearray(unpack_lzma(packed, num_bytes, dictionary))
+    for i in range(delta, num_bytes if delta else 0):
+        out[i] = (out[i] + out[i - delta]) % 256
+    return bytes(out)
+
+
+def unpack_lzma(packed, size, dictionary=23):
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << dictionary}])
+    try:
+        out = decoder.decompress(packed, size + 1)
+    except lzma.LZMAError as error:
+        raise RefusedError("not LZMA2") from error
+    refuse_if(not decoder.eof or decoder.unused_data or len(out) != size, "LZMA2 ends elsewhere")
+    return out
+
+
+def read_numbered(index, payload, tables, num_bytes):
+    form, element, kind = index.byte(), index.byte(), index.byte()
+    refuse_if(form > 1 or kind not in (0, 16), "form")
+    refuse_if(element not in ((2, 4, 8) if form == 0 else (0, 1, 2, 3)), "element")
+    size = element if form == 0 else (2, 2, 4, 8)[element]
+    refuse_if(num_bytes % size, "half an element")
+    count = num_bytes // size
+    base = negative_zero = 0
+    inner = 1
+    if form == 1:
+        folded, negative_zero, inner = index.varint(), index.byte(), index.varint()
+        refuse_if(folded > 1 << 16 or negative_zero > 1 or not 1 <= inner <= count, "scaled")
+        base = folded // 2 if folded % 2 == 0 else -(folded + 1) // 2
+        refuse_if(negative_zero and base > 0, "negative zero")
+    entries, is_packed, packed_bytes = index.varint(), index.byte(), index.varint()
+    refuse_if(entries == 0 or is_packed > 1, "entries")
+    refuse_if(entries > (min(count, 1 << 16) if form == 0 else -(-count // inner)), "entries")
+    entry_bytes = size if form == 0 else 8 if element == 3 else 4
+    refuse_if(packed_bytes > entries * entry_bytes, "entries")
+    start = payload.at
+    listed = payload.take(packed_bytes)
+    planes = 1 if kind == 0 else 2
+    digits = [read_plane(index, payload, tables, count, 8, count) for _ in range(planes)]
+    (crc,) = struct.unpack("<I", index.take(4))
+    refuse_if(zlib.crc32(payload.data[start : payload.at]) != crc, "tensor crc")
+    listed = unpack_lzma(listed, entries * entry_bytes) if is_packed else listed
+    refuse_if(len(listed) != entries * entry_bytes, "entries")
+    numbers = [int.from_bytes(bytes(each), "little") for each in zip(*digits, strict=True)]
+    if form == 0:
+        refuse_if(max(numbers) >= entries, "number of no entry")
+        return b"".join(listed[number * size : (number + 1) * size] for number in numbers)
+    letter = "d" if element == 3 else "f"
+    scales = struct.unpack(f"<{entries}{letter}", listed)
+    refuse_if(any(not 0 < scale < float("inf") for scale in scales), "scale")
+    out = bytearray()
+    for e, number in enumerate(numbers):
+        integer = base + number - (1 if negative_zero and number > -base else 0)
+        value = -0.0 if negative_zero and number == -base else integer * scales[e // inner % entries]
+        out += rounded(value, letter, element)
+    return bytes(out)
+
+
+def rounded(value, letter, element):
+    """Return the bytes of an element; the product of an integer and a float32 is exact in Python's floats."""
+    data = pack_float(value, letter)
+    if element == 0:
+        return pack_float(struct.unpack("<f", data)[0], "e")
+    if element == 1:
+        bits = int.from_bytes(data, "little")
+        low, bits = bits & 0xFFFF, bits >> 16
+        return (bits + (low > 0x8000 or (low == 0x8000 and bits & 1))).to_bytes(2, "little")
+    return data
+
+
+def pack_float(value, letter):
+    try:
+        return struct.pack(f"<{letter}", value)
+    except OverflowError:
+        return struct.pack(f"<{letter}", float("inf") if value > 0 else float("-inf"))
+
+
+def read_tensor(index, payload, tables, room, version):
     num_bytes, kind = index.varint(), index.byte()
     refuse_if(num_bytes > room, "tensor passes the end of the original")
+    if version == 2 and kind in (32, 34):
+        refuse_if(num_bytes == 0, "size")
+        if kind == 32:
+            return read_lzma(index, payload, num_bytes)
+        return read_numbered(index, payload, tables, num_bytes)
     refuse_if(kind not in PLANES or num_bytes == 0 or num_bytes % PLANES[kind], "kind")
     planes, bits = PLANES[kind], BITS.get(kind, 8)
     count = num_bytes * 8 // bits if planes == 1 else num_bytes // planes

@@ -63,6 +63,12 @@ def test_golden_files_use_every_way_of_coding():
         "ans of 4 joined in",
         "zero mask",
         "others",
+        "copy",
+        "lzma",
+        "lzma of differences by 4",
+        "list of 300",
+        "48 scales",
+        "in a heap",
     ):
         assert word in coders
 

@@ -43,13 +43,13 @@ def in_blocks(monkeypatch):
     monkeypatch.setattr(tensor_decoder, "LARGE", 256)
     monkeypatch.setattr(by_numpy, "AHEAD_SYMBOLS", 1)
     blocks = []
-    by_blocks = tensor_decoder.TensorDecoder._decode_large
+    by_blocks = tensor_decoder.TensorDecoder._large_blocks
 
     def noted(decoder, tensor, out):
         blocks.append(tensor)
-        by_blocks(decoder, tensor, out)
+        return by_blocks(decoder, tensor, out)
 
-    monkeypatch.setattr(tensor_decoder.TensorDecoder, "_decode_large", noted)
+    monkeypatch.setattr(tensor_decoder.TensorDecoder, "_large_blocks", noted)
     return blocks
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_block_is_refused_as_the_whole_is(tmp_path, in_blocks, kernels
     chosen = {name: arrays(5003)[name] for name in ("float32", "int8", "sparse")}
     save_file(chosen, tmp_path / "w.safetensors")
     codec.pack_file(tmp_path / "w.safetensors", tmp_path / "w.krimp")
-    monkeypatch.setattr(tensor_decoder.TensorDecoder, "check", lambda *_: None)  # else the checksums would refuse it
+    monkeypatch.setattr(tensor_decoder.TensorDecoder, "check", lambda *_, **__: None)  # they would refuse it
     data = bytearray((tmp_path / "w.krimp").read_bytes())
     for _ in range(20):
         at, bit = int(rng.integers(108, len(data) // 2)), 1 << int(rng.integers(8))

@@ -124,9 +124,17 @@ def test_two_initializers_of_one_name_are_left_to_the_runtime(tmp_path):
         assert codec.write_apart(packed, tmp_path).read_bytes() == (tmp_path / "m.onnx").read_bytes()
 
 
+def weights_alone():
+    """Return a model of nothing but int8 weights, which are coded one by one."""
+    weights, dequantize = quantized("w")
+    nodes = [dequantize, helper.make_node("MatMul", ["x", "w"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [value("x")], [value("y")], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 @pytest.mark.parametrize("check_hash", [True, False])
 def test_a_damaged_weight_is_refused_with_its_place(tmp_path, check_hash):
-    (tmp_path / "m.onnx").write_bytes(model().SerializeToString())
+    (tmp_path / "m.onnx").write_bytes(weights_alone().SerializeToString())
     codec.pack_file(tmp_path / "m.onnx", tmp_path / "m.krimp")
     data = bytearray((tmp_path / "m.krimp").read_bytes())
     data[5000] ^= 16

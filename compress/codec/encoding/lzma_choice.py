@@ -1,0 +1,85 @@
+"""Whether LZMA makes a tensor smaller than a code of single values does: where values repeat in order."""
+
+from __future__ import annotations
+
+import lzma
+from typing import NamedTuple
+
+import numpy as np
+
+from compress.codec.format.sections import way_filters
+from compress.codec.format.ways import Lzma, largest_dictionary
+
+_SAMPLE = 1 << 14  # bytes that are looked at first, in two parts
+_WINDOW = 16  # bytes whose repetition is looked for
+_KEPT = 6  # one in 2 ** 6 windows is kept
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)  # Knuth's multiplicative hash
+_BLOCK = 1 << 20
+_REPEATED = 0.01  # share of repeated windows from which LZMA is tried
+
+
+def pack_by_lzma(
+    data: np.ndarray, element_bytes: int, at_most: int, dictionary_bytes: int
+) -> tuple[Lzma, bytes] | None:
+    """Return how a tensor is packed by LZMA, and its bytes; None where that does not look smaller.
+
+    Args:
+        data: (bytes,), uint8.
+        element_bytes: of an element of the tensor.
+        at_most: bytes that another way takes.
+        dictionary_bytes: that there is memory for.
+    """
+    whole = len(data) <= 2 * _SAMPLE
+    sample = data if whole else np.concatenate([data[:_SAMPLE], data[len(data) // 2 :][:_SAMPLE]])
+    dictionary = min(largest_dictionary(len(data)), max(dictionary_bytes.bit_length() - 1, 12))
+    tries = _settings(element_bytes)
+    sizes = [len(_packed(sample, dictionary, each)) for each in tries]
+    smallest = min(sizes)
+    if not whole and smallest * len(data) > 1.03 * at_most * len(sample) and repeated(data) < _REPEATED:
+        return None
+    settings = tries[sizes.index(smallest)]
+    packed = _packed(data, dictionary, settings)
+    return (Lzma(settings.delta, dictionary, len(packed)), packed) if len(packed) < at_most else None
+
+
+class _Settings(NamedTuple):
+    """How LZMA packs: distance of differences, its bits of context."""
+
+    delta: int
+    lc: int
+    lp: int
+    pb: int
+
+
+def _settings(element_bytes: int) -> list[_Settings]:
+    """Return what is worth a try: bytes as they are, with the contexts of an element, and differences."""
+    tries = [_Settings(0, 3, 0, 2), _Settings(1, 3, 0, 0)]
+    if element_bytes == 1:
+        return [*tries, _Settings(0, 0, 0, 0)]
+    position = element_bytes.bit_length() - 1
+    return [
+        *tries,
+        _Settings(0, 4 - position, position, position),
+        _Settings(element_bytes, 4 - position, position, position),
+    ]
+
+
+def _packed(data: np.ndarray, dictionary: int, settings: _Settings) -> bytes:
+    filters = way_filters(Lzma(settings.delta, dictionary, 0), lc=settings.lc, lp=settings.lp, pb=settings.pb)
+    return lzma.compress(data.data, lzma.FORMAT_RAW, filters=filters)
+
+
+def repeated(data: np.ndarray) -> float:
+    """Return the share of windows of 16 bytes that were there before, by a sample that content chooses."""
+    found = []
+    for start in range(0, len(data) - _WINDOW, _BLOCK):
+        part = data[start : start + _BLOCK + _WINDOW]
+        halves = np.lib.stride_tricks.as_strided(part.view(np.uint8), (len(part) - _WINDOW, 8), (1, 1))
+        first = np.ascontiguousarray(halves).view(np.uint64)[:, 0]
+        mixed = first * _SPREAD
+        kept = np.flatnonzero(mixed >> np.uint64(64 - _KEPT) == 0)
+        kept = kept[kept + _WINDOW <= len(part)]
+        second = np.lib.stride_tricks.as_strided(part[8:], (len(part) - _WINDOW, 8), (1, 1))[kept]
+        found.append(mixed[kept] ^ np.ascontiguousarray(second).view(np.uint64)[:, 0] * np.uint64(0xD6E8FEB86659FD93))
+    windows = np.concatenate(found) if found else np.empty(0, dtype=np.uint64)
+    return 1 - len(np.unique(windows)) / len(windows) if len(windows) >= 64 else 0.0
