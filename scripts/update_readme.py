@@ -20,10 +20,11 @@ from compress.whole_file import write_whole  # noqa: E402
 
 README = ROOT / "README.md"
 RECORDS = ROOT / "benchmarks" / "records"
+SYNTHETIC = frozenset({"demo"})  # whoever runs it sees its numbers; a drawn scene proves nothing about a real one
 
 
 def results_table(record: dict[str, Any]) -> str:
-    """Return a record as a Markdown table: one line per model that was scored or timed."""
+    """Return a record as a Markdown table: one line per model that was timed, or scored and not made smaller."""
     scored: dict[str, Any] = next((row for row in record["rows"] if row["map50"] is not None), {})
     timed: dict[str, Any] = next(iter(record.get("latency", [])), {})
     coco = any(row.get("map") is not None for row in record["rows"])  # records from before it was measured have none
@@ -39,9 +40,10 @@ def results_table(record: dict[str, Any]) -> str:
         f"| model | {head} | params | MACs | zeros | bytes | compression_ratio | latency p50 |",
         "|" + "---|" * (7 + len(metrics)),
     ]
+    whole = scored.get("params")
     for row in record["rows"]:
-        if row["map50"] is None and row["latency_ms_p50"] is None:
-            continue
+        if row["latency_ms_p50"] is None and (row["map50"] is None or row["params"] != whole):
+            continue  # what the stages in between scored is in the record
         speedup = f", {row['speedup_p50']:.2f}x" if row["speedup_p50"] else ""
         latency = f"{row['latency_ms_p50']:.1f} ms{speedup}" if row["latency_ms_p50"] else "—"
         is_start = row["label"] == record["float"]
@@ -119,12 +121,12 @@ def all_results() -> str:
     accuracy: dict[str, dict[str, Any]] = {}
     for path in sorted(RECORDS.glob("*.json")):
         record = json.loads(path.read_text())
-        if "rows" in record:
+        if "benchmark" not in record and "rows" in record:
             newest[record["name"]] = record
         elif record.get("benchmark") == "accuracy":
             accuracy[record["name"]] = record
     tables = []
-    for name in sorted(newest):
+    for name in sorted(newest.keys() - SYNTHETIC):
         tables.append(results_table(newest[name]))
         split = newest[name]["split"]
         if split in accuracy.get(name, {}).get("splits", {}) and accuracy[name]["date"] > newest[name]["date"]:
