@@ -44,6 +44,7 @@ _LEAST_PART, _HEAP_LIMIT = 16, 1 << 11  # bytes of tensors that may be coded tog
 _HEAP_BYTES = 1 << 22
 _MOST_EQUAL, _LEAST_EQUAL = 16, 1 << 12  # parts of a tensor, and their bytes
 _MOST_PARTS = 1 << 16
+_HOPELESS = 102  # percent of the best file; more settings of LZMA hardly gain more
 _WORTH = 9980  # ten-thousandths of the file that other ways may leave, or they are not used
 _WORTH_BYTES = 100
 _TRIED_WHOLE_BYTES = 8 << 20  # of a skeleton with all tensors in it: as large as the dictionary of a section
@@ -233,14 +234,14 @@ def _smallest(source: Source, coded: _Coded, kernels: Kernels) -> _Parts:
     best = _parts(source, coded.items, coded.tables.tables)
     solid = [_is_solid(item) for item in coded.items]
     if any(solid):
-        best = _clearly_smaller(best, _without(source, coded, solid))
+        best = _clearly_smaller(best, _without(source, coded, solid, best))
     if any(_LEAST_PART <= span.num_bytes < _HEAP_LIMIT for span in source.spans):
         best = _clearly_smaller(best, _with_heaps(source, coded, kernels))
     for least in (1 << 10, 1 << 12, 1 << 63):
         small = [inside or item.span.num_bytes < least for inside, item in zip(solid, coded.items, strict=True)]
         inside = sum(item.span.num_bytes for item, is_small in zip(coded.items, small, strict=True) if is_small)
         if small != solid and inside <= _TRIED_WHOLE_BYTES:
-            best = _clearly_smaller(best, _without(source, coded, small))
+            best = _clearly_smaller(best, _without(source, coded, small, best))
     return best
 
 
@@ -253,9 +254,12 @@ def _is_solid(item: _Item) -> bool:
     return isinstance(item.record.way, Lzma) and item.record.num_bytes <= _SOLID_BYTES
 
 
-def _without(source: Source, coded: _Coded, inside: list[bool]) -> _Parts:
-    """Return the file with some tensors in the skeleton, copies of them too."""
-    return _parts(source, *_left(coded, inside))
+def _without(source: Source, coded: _Coded, inside: list[bool], best: _Parts) -> _Parts:
+    """Return the file with some tensors in the skeleton, copies of them too; thoroughly only if it may be the best."""
+    items, tables = _left(coded, inside)
+    quick = _parts(source, items, tables, is_thorough=False)
+    is_far_off = quick.num_bytes > best.num_bytes * _HOPELESS // 100
+    return quick if is_far_off else _parts(source, items, tables)
 
 
 def _left(coded: _Coded, inside: list[bool]) -> tuple[list[_Item], list[Table]]:
