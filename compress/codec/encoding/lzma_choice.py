@@ -15,6 +15,7 @@ _WINDOW = 16  # bytes whose repetition is looked for
 _KEPT = 6  # one in 2 ** 6 windows is kept
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # Knuth's multiplicative hash
 _BLOCK = 1 << 20
+_LARGE = 1 << 19
 _REPEATED = 0.01  # share of repeated windows from which LZMA is tried
 
 
@@ -35,11 +36,21 @@ def pack_by_lzma(
     tries = _settings(element_bytes)
     sizes = [len(_packed(sample, dictionary, each)) for each in tries]
     smallest = min(sizes)
-    if not whole and smallest * len(data) > 1.03 * at_most * len(sample) and repeated(data) < _REPEATED:
-        return None
     settings = tries[sizes.index(smallest)]
+    if not whole and repeated(data) < _REPEATED:
+        if smallest * len(data) > 1.03 * at_most * len(sample):
+            return None
+        parts = _parts_of(data)
+        if len(data) > _LARGE and len(_packed(parts, dictionary, settings)) * len(data) > at_most * len(parts):
+            return None
     packed = _packed(data, dictionary, settings)
     return (Lzma(settings.delta, dictionary, len(packed)), packed) if len(packed) < at_most else None
+
+
+def _parts_of(data: np.ndarray) -> np.ndarray:
+    """Return a larger sample of a large tensor: LZMA of all of it takes a second for each megabyte."""
+    starts = np.linspace(0, len(data) - _BLOCK // 16, 4).astype(np.int64)
+    return np.concatenate([data[start : start + _BLOCK // 16] for start in starts])
 
 
 class _Settings(NamedTuple):
