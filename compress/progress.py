@@ -66,14 +66,14 @@ def _is_shown() -> bool:
 
 def say(text: str) -> None:
     """Log a message."""
-    LOGGER.info(text)
+    LOGGER.info(printable_lines(text))
 
 
 def warn(text: str) -> None:
     """Log a warning and keep it for the report; each text once."""
     if text not in _warnings:
         _warnings.append(text)
-        LOGGER.warning(text)
+        LOGGER.warning(printable_lines(text))
 
 
 @contextmanager

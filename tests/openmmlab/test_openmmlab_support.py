@@ -57,7 +57,7 @@ stages:
     error = capsys.readouterr().err
     assert f"{recipe}:7:5: stages[2]: export to ONNX is not supported for this detector: its second stage" in error
     assert main(["plan", str(recipe), "--out", str(tmp_path / "out"), "--until", "qat"]) == 0
-    assert not (tmp_path / "out").exists()
+    assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} <= {".dry_pass.json"}
 
 
 @pytest.mark.parametrize("config", LOSSES)
