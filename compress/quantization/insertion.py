@@ -195,9 +195,9 @@ def _connect_quantizers(graph_module: fx.GraphModule) -> None:
         around.append(str(_quantizer_behind(graph_module, node)))
         with graph.inserting_before(node):
             quantizers = [graph.get_attr(name) for name in around]
-        node.args = (*node.args, *quantizers)
-        if not convolves:
-            node.op, node.target = "call_function", joins
+        node.args = (*(value for value in node.args if isinstance(value, fx.Node)), *quantizers)
+        if not convolves:  # flags like `inplace` say nothing to the integer operator
+            node.op, node.target, node.kwargs = "call_function", joins, {}
 
 
 def _integer_join(graph_module: fx.GraphModule, node: fx.Node) -> Callable[..., Tensor] | None:

@@ -65,7 +65,7 @@ def arrays(count=40_003):
         "masked": np.where(zeros, 0, np.rint(weights).clip(-127, 127)).astype(np.int8),
         "sparse": np.where(rng.random(len(weights)) < 0.97, 0, np.rint(weights)).astype(np.int8),
         "wide": np.rint(weights * 1000).astype(np.int32),
-        "index": np.arange(count),
+        "long": np.rint(weights * 1000).astype(np.int64),
         "noise": rng.integers(0, 256, count).astype(np.uint8),
         "constant": np.full(count, 7, dtype=np.int16),
     }
