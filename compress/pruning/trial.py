@@ -7,13 +7,13 @@ offered; if the two differ, or one does not run, the groups at fault are found b
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from compress.metrics.complexity import first_tensor
+from compress.model_copy import copy_of
 from compress.pruning.coupling import Coupling, PruningGroup, remove_channels, zero_channels
 
 TOLERANCE = 1e-3  # relative L2 error of a raw output; float32 sums in another order stay far below
@@ -52,7 +52,7 @@ def _difference(model: nn.Module, example: Tensor, coupling: Coupling, groups: S
     # Other shares for other groups: two widths that must be equal shall not be equal by chance.
     number = {group.root: i for i, group in enumerate(coupling.groups)}
     removals = {group.root: some_channels(group, 2 + number[group.root] % 3) for group in groups}
-    zeroed, cut = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
+    zeroed, cut = copy_of(model).eval(), copy_of(model).eval()
     zero_channels(coupling, zeroed, removals)
     expected = _run(zeroed, example)
     try:

@@ -7,7 +7,6 @@ deformable layers, whose inside cannot be traced.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -20,6 +19,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from compress.errors import StageError
 from compress.layer_widths import widths_of
 from compress.metrics.complexity import has_convolution_weight
+from compress.model_copy import copy_of
 from compress.progress import warn
 
 
@@ -113,7 +113,7 @@ def trace(model: nn.Module, taps: Iterable[str] = ()) -> fx.GraphModule:
     Raises:
         StageError: the forward pass depends on values or does something that FX cannot follow.
     """
-    model = copy.deepcopy(model).eval()
+    model = copy_of(model).eval()
     if isinstance(model, fx.GraphModule):
         return model
     _compute_weights(model)

@@ -113,3 +113,13 @@ def test_cutting_outputs_drops_what_only_they_needed(model):
     x = images_of(Lookalike())[0]
     assert len(outputs_of(graph, x)) == 1
     assert "head.box" not in [n.target for n in graph.graph.nodes]
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_weight_that_is_computed_at_each_call_is_copied_after_a_call_too(norm):
+    model = nn.Sequential(norm(nn.Conv2d(3, 8, 3)), nn.ReLU()).eval()
+    x = torch.randn(1, 3, 8, 8)
+    expected = model(x).detach()
+    assert torch.equal(trace(model)(x), expected)
+    assert torch.equal(model(x), expected)
