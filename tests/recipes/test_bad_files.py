@@ -34,7 +34,7 @@ def damaged(tmp_path, kind, onnx_bytes):
         "text.onnx": b"this is no network",
         "cut.krimp": packed[: len(packed) // 2],
         "empty.krimp": b"",
-        "newer.krimp": packed[:8] + bytes([packed[8] + 1]) + packed[9:],
+        "newer.krimp": packed[:8] + bytes([packed[8] + 2]) + packed[9:],
         "flipped.krimp": packed[:5000] + bytes([packed[5000] ^ 1]) + packed[5001:],
     }[kind]
     path = tmp_path / kind

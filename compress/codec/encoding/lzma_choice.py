@@ -17,6 +17,8 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # Knuth's multiplicative hash
 _BLOCK = 1 << 20
 _LARGE = 1 << 19
 _REPEATED = 0.01  # share of repeated windows from which LZMA is tried
+_REPEATED_BY_CHANCE = 0.05  # the same of tensors so large that windows of few different values repeat by chance
+_HUGE = 1 << 24
 
 
 def pack_by_lzma(
@@ -37,7 +39,7 @@ def pack_by_lzma(
     sizes = [len(_packed(sample, dictionary, each)) for each in tries]
     smallest = min(sizes)
     settings = tries[sizes.index(smallest)]
-    if not whole and repeated(data) < _REPEATED:
+    if not whole and repeated(data) < (_REPEATED if len(data) <= _HUGE else _REPEATED_BY_CHANCE):
         if smallest * len(data) > 1.03 * at_most * len(sample):
             return None
         parts = _parts_of(data)
