@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,15 @@ OURS: dict[str, tuple[QuantizationSettings, PostTraining]] = {
 }
 
 
-def make_files(detector: Detector, folder: Path, images: int, seed: int, names: list[str]) -> dict[str, Path]:
-    """Write the float file, ONNX Runtime's and ours; return name -> file."""
+def make_files(detector: Detector, folder: Path, images: int, names: list[str], *, skip: int = 0) -> dict[str, Path]:
+    """Write the float file, ONNX Runtime's and ours; return name -> file; `skip` training images are passed over."""
     checkpoint = detector.checkpoint_path()
     if checkpoint is None:
         raise StageError("the recipe names no checkpoint, so there is nothing to quantize. Set detector.checkpoint.")
     model = detector.build()
     detector.load(model, checkpoint)
     model.eval()
-    batches = [batch.clone() for batch in first_images(detector, "train", images, seed=seed)]
+    batches = [batch.clone() for batch in islice(first_images(detector, "train", skip + images, seed=0), skip, None)]
     files = {"float": folder / "float.onnx", PEER: folder / f"{PEER}.onnx"}
     export_onnx(model, files["float"], detector=detector)
     quantize_with_onnxruntime(files["float"], files[PEER], [batch.numpy() for batch in batches])
@@ -176,7 +177,7 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a field")
     parser.add_argument("--split", default="val", help="split to score on (default: val)")
     parser.add_argument("--images", type=int, default=64, help="training images that calibrate (default: 64)")
-    parser.add_argument("--seed", type=int, default=0, help="which images those are (default: 0)")
+    parser.add_argument("--skip", type=int, default=0, help="so many of the first training images (default: 0)")
     parser.add_argument("--only", nargs="*", choices=list(OURS), default=list(OURS), help="of ours, make only these")
     parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (default: its own choice)")
     parser.add_argument("--record", type=Path, help="file to write; it must not exist")
@@ -187,7 +188,7 @@ def main() -> int:
         recipe = load_recipe(options.recipe, options.set)
         detector = make_detector(recipe.detector, recipe.data)
         with tempfile.TemporaryDirectory(prefix="krimp-post-training-") as folder:
-            files = make_files(detector, Path(folder), options.images, options.seed, options.only)
+            files = make_files(detector, Path(folder), options.images, options.only, skip=options.skip)
             rows = measure(detector, files, options.split, options.threads)
     except CompressError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -201,7 +202,7 @@ def main() -> int:
             "recipe": options.recipe.name,
             "split": options.split,
             "calibration_images": options.images,
-            "seed": options.seed,
+            "skipped_images": options.skip,
             "rows": rows,
         }
         write_whole(options.record, json.dumps(without_folders(record), indent=1, sort_keys=True) + "\n")
