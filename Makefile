@@ -29,7 +29,7 @@ check: setup ## ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-test: setup ## the tests that need no OpenMMLab, at most 8 minutes on 2 cores
+test: setup ## the tests that need no OpenMMLab, about 8 minutes on 2 idle cores
 	@$(PYTEST) $(NO_OPENMMLAB) -m "$(SHORT)" --timeout 600
 
 test-fast: setup ## the quick ones of them, at most 90 seconds
