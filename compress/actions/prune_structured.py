@@ -16,8 +16,8 @@ from compress.errors import StageError
 from compress.model_folder import load_model, save_model
 from compress.pruning.batch_norm import reestimate_batch_norm
 from compress.pruning.batches import batch_losses, train_batches
+from compress.pruning.settings import PruningRules, PruningSettings
 from compress.pruning.steps import prune_in_steps
-from compress.pruning.structured import PruningRules, PruningSettings
 from compress.quantization.graph import outputs_of
 from compress.seeds import epoch_seed
 from compress.stage import StageContext

@@ -1,6 +1,6 @@
 """Which layers must be pruned together, and what is cut where.
 
-Every channel is followed through one forward pass (`channel_trace`). Channels that meet in an addition, a group or a
+Every channel is followed through one forward pass (`channels`). Channels that meet in an addition, a group or a
 cut become one class, a class is removed as a whole, and a class that a raw output, a norm over all channels or an
 operator without a rule reads is frozen. Before a group is offered it is tried: half of all channels are zeroed in one
 copy of the model and cut out of another, and both must agree.
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from compress.errors import StageError
 from compress.metrics.complexity import has_convolution_weight
-from compress.pruning.channel_trace import ChannelTrace, trace_channels
+from compress.pruning.channels.record import ChannelTrace
+from compress.pruning.channels.trace import trace_channels
 from compress.pruning.cutting import Side, cut_layer, cut_size, cut_table, zero_positions
 
 

@@ -10,7 +10,9 @@ import torch
 
 from compress.errors import StageError
 from compress.progress import say, warn
-from compress.pruning.structured import PruningRules, PruningSettings, measure_cost, prune_step, step_targets
+from compress.pruning.cost_model import measure_cost
+from compress.pruning.settings import PruningRules, PruningSettings
+from compress.pruning.structured import prune_step, step_targets
 from compress.pruning.widths import step_width
 
 if TYPE_CHECKING:

@@ -1,78 +1,24 @@
-"""Structured pruning: how many channels each group keeps for a budget, and which ones.
-
-The budget is exact arithmetic on the widths, so a plan costs no forward pass: a bisection over
-one global ratio, widths rounded up, then single blocks of channels to come closest to the target.
-"""
+"""Structured pruning of one step: trace, score, plan, cut, and check that the model costs what was planned."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from compress.devices import on_device
 from compress.errors import StageError
-from compress.metrics.complexity import Complexity, measure_complexity
+from compress.metrics.complexity import measure_complexity
+from compress.pruning.cost_model import CostModel, measure_cost
 from compress.pruning.coupling import Coupling, PruningGroup, remove_channels, trace_coupling
-from compress.pruning.importance import (
-    Importance,
-    Scores,
-    batch_norm_scores,
-    magnitude_scores,
-    random_scores,
-    taylor_scores,
-)
+from compress.pruning.importance import Scores, batch_norm_scores, magnitude_scores, random_scores, taylor_scores
+from compress.pruning.settings import PruningRules, PruningSettings
 from compress.pruning.trial import groups_at_fault
-from compress.pruning.widths import Widths, given_widths, narrowest_widths, round_up
+from compress.pruning.width_plan import channels_to_remove, plan_widths
+from compress.pruning.widths import Widths, given_widths, narrowest_widths
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-Metric = Literal["macs", "params"]
-# Layer -> side -> root of a group, how many of the layer's channels are the group's, and how many the group has.
-_Changes = dict[str, dict[str, list[tuple[str, int, int]]]]
-BISECTIONS = 40  # halvings of the ratio; more than any network has channels
-
-
-@dataclass(frozen=True)
-class PruningSettings:
-    """How channels are ranked and how far layers may shrink.
-
-    Attributes:
-        metric: what the budget counts.
-        importance: score of a channel.
-        global_pruning: rank all groups together; False gives each group the same ratio.
-        isomorphic: rank only groups of equal structure together (wins over global_pruning).
-        cost_aware: divide scores by what a channel of the group costs in the metric.
-        round_to: kept widths are multiples of it, rounded up.
-        max_pruning_ratio: largest share of a group's original channels that may go, 0..1.
-        seed: of importance 'random'.
-    """
-
-    metric: Metric = "macs"
-    importance: Importance = "magnitude"
-    global_pruning: bool = True
-    isomorphic: bool = False
-    cost_aware: bool = False
-    round_to: int = 8
-    max_pruning_ratio: float = 0.8
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class PruningRules:
-    """What the detector says about its network.
-
-    Attributes:
-        protected: module name -> reason; outputs of these layers stay.
-        custom_pruners: exact class -> Torch-Pruning rule.
-    """
-
-    protected: Mapping[str, str] = field(default_factory=dict)
-    custom_pruners: Mapping[type, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,233 +44,6 @@ class StepResult:
     cost_after: int
     groups: dict[str, GroupWidth]
     not_prunable: dict[str, str]
-
-
-class CostModel:
-    """MACs or parameters of a model as an exact function of the widths of its groups."""
-
-    def __init__(
-        self, model: nn.Module, complexity: Complexity, groups: Sequence[PruningGroup], metric: Metric
-    ) -> None:
-        self.full = {group.root: group.width for group in groups}
-        changes: _Changes = defaultdict(lambda: defaultdict(list))
-        for group in groups:
-            for member in group.members:
-                key = f"{member.name}:{member.dim}" if member.side == "table" else member.name
-                changes[key][member.side].append((group.root, len(member.channels), group.width))
-        self._fixed = 0
-        # Each term: cost now, width of each side now, and the groups that narrow that side: root, how many of this
-        # layer's channels are theirs, and how many channels they have.
-        self._terms: list[tuple[int, list[tuple[int, list[tuple[str, int, int]]]]]] = []
-        for cost, width, dim_changes in _tables(model, changes) if metric == "params" else ():
-            self._terms.append((cost, [(width, dim_changes)]))
-            self._fixed -= cost  # counted once more below, as a parameter of its module
-        for name, module in model.named_modules():
-            for cost, sides in _terms_of(name, module, complexity, metric):
-                narrowed = [
-                    (_side_width(module, side), changes[name][side])
-                    for side in sides
-                    if changes.get(name, {}).get(side)
-                ]
-                if narrowed:
-                    self._terms.append((cost, narrowed))
-                else:
-                    self._fixed += cost
-
-    def cost(self, kept: Mapping[str, int]) -> int:
-        """Return the cost if each group keeps so many channels."""
-        total = self._fixed
-        for cost, sides in self._terms:
-            for width, changes in sides:
-                left = width - sum(own * (self.full[root] - kept[root]) // full for root, own, full in changes)
-                cost = cost * left // width
-            total += cost
-        return total
-
-
-def _tables(model: nn.Module, changes: _Changes) -> Iterable[tuple[int, int, list[tuple[str, int, int]]]]:
-    """Yield values, width and groups of every parameter that is cut and belongs to no layer."""
-    for name, parameter in model.named_parameters():
-        for dim, width in enumerate(parameter.shape):
-            if narrowed := changes.get(f"{name}:{dim}", {}).get("table"):
-                yield parameter.numel(), width, narrowed
-
-
-def _terms_of(
-    name: str, module: nn.Module, complexity: Complexity, metric: Metric
-) -> Iterable[tuple[int, tuple[str, ...]]]:
-    if metric == "macs":
-        if name in complexity.layers:
-            yield complexity.layers[name].macs, ("out", "in")
-        return
-    for parameter in module.parameters(recurse=False):
-        yield parameter.numel(), ("out", "in") if parameter.dim() > 1 else ("out",)
-
-
-def _side_width(module: nn.Module, side: str) -> int:
-    names = {
-        "out": ("out_channels", "out_features", "num_features", "num_channels", "num_parameters"),
-        "in": ("in_channels", "in_features"),
-    }
-    for name in names[side]:
-        if isinstance(width := getattr(module, name, None), int):
-            return width
-    raise StageError(f"{type(module).__name__} has no attribute for its {side} width, so it cannot be planned.")
-
-
-def plan_widths(
-    groups: Sequence[PruningGroup],
-    scores: Scores,
-    cost_model: CostModel,
-    target_cost: int,
-    *,
-    floors: Mapping[str, int],
-    settings: PruningSettings,
-    given: Mapping[str, int] | None = None,
-) -> Widths:
-    """Choose the widths whose cost comes closest to the target.
-
-    Args:
-        groups: as traced.
-        scores: root -> (width,) importance; groups without scores keep their width.
-        cost_model: of the model as it is.
-        target_cost: wanted cost.
-        floors: root -> narrowest width.
-        settings: ranking and rounding.
-        given: root -> width that is not up to the ranking.
-
-    Returns:
-        Root -> width, between floor and present width, or as given.
-
-    Raises:
-        StageError: even the narrowest widths cost more than 1 % above the target.
-    """
-    start = {group.root: group.width for group in groups} | dict(given or {})
-    if target_cost >= cost_model.cost(start):
-        return start
-    ranking = _Ranking(groups, scores, cost_model, floors, settings, given or {})
-    low, high = 0.0, 1.0
-    narrow = ranking.widths(high)
-    if (least := cost_model.cost(narrow)) > target_cost * 1.01:
-        raise StageError(
-            f"target {settings.metric} {target_cost:,} cannot be reached: {least:,} stay at max_pruning_ratio "
-            f"{settings.max_pruning_ratio:g}, round_to {settings.round_to}, with {len(ranking.ranks)} of {len(groups)} "
-            f"groups scored by {settings.importance}. Ask for less or raise max_pruning_ratio."
-        )
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        if cost_model.cost(ranking.widths(middle)) > target_cost:
-            low = middle
-        else:
-            high = middle
-    return _closest(ranking, ranking.widths(low), ranking.widths(high), cost_model, target_cost)
-
-
-class _Ranking:
-    """The order in which channels go, per scope."""
-
-    def __init__(
-        self,
-        groups: Sequence[PruningGroup],
-        scores: Scores,
-        cost_model: CostModel,
-        floors: Mapping[str, int],
-        settings: PruningSettings,
-        given: Mapping[str, int],
-    ) -> None:
-        self.groups = groups
-        self.floors = floors
-        self.given = given
-        self.units = {group.root: group.unit(settings.round_to) for group in groups}
-        self.full = {group.root: group.width for group in groups}
-        scopes: dict[str, list[str]] = defaultdict(list)
-        comparable: dict[str, Tensor] = {}
-        for group in groups:
-            if group.root not in scores or group.root in given:
-                continue
-            score = part_scores(group, scores[group.root])
-            if settings.cost_aware:
-                fewer = self.full | {group.root: group.width - self.units[group.root]}
-                freed = (cost_model.cost(self.full) - cost_model.cost(fewer)) / self.units[group.root]
-                score = score * group.channel_groups / max(freed, 1.0)
-            elif settings.importance != "random":
-                score = score / score.mean().clamp_min(1e-30)
-            comparable[group.root] = score
-            scope = group.pattern if settings.isomorphic else "all" if settings.global_pruning else group.root
-            scopes[scope].append(group.root)
-        # Rank of each removable part within its scope, as a share of the scope, 0..1.
-        self.ranks: dict[str, Tensor] = {}
-        for roots in scopes.values():
-            pooled = torch.cat([comparable[root] for root in roots])
-            order = torch.empty_like(pooled)
-            order[torch.argsort(pooled, stable=True)] = torch.arange(len(pooled), dtype=pooled.dtype)
-            shares = (order / len(pooled)).split([len(comparable[root]) for root in roots])
-            self.ranks.update(zip(roots, shares, strict=True))
-
-    def widths(self, ratio: float) -> Widths:
-        """Return the widths when `ratio` of every scope goes, rounded up and not below the floors."""
-        widths = {}
-        for group in self.groups:
-            root = group.root
-            gone = int((self.ranks[root] < ratio).sum()) * group.channel_groups if root in self.ranks else 0
-            wanted = round_up(group.width - gone, self.units[root])
-            widths[root] = self.given.get(root, min(max(wanted, self.floors[root]), group.width))
-        return widths
-
-
-def _closest(ranking: _Ranking, wide: Widths, narrow: Widths, cost_model: CostModel, target: int) -> Widths:
-    """Return the widths nearest to the target among plans between and one block beside the two."""
-    candidates = [wide, narrow]
-    current = dict(wide)
-    for root in sorted(wide, key=lambda name: wide[name] - narrow[name], reverse=True):
-        while current[root] > narrow[root]:
-            current = current | {root: current[root] - ranking.units[root]}
-            candidates.append(current)
-    for root, unit in ranking.units.items():
-        if root in ranking.ranks and wide[root] - unit >= ranking.floors[root]:
-            candidates.append(wide | {root: wide[root] - unit})
-        if root in ranking.ranks and narrow[root] + unit <= ranking.full[root]:
-            candidates.append(narrow | {root: narrow[root] + unit})
-    return min(candidates, key=lambda widths: abs(cost_model.cost(widths) - target))
-
-
-def part_scores(group: PruningGroup, score: Tensor) -> Tensor:
-    """Average the scores over the equal parts of a group, (width,) -> (width / channel_groups,)."""
-    return score.view(group.channel_groups, -1).mean(0)
-
-
-def channels_to_remove(group: PruningGroup, score: Tensor, width: int) -> list[int]:
-    """Return the least important channels of a group, the same positions in each equal part."""
-    parts = group.channel_groups
-    size = group.width // parts
-    lowest = torch.argsort(part_scores(group, score), stable=True)[: (group.width - width) // parts].tolist()
-    return sorted(part * size + position for part in range(parts) for position in lowest)
-
-
-def score_channels(
-    model: nn.Module,
-    groups: Sequence[PruningGroup],
-    settings: PruningSettings,
-    losses: Iterable[Callable[[], Tensor]],
-) -> Scores:
-    """Score the channels of every group by the importance that the settings name."""
-    if settings.importance == "magnitude":
-        return magnitude_scores(model, groups)
-    if settings.importance == "bn_scale":
-        return batch_norm_scores(model, groups)
-    if settings.importance == "random":
-        return random_scores(groups, settings.seed)
-    return taylor_scores(model, groups, losses)[0]
-
-
-def tried_coupling(model: nn.Module, example_input: Tensor, rules: PruningRules) -> Coupling:
-    """Return the pruning groups of a model that compute the same without channels as with them at zero."""
-    how: dict[str, Any] = {"protected": rules.protected, "custom_pruners": rules.custom_pruners}
-    coupling, refused = trace_coupling(model, example_input, **how), dict[str, str]()
-    while wrong := groups_at_fault(model, example_input[:1], coupling):
-        refused |= wrong
-        coupling = trace_coupling(model, example_input, refused=refused, **how)
-    return coupling
 
 
 def prune_step(
@@ -403,10 +122,30 @@ def apply_widths(model: nn.Module, coupling: Coupling, scores: Scores, widths: W
     remove_channels(coupling, model, removals)
 
 
-def measure_cost(model: nn.Module, example_input: Tensor, metric: Metric) -> int:
-    """Return MACs of one image, or parameters, of a model as it is."""
-    complexity = measure_complexity(model, example_input)
-    return complexity.macs if metric == "macs" else complexity.params
+def tried_coupling(model: nn.Module, example_input: Tensor, rules: PruningRules) -> Coupling:
+    """Return the pruning groups of a model that compute the same without channels as with them at zero."""
+    how: dict[str, Any] = {"protected": rules.protected, "custom_pruners": rules.custom_pruners}
+    coupling, refused = trace_coupling(model, example_input, **how), dict[str, str]()
+    while wrong := groups_at_fault(model, example_input[:1], coupling):
+        refused |= wrong
+        coupling = trace_coupling(model, example_input, refused=refused, **how)
+    return coupling
+
+
+def score_channels(
+    model: nn.Module,
+    groups: Sequence[PruningGroup],
+    settings: PruningSettings,
+    losses: Iterable[Callable[[], Tensor]],
+) -> Scores:
+    """Score the channels of every group by the importance that the settings name."""
+    if settings.importance == "magnitude":
+        return magnitude_scores(model, groups)
+    if settings.importance == "bn_scale":
+        return batch_norm_scores(model, groups)
+    if settings.importance == "random":
+        return random_scores(groups, settings.seed)
+    return taylor_scores(model, groups, losses)[0]
 
 
 def step_targets(full_cost: int, share: float, steps: int) -> list[int]:

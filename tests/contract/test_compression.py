@@ -14,7 +14,9 @@ from compress import codec
 from compress.export import check_parity, export_onnx, unfused_convolutions
 from compress.metrics.complexity import count_parameters
 from compress.model_folder import Build, load_model, save_model
-from compress.pruning.structured import PruningRules, PruningSettings, measure_cost, prune_step
+from compress.pruning.cost_model import measure_cost
+from compress.pruning.settings import PruningRules, PruningSettings
+from compress.pruning.structured import prune_step
 from compress.quantization import QuantizationSettings, calibrate, quantize
 from compress.quantization.checks import quantized_layers
 from compress.quantization.graph import outputs_of

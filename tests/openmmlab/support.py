@@ -20,7 +20,9 @@ from compress.codec import pack_file, unpack_file
 from compress.errors import CompressError
 from compress.export import check_parity, export_onnx
 from compress.export.parity import sensitivity
-from compress.pruning.structured import PruningRules, PruningSettings, measure_cost, prune_step
+from compress.pruning.cost_model import measure_cost
+from compress.pruning.settings import PruningRules, PruningSettings
+from compress.pruning.structured import prune_step
 from compress.quantization import QuantizationSettings, calibrate, quantize
 from detectors.openmmlab.config import OpenMmlabConfig, config_folder, shipped_configs
 from detectors.openmmlab.families import layout_of

@@ -15,16 +15,12 @@ from compress.codec import pack_file, unpack_bytes
 from compress.export.onnx_file import export_onnx
 from compress.export.parity import relative_error
 from compress.model_folder import Build, load_model, save_model
+from compress.pruning.cost_model import measure_cost
 from compress.pruning.coupling import remove_channels, zero_channels
 from compress.pruning.importance import magnitude_scores
-from compress.pruning.structured import (
-    PruningRules,
-    PruningSettings,
-    channels_to_remove,
-    measure_cost,
-    prune_step,
-    tried_coupling,
-)
+from compress.pruning.settings import PruningRules, PruningSettings
+from compress.pruning.structured import prune_step, tried_coupling
+from compress.pruning.width_plan import channels_to_remove
 from compress.quantization import QuantizationSettings, calibrate, quantize
 
 torch.set_num_threads(1)

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from compress.metrics.complexity import measure_complexity
+from compress.pruning.cost_model import measure_cost
 from compress.pruning.coupling import remove_channels, trace_coupling
-from compress.pruning.structured import PruningRules, PruningSettings, measure_cost, prune_step, step_targets
+from compress.pruning.settings import PruningRules, PruningSettings
+from compress.pruning.structured import prune_step, step_targets
 from detectors.dcfl.network import DcflNetwork
 
 torch.set_num_threads(1)

@@ -7,16 +7,11 @@ from torch import nn
 
 from compress.errors import StageError
 from compress.metrics.complexity import measure_complexity
+from compress.pruning.cost_model import CostModel, measure_cost
 from compress.pruning.coupling import trace_coupling
-from compress.pruning.structured import (
-    CostModel,
-    PruningRules,
-    PruningSettings,
-    channels_to_remove,
-    measure_cost,
-    prune_step,
-    step_targets,
-)
+from compress.pruning.settings import PruningRules, PruningSettings
+from compress.pruning.structured import prune_step, step_targets
+from compress.pruning.width_plan import channels_to_remove
 from compress.pruning.widths import step_width
 
 torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""Follows every channel of a network through one forward pass: which live, move and must go together."""

@@ -1,0 +1,104 @@
+"""What one forward pass shows: the channels of layers, of tables of values, and of integers that count channels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from compress.layer_widths import widths_of
+from compress.pruning.channels.call import compact
+from compress.pruning.channels.classes import ChannelClasses
+
+LARGEST_TABLE = 100_000  # values of a parameter that is followed value by value
+
+
+class ChannelTrace:
+    """What one forward pass showed.
+
+    Attributes:
+        classes: of all channels.
+        sides: (module name, 'out' or 'in') -> labels of the layer's channels, (width,).
+        tables: parameter or buffer name -> labels of its values, its shape.
+        sizes: place of an integer -> labels of the channels that it counts.
+        roots: names of the layers that make new channels, in the order of the model.
+    """
+
+    def __init__(self, model: nn.Module, custom: Mapping[type, Any]) -> None:
+        self.classes = ChannelClasses()
+        self.sides: dict[tuple[str, str], Tensor] = {}
+        self.tables: dict[str, Tensor] = {}
+        self.sizes: dict[str, Tensor] = {}
+        self.roots: list[str] = []
+        self.custom = custom
+        self.flexible: int | None = None
+        self._labels: Any = WeakIdKeyDictionary()
+        self._owners: dict[int, list[tuple[str, nn.Module, str]]] = defaultdict(list)
+        for name, module in model.named_modules():
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            for key, tensor in own:
+                self._owners[id(tensor)].append((name, module, key))
+
+    def labels_of(self, tensor: Tensor) -> Tensor | None:
+        """Return the labels of a tensor with frozen classes as 0, None if all of it is fixed."""
+        labels = self._labels.get(tensor)
+        if labels is None and id(tensor) in self._owners:
+            labels = self._table(tensor)
+        if labels is None:
+            return None
+        labels = compact(self.classes.canonical(labels))
+        return labels if bool(labels.any()) else None
+
+    def set_labels(self, tensor: Tensor, labels: Tensor | None) -> None:
+        """Remember the labels of a tensor."""
+        if labels is None:
+            self._labels.pop(tensor, None)
+        else:
+            self._labels[tensor] = labels
+
+    def _table(self, tensor: Tensor) -> Tensor | None:
+        """Number the values of a parameter that no layer's rule reads."""
+        (name, module, key), *others = self._owners[id(tensor)]
+        if others or not 1 < tensor.numel() <= LARGEST_TABLE or widths_of(module):
+            return None
+        full = f"{name}.{key}" if name else key
+        if full not in self.tables:
+            self.tables[full] = self.classes.new(tensor.numel()).view(tensor.shape)
+        return self.tables[full]
+
+    def layer(self, tensor: Tensor | None) -> tuple[str, nn.Module] | None:
+        """Return name and module of the layer with widths that owns a weight alone."""
+        owners = self._owners.get(id(tensor), []) if tensor is not None else []
+        if len(owners) != 1 or not widths_of(owners[0][1]):
+            return None
+        return owners[0][:2]
+
+    def side(self, name: str, side: str, labels: Tensor) -> Tensor:
+        """Remember the channels of one side of a layer; every call of the layer has the same."""
+        known = self.sides.setdefault((name, side), labels)
+        if known is not labels:
+            self.classes.unite(known, labels, f"{name} is called with other channels elsewhere")
+        return known
+
+    def new_channels(self, name: str, number: int) -> Tensor:
+        """Return the labels of a layer's own output channels."""
+        if (name, "out") not in self.sides:
+            self.sides[name, "out"] = self.classes.new(number)
+            self.roots.append(name)
+            if number == 1:
+                self.classes.freeze(self.sides[name, "out"], "it has one channel")
+        return self.sides[name, "out"]
+
+    def bind(self, place: str, labels: Tensor) -> None:
+        """Let an integer count the channels of some labels."""
+        known = self.sizes.setdefault(place, labels)
+        if known is labels:
+            return
+        if known.shape == labels.shape:
+            self.classes.unite(known, labels, f"{place} is the size of other channels too")
+        else:
+            for both in (known, labels):
+                self.classes.freeze(both, f"{place} counts different channels in different places")

@@ -1,0 +1,155 @@
+"""How many channels each group keeps for a budget, and which ones.
+
+A plan costs no forward pass: a bisection over one global ratio, widths rounded up, then single blocks of channels to
+come closest to the target.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from compress.errors import StageError
+from compress.pruning.cost_model import CostModel
+from compress.pruning.coupling import PruningGroup
+from compress.pruning.importance import Scores
+from compress.pruning.settings import PruningSettings
+from compress.pruning.widths import Widths, round_up
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+BISECTIONS = 40  # halvings of the ratio; more than any network has channels
+
+
+def plan_widths(
+    groups: Sequence[PruningGroup],
+    scores: Scores,
+    cost_model: CostModel,
+    target_cost: int,
+    *,
+    floors: Mapping[str, int],
+    settings: PruningSettings,
+    given: Mapping[str, int] | None = None,
+) -> Widths:
+    """Choose the widths whose cost comes closest to the target.
+
+    Args:
+        groups: as traced.
+        scores: root -> (width,) importance; groups without scores keep their width.
+        cost_model: of the model as it is.
+        target_cost: wanted cost.
+        floors: root -> narrowest width.
+        settings: ranking and rounding.
+        given: root -> width that is not up to the ranking.
+
+    Returns:
+        Root -> width, between floor and present width, or as given.
+
+    Raises:
+        StageError: even the narrowest widths cost more than 1 % above the target.
+    """
+    start = {group.root: group.width for group in groups} | dict(given or {})
+    if target_cost >= cost_model.cost(start):
+        return start
+    ranking = _Ranking(groups, scores, cost_model, floors, settings, given or {})
+    low, high = 0.0, 1.0
+    narrow = ranking.widths(high)
+    if (least := cost_model.cost(narrow)) > target_cost * 1.01:
+        raise StageError(
+            f"target {settings.metric} {target_cost:,} cannot be reached: {least:,} stay at max_pruning_ratio "
+            f"{settings.max_pruning_ratio:g}, round_to {settings.round_to}, with {len(ranking.ranks)} of {len(groups)} "
+            f"groups scored by {settings.importance}. Ask for less or raise max_pruning_ratio."
+        )
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if cost_model.cost(ranking.widths(middle)) > target_cost:
+            low = middle
+        else:
+            high = middle
+    return _closest(ranking, ranking.widths(low), ranking.widths(high), cost_model, target_cost)
+
+
+class _Ranking:
+    """The order in which channels go, per scope."""
+
+    def __init__(
+        self,
+        groups: Sequence[PruningGroup],
+        scores: Scores,
+        cost_model: CostModel,
+        floors: Mapping[str, int],
+        settings: PruningSettings,
+        given: Mapping[str, int],
+    ) -> None:
+        self.groups = groups
+        self.floors = floors
+        self.given = given
+        self.units = {group.root: group.unit(settings.round_to) for group in groups}
+        self.full = {group.root: group.width for group in groups}
+        scopes: dict[str, list[str]] = defaultdict(list)
+        comparable: dict[str, Tensor] = {}
+        for group in groups:
+            if group.root not in scores or group.root in given:
+                continue
+            score = part_scores(group, scores[group.root])
+            if settings.cost_aware:
+                fewer = self.full | {group.root: group.width - self.units[group.root]}
+                freed = (cost_model.cost(self.full) - cost_model.cost(fewer)) / self.units[group.root]
+                score = score * group.channel_groups / max(freed, 1.0)
+            elif settings.importance != "random":
+                score = score / score.mean().clamp_min(1e-30)
+            comparable[group.root] = score
+            scope = group.pattern if settings.isomorphic else "all" if settings.global_pruning else group.root
+            scopes[scope].append(group.root)
+        # Rank of each removable part within its scope, as a share of the scope, 0..1.
+        self.ranks: dict[str, Tensor] = {}
+        for roots in scopes.values():
+            pooled = torch.cat([comparable[root] for root in roots])
+            order = torch.empty_like(pooled)
+            order[torch.argsort(pooled, stable=True)] = torch.arange(len(pooled), dtype=pooled.dtype)
+            shares = (order / len(pooled)).split([len(comparable[root]) for root in roots])
+            self.ranks.update(zip(roots, shares, strict=True))
+
+    def widths(self, ratio: float) -> Widths:
+        """Return the widths when `ratio` of every scope goes, rounded up and not below the floors."""
+        widths = {}
+        for group in self.groups:
+            root = group.root
+            gone = int((self.ranks[root] < ratio).sum()) * group.channel_groups if root in self.ranks else 0
+            wanted = round_up(group.width - gone, self.units[root])
+            widths[root] = self.given.get(root, min(max(wanted, self.floors[root]), group.width))
+        return widths
+
+
+def _closest(ranking: _Ranking, wide: Widths, narrow: Widths, cost_model: CostModel, target: int) -> Widths:
+    """Return the widths nearest to the target among plans between and one block beside the two."""
+    candidates = [wide, narrow]
+    current = dict(wide)
+    for root in sorted(wide, key=lambda name: wide[name] - narrow[name], reverse=True):
+        while current[root] > narrow[root]:
+            current = current | {root: current[root] - ranking.units[root]}
+            candidates.append(current)
+    for root, unit in ranking.units.items():
+        if root in ranking.ranks and wide[root] - unit >= ranking.floors[root]:
+            candidates.append(wide | {root: wide[root] - unit})
+        if root in ranking.ranks and narrow[root] + unit <= ranking.full[root]:
+            candidates.append(narrow | {root: narrow[root] + unit})
+    return min(candidates, key=lambda widths: abs(cost_model.cost(widths) - target))
+
+
+def part_scores(group: PruningGroup, score: Tensor) -> Tensor:
+    """Average the scores over the equal parts of a group, (width,) -> (width / channel_groups,)."""
+    return score.view(group.channel_groups, -1).mean(0)
+
+
+def channels_to_remove(group: PruningGroup, score: Tensor, width: int) -> list[int]:
+    """Return the least important channels of a group, the same positions in each equal part."""
+    parts = group.channel_groups
+    size = group.width // parts
+    lowest = torch.argsort(part_scores(group, score), stable=True)[: (group.width - width) // parts].tolist()
+    return sorted(part * size + position for part in range(parts) for position in lowest)
