@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from compress.actions.prune_structured import pruning_rules, pruning_settings
+from compress.actions.prune_structured import check_loads, pruning_rules, pruning_settings
 from compress.detector import Detector
 from compress.errors import CompressError, StageError, suggest
 from compress.kind import Kind
+from compress.metrics.complexity import measure_complexity
 from compress.model_folder import Build, load_model, save_model
 from compress.progress import silenced
+from compress.pruning.kept import costs_of, kept_lines
 from compress.pruning.steps import prune_in_steps
 from compress.pruning.unstructured import sparse_layer_names
 from compress.recipe.plan import PlannedStage
@@ -49,18 +51,20 @@ def run(plan: Sequence[PlannedStage], detector: Detector, folder: Path) -> dict[
         folder: empty; what is written is not kept.
 
     Returns:
-        `image_size` that was enough, and `refused`: None, or `label` of the stage, `text` why it cannot work, and
-        whether that `was_meant`: said on purpose rather than a fault that nobody foresaw.
+        `image_size` that was enough; `kept`, lines that say which layers keep their channels though nobody said so; and
+        `refused`: None, or `label` of the stage, `text` why it cannot work, and whether that `was_meant`: said on
+        purpose rather than a fault that nobody foresaw.
     """
     torch.set_num_threads(1)  # of the child: nothing here is worth the threads' waiting for each other
     refused = None
     for number, size in enumerate(_sizes(detector)):
         sized: Any = _Sized(detector, size)
         with _quiet():
-            refused = _Rehearsal(sized, folder / str(number)).run(plan)
+            rehearsal = _Rehearsal(sized, folder / str(number))
+            refused = rehearsal.run(plan)
         if refused is None:
-            return {"image_size": list(size), "refused": None}
-    return {"image_size": None, "refused": refused}
+            return {"image_size": list(size), "kept": rehearsal.kept, "refused": None}
+    return {"image_size": None, "kept": [], "refused": refused}
 
 
 class _Sized:
@@ -105,6 +109,7 @@ class _Rehearsal:
     def __init__(self, detector: Detector, folder: Path) -> None:
         self._detector = detector
         self._folder = folder
+        self.kept: list[str] = []  # lines of the first pruning: the next ones meet the same layers
 
     def run(self, plan: Sequence[PlannedStage]) -> dict[str, Any] | None:
         """Return the first refusal, or None."""
@@ -139,12 +144,15 @@ class _Rehearsal:
             if build.quantization is None:
                 _check_points(self._detector, model)
             save_model(target, model, build)
+            if isinstance(stage, PruneStructured):
+                check_loads(model, target, self._detector, label=stage.label)
 
     def _prune(self, stage: PruneStructured, model: nn.Module) -> None:
         settings = pruning_settings(stage, seed=0)
         if settings.importance == "group_taylor":  # it needs losses, so labels; which channels go is not asked here
             settings = replace(settings, importance="magnitude")
-        prune_in_steps(
+        whole = measure_complexity(model, self._detector.example_input(1))
+        result = prune_in_steps(
             model,
             self._detector.example_input(1),
             stage.target.share,
@@ -156,12 +164,17 @@ class _Rehearsal:
             after_step=lambda _: {},
             label=stage.label,
         )
+        surprising = {name: reason for name, reason in result.not_prunable.items() if not reason.is_meant}
+        costs = costs_of(model, whole, settings.metric)
+        self.kept = self.kept or kept_lines(model, surprising, costs, unit=settings.metric)
 
     def _quantize(self, stage: Qat, model: nn.Module, build: Build) -> tuple[nn.Module, Build]:
         from compress.quantization import calibrate, quantize
+        from compress.quantization.checks import check_bit_width_names
 
         settings = stage.settings()
         quantized = quantize(model, settings, self._detector)
+        check_bit_width_names(quantized, settings)
         calibrate(quantized, [self._detector.example_input(1)])
         return quantized, build.model_copy(update={"quantization": settings.model_dump(mode="json")})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from compress.dataset import Batch
 from compress.detector import Detector
 from compress.devices import on_device
 from compress.errors import StageError
+from compress.layer_names import unknown_names
 from compress.model_folder import load_model, save_model
 from compress.pruning.batch_norm import reestimate_batch_norm
 from compress.pruning.batches import batch_losses, train_batches
@@ -23,6 +25,11 @@ from compress.seeds import epoch_seed
 from compress.stage import StageContext
 from compress.stages.prune_structured import PruneStructured
 from compress.training.in_stage import train_in_stage
+
+_CURE = (
+    "A layer of the network has a state whose size build.json cannot tell: name it in `protect`, or keep the state in "
+    "parameters and buffers that are cut like channels."
+)
 
 
 def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
     target = {stage.target.metric: stage.target.share}
     provenance = {"stage": stage.stage, "label": stage.label, "target": target}
     save_model(context.folder, model, build.model_copy(update={"provenance": [*build.provenance, provenance]}))
-    _check_loads(stage, model, context)
+    check_loads(model, context.folder, detector, label=stage.label)
     return model_facts(model, detector) | {
         "before": before,
         "target": {"metric": stage.target.metric, "share": stage.target.share, "reached": result.share},
@@ -57,20 +64,29 @@ def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
     }
 
 
-def _check_loads(stage: PruneStructured, model: nn.Module, context: StageContext) -> None:
+def check_loads(model: nn.Module, folder: Path, detector: Detector, *, label: str) -> None:
     """Load what was written, and compare: a model that the next stage cannot read must not be sealed.
+
+    Args:
+        model: pruned, as it was saved.
+        folder: it was saved into.
+        detector: builds the network anew.
+        label: of the stage, for the message.
 
     Raises:
         StageError: it cannot be loaded, or it computes something else.
     """
-    again, _ = load_model(context.folder, context.detector)
-    images = context.detector.example_input(1)
-    pairs = zip(outputs_of(again, images), outputs_of(model.eval(), images), strict=True)
-    for index, (found, expected) in enumerate(pairs):
-        if not torch.equal(found, expected):
+    try:
+        again, _ = load_model(folder, detector)
+        images = detector.example_input(1)
+        found, expected = outputs_of(again, images), outputs_of(model.eval(), images)
+    except (StageError, RuntimeError) as error:
+        text = " ".join(str(error).split())[:400].removesuffix(".")
+        raise StageError(f"stage {label}: the pruned model cannot be loaded again: {text}. {_CURE}") from error
+    for index, (one, other) in enumerate(zip(found, expected, strict=True)):
+        if not torch.equal(one, other):
             raise StageError(
-                f"stage {stage.label}: output {index} of the pruned model changed when it was saved and loaded. "
-                "Its network has a state that build.json cannot tell: protect the layers of that output."
+                f"stage {label}: output {index} of the pruned model changed when it was saved and loaded. {_CURE}"
             )
 
 
@@ -89,8 +105,16 @@ def pruning_settings(stage: PruneStructured, seed: int) -> PruningSettings:
 
 
 def pruning_rules(stage: PruneStructured, model: nn.Module, detector: Detector) -> PruningRules:
-    """Return what plug-in and recipe keep as it is."""
-    protected = {**detector.not_prunable(model), **stage.protect}
+    """Return what plug-in and recipe keep as it is.
+
+    Raises:
+        StageError: one of them names a module that is not there.
+    """
+    protected, names = detector.not_prunable(model), [name for name, _ in model.named_modules()]
+    for where, wanted in ((f"{detector.NAME}.not_prunable", protected), ("protect", stage.protect)):
+        if (wrong := unknown_names(where, wanted, names)) is not None:
+            raise StageError(wrong)
+    protected = {**protected, **stage.protect}
     return PruningRules(protected=protected, custom_pruners=detector.custom_pruners(model))
 
 

@@ -13,7 +13,7 @@ from compress.model_folder import keep_zeros, load_model, masks_of, save_model
 from compress.progress import track
 from compress.quantization import quantize
 from compress.quantization.calibration import first_images
-from compress.quantization.checks import check_zeros, quantization_facts
+from compress.quantization.checks import check_bit_width_names, check_zeros, quantization_facts
 from compress.quantization.post_training import post_train
 from compress.stage import StageContext
 from compress.stages.qat import Qat
@@ -24,13 +24,15 @@ def run(stage: Qat, context: StageContext) -> dict[str, Any]:
     """Quantize, calibrate, train, check and save.
 
     Raises:
-        StageError: the model cannot be quantized, or a zero weight did not stay zero.
+        StageError: the model cannot be quantized, a name in `layer_bit_widths` fits no layer, or a zero weight did not
+            stay zero.
     """
     detector, settings = context.detector, stage.settings()
     float_model, build = load_model(context.source.path, detector)
     masks = masks_of(float_model, build)
     facts = model_facts(float_model, detector)
     model = quantize(float_model, settings, detector)
+    check_bit_width_names(model, settings)
     with on_device(model, context.device) as device:
         calibration = post_train(model, lambda: _calibration_batches(stage, context, device), stage.chosen())
     keep = keep_zeros(model, masks)

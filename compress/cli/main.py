@@ -149,7 +149,8 @@ def plan(
     its own): what would break after the training is said now, exit code 4. Once for a recipe and a network.
 
     --json prints format_version, recipe, folder, stages and dry_pass: of each stage label, stage, folder, state (cached
-    or run), reasons and inputs; of the dry pass state (passed, cached or not run), reason and seconds.
+    or run), reasons and inputs; of the dry pass state (passed, cached or not run), reason, seconds and
+    kept (layers whose channels pruning leaves).
 
     \b
     krimp plan recipe.yaml --set data.root=/data/hit-uav

@@ -44,7 +44,7 @@ LIMIT_S = 300  # a pass that takes longer is given up, and the run goes on witho
 _ASKED = (PruneStructured, Qat, ExportOnnx)
 _NEEDED = ("torch", "torch_pruning", "brevitas", "onnx", "onnxscript", "onnxruntime")
 _LIBRARIES = ("torch", "torchvision", "torch-pruning", "brevitas", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-_CODE = ("actions", "pruning", "quantization", "export", "layer_widths.py", "model_folder.py")
+_CODE = ("actions", "pruning", "quantization", "export", "layer_names.py", "layer_widths.py", "model_folder.py")
 _START = "backbone_weights"  # field of a plug-in's CONFIG, if it has one
 _PATH_FIELDS = frozenset({"checkpoint", "root", _START})
 _NO_MATTER = frozenset({"training", "distill"})  # blocks of a stage that do not change what it does to a network
@@ -58,19 +58,23 @@ class DryPass:
         state: 'passed' now, 'cached' where it passed before, or 'not run'.
         reason: why it was not run; else ''.
         seconds: it took, 0 if it was not run now.
+        kept: lines that say which layers keep their channels in pruning though nobody said so, why, and the cure.
     """
 
     state: Literal["passed", "cached", "not run"]
     reason: str = ""
     seconds: float = 0.0
+    kept: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         texts = {"passed": f"passed in {duration_text(self.seconds)}", "cached": "passed before"}
-        return f"dry pass: {texts.get(self.state) or f'not run: {self.reason}'}"
+        text = f"dry pass: {texts.get(self.state) or f'not run: {self.reason}'}"
+        return "\n".join([f"{text}; pruning leaves these layers their channels:", *self.kept] if self.kept else [text])
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data: `state`, `reason` and `seconds`."""
-        return {"state": self.state, "reason": self.reason, "seconds": self.seconds}
+        """Return plain data: `state`, `reason`, `seconds` and `kept`."""
+        kept = [line.strip() for line in self.kept]
+        return {"state": self.state, "reason": self.reason, "seconds": self.seconds, "kept": kept}
 
 
 def dry_pass(recipe: Recipe, detector: Detector, decisions: Sequence[Decision], root: Path) -> DryPass | None:
@@ -96,16 +100,17 @@ def dry_pass(recipe: Recipe, detector: Detector, decisions: Sequence[Decision], 
         return DryPass("not run", f"{', '.join(missing)} not installed here")
     plan = [one.planned for one in decisions]
     key = hash_json(_parts(recipe, detector, plan))
-    if _kept(root) == key:
-        return DryPass("cached")
+    if (kept := _read(root, key)) is not None:
+        return DryPass("cached", kept=kept)
     start = time.monotonic()
     try:
-        refused = _in_child(plan, _with_fresh_weights(recipe, detector), recipe.seed)
+        found = _in_child(plan, _with_fresh_weights(recipe, detector), recipe.seed)
     except StageError as error:  # it was killed, for memory or time: that says nothing about the network
         return DryPass("not run", str(error))
-    if refused is None:
-        _keep(root, key)
-        return DryPass("passed", seconds=time.monotonic() - start)
+    if (refused := found["refused"]) is None:
+        kept = tuple(found["kept"])
+        _keep(root, key, kept)
+        return DryPass("passed", seconds=time.monotonic() - start, kept=kept)
     if refused["label"] not in [planned.label for planned in to_run]:
         return DryPass("not run", f"{refused['label']}, which is cached, would not work again: {refused['text']}")
     raise StageError(_refusal(recipe, plan, refused))
@@ -121,7 +126,7 @@ def _with_fresh_weights(recipe: Recipe, detector: Detector) -> Detector:
         return detector
 
 
-def _in_child(plan: Sequence[PlannedStage], detector: Detector, seed: int) -> dict[str, Any] | None:
+def _in_child(plan: Sequence[PlannedStage], detector: Detector, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="krimp-dry-pass-") as scratch:
         folder = Path(scratch)
 
@@ -133,8 +138,7 @@ def _in_child(plan: Sequence[PlannedStage], detector: Detector, seed: int) -> di
                 return run(plan, detector, folder)
 
         outcome = run_in_child(work, label="dry pass", seed=seed, result=folder / "result.json")
-    refused: dict[str, Any] | None = outcome.facts["refused"]
-    return refused
+    return outcome.facts
 
 
 @contextlib.contextmanager
@@ -200,14 +204,15 @@ def _sources(path: Path) -> list[Path]:
     return sorted(path.rglob("*.py")) if path.is_dir() else [path]
 
 
-def _kept(root: Path) -> str | None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        key = json.loads((root / FILE).read_text()).get("passed")
-        return key if isinstance(key, str) else None
+def _read(root: Path, key: str) -> tuple[str, ...] | None:
+    """Return the lines of a pass that was kept under a key, None if there is none."""
+    with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+        found = json.loads((root / FILE).read_text())
+        return tuple(map(str, found.get("kept", ()))) if found.get("passed") == key else None
     return None
 
 
-def _keep(root: Path, key: str) -> None:
+def _keep(root: Path, key: str, kept: Sequence[str]) -> None:
     with contextlib.suppress(OSError):  # a folder that cannot be written is no fault of the network
         root.mkdir(parents=True, exist_ok=True)
-        write_whole(root / FILE, to_json({"passed": key}))
+        write_whole(root / FILE, to_json({"passed": key, "kept": list(kept)}))

@@ -45,7 +45,8 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return plain data: `format_version`, `recipe`, `folder`, `stages`, `dry_pass`.
 
-        `dry_pass` has `state` ('passed', 'cached' or 'not run'), `reason` and `seconds`; left out if there was none.
+        `dry_pass` has `state` ('passed', 'cached' or 'not run'), `reason`, `seconds` and `kept` (layers whose channels
+        pruning leaves, a line each block); left out if there was none.
         A stage has `label`, `stage`, `folder`, `state` ('cached' or 'run'), `reasons` (why it must run) and `inputs`
         (input name -> label of the stage that makes it).
         """

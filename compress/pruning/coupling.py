@@ -18,10 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import StageError
+from compress.layer_names import unknown_names
 from compress.metrics.complexity import has_convolution_weight
 from compress.pruning.channels.record import ChannelTrace
 from compress.pruning.channels.trace import trace_channels
 from compress.pruning.cutting import Side, cut_layer, cut_size, cut_table, zero_positions
+from compress.pruning.reasons import (
+    ALL_TOGETHER,
+    COMPUTED_WEIGHT,
+    NO_LAYER,
+    NO_OUTPUT,
+    OTHERS,
+    OWN_RULE,
+    TWO_DIMENSIONS,
+    UNEVEN,
+    Reason,
+)
+from compress.pruning.reasons import protected as protected_by
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ class Coupling:
     """
 
     groups: tuple[PruningGroup, ...]
-    not_prunable: dict[str, str]
+    not_prunable: dict[str, Reason]
     custom: Mapping[type, Any]
 
 
@@ -103,7 +116,7 @@ def trace_coupling(
     *,
     protected: Mapping[str, str],
     custom_pruners: Mapping[type, Any],
-    refused: Mapping[str, str] | None = None,
+    refused: Mapping[str, Reason] | None = None,
 ) -> Coupling:
     """Find the pruning groups of a model.
 
@@ -117,8 +130,8 @@ def trace_coupling(
     Raises:
         StageError: a protected name does not exist, or a custom layer does not return one tensor.
     """
-    if unknown := sorted(set(protected) - {name for name, _ in model.named_modules()}):
-        raise StageError(f"protected layers {unknown} are not in the model.")
+    if (wrong := unknown_names("protect", protected, [name for name, _ in model.named_modules()])) is not None:
+        raise StageError(wrong)
     trace, _ = trace_channels(model, example_input[:1], custom_pruners)
     _protect(trace, protected)
     for root, reason in (refused or {}).items():
@@ -183,7 +196,7 @@ def _protect(trace: ChannelTrace, protected: Mapping[str, str]) -> None:
     for (layer, side), labels in trace.sides.items():
         for name, reason in protected.items():
             if side == "out" and (layer == name or layer.startswith(f"{name}.") or not name):
-                trace.classes.freeze(labels, f"{reason} ({name})")
+                trace.classes.freeze(labels, protected_by(reason, name))
 
 
 def _groups(trace: ChannelTrace, model: nn.Module) -> list[PruningGroup]:
@@ -193,7 +206,7 @@ def _groups(trace: ChannelTrace, model: nn.Module) -> list[PruningGroup]:
         _settle_tables(trace)
         canonical = {key: trace.classes.canonical(labels) for key, labels in _things(trace).items()}
         groups: dict[str, PruningGroup] = {}
-        left: list[tuple[set[int], str]] = []
+        left: list[tuple[set[int], Reason]] = []
         for classes, things in sorted(_alike(canonical).items(), key=lambda item: min(item[0])):
             makers = sorted(
                 (name for name, side, _ in things if side == "out" and name in order), key=order.__getitem__
@@ -204,11 +217,9 @@ def _groups(trace: ChannelTrace, model: nn.Module) -> list[PruningGroup]:
                 root = (alone or free)[0]
                 groups[root] = _group(root, classes, {key: canonical[key] for key in things}, model)
             elif makers:
-                left.append(
-                    (set(classes), "all its channels go together" if len(classes) == 1 else "it is cut unevenly")
-                )
+                left.append((set(classes), ALL_TOGETHER if len(classes) == 1 else UNEVEN))
             else:
-                left.append((set(classes), "no layer makes it"))
+                left.append((set(classes), NO_LAYER))
         if not left:
             return sorted(groups.values(), key=lambda group: order[group.root])
         for classes_left, reason in left:
@@ -252,7 +263,7 @@ def _settle_tables(trace: ChannelTrace) -> None:
     """Freeze tables of values whose channels do not lie along one dimension."""
     while wrong := [labels for labels in trace.tables.values() if len(_moving(trace, labels)) > 1]:
         for labels in wrong:
-            trace.classes.freeze(labels, "a parameter has it in more than one dimension")
+            trace.classes.freeze(labels, TWO_DIMENSIONS)
 
 
 def _group(
@@ -285,10 +296,10 @@ def _reasons(
     groups: Sequence[PruningGroup],
     protected: Mapping[str, str],
     custom: Mapping[type, Any],
-) -> dict[str, str]:
+) -> dict[str, Reason]:
     """Return why layers with a kernel keep their outputs."""
     seen = {name for group in groups for name in group.producers}
-    reasons = {}
+    reasons: dict[str, Reason] = {}
     owners = [name for name, module in model.named_modules() if type(module) in custom]
     for name, module in model.named_modules():
         if name in seen or not (
@@ -296,11 +307,11 @@ def _reasons(
         ):
             continue
         if name in protected:
-            reasons[name] = protected[name]
+            reasons[name] = protected_by(protected[name])
         elif (labels := trace.sides.get((name, "out"))) is not None:
-            reasons[name] = trace.classes.reason(labels) or "its channels are those of other layers"
+            reasons[name] = trace.fixed.get(name) or trace.classes.reason(labels) or OTHERS
         elif any(name.startswith(f"{owner}.") for owner in owners):
-            reasons[name] = "part of a layer with its own pruning rule"
+            reasons[name] = OWN_RULE
         else:
-            reasons[name] = "no output depends on it, or its weight is computed or used twice"
+            reasons[name] = NO_OUTPUT if trace.owns_weight(name) else COMPUTED_WEIGHT
     return reasons

@@ -11,6 +11,7 @@ import torch
 from compress.errors import StageError
 from compress.progress import say, warn
 from compress.pruning.cost_model import measure_cost
+from compress.pruning.reasons import Reason
 from compress.pruning.settings import PruningRules, PruningSettings
 from compress.pruning.structured import prune_step, step_targets
 from compress.pruning.widths import step_width
@@ -35,7 +36,7 @@ class StepsResult:
 
     share: float
     groups: dict[str, dict[str, Any]]
-    not_prunable: dict[str, str]
+    not_prunable: dict[str, Reason]
     history: list[dict[str, Any]]
 
 
@@ -77,7 +78,7 @@ def prune_in_steps(
     first = {name: len(p) for name, p in model.named_parameters() if name.endswith(".weight")}
     original: dict[str, int] | None = None
     groups: dict[str, dict[str, Any]] = {}
-    not_prunable: dict[str, str] = {}
+    not_prunable: dict[str, Reason] = {}
     history: list[dict[str, Any]] = []
     for step, target in enumerate(targets, start=1):
         result = prune_step(
@@ -87,6 +88,7 @@ def prune_in_steps(
             rules=rules,
             settings=settings,
             original_widths=original,
+            full_cost=full_cost,
             widths=_widths_after(step, steps, widths, first, settings.round_to),
             losses=losses(step),
             device=device,

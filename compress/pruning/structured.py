@@ -12,6 +12,8 @@ from compress.metrics.complexity import measure_complexity
 from compress.pruning.cost_model import CostModel, measure_cost
 from compress.pruning.coupling import Coupling, PruningGroup, remove_channels, trace_coupling
 from compress.pruning.importance import Scores, batch_norm_scores, magnitude_scores, random_scores, taylor_scores
+from compress.pruning.kept import unreachable
+from compress.pruning.reasons import Reason, no_score
 from compress.pruning.settings import PruningRules, PruningSettings
 from compress.pruning.trial import groups_at_fault
 from compress.pruning.width_plan import channels_to_remove, plan_widths
@@ -19,6 +21,9 @@ from compress.pruning.widths import Widths, given_widths, narrowest_widths
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+UNREACHED = 0.01  # of the target; what comes closer is told as a warning
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class StepResult:
     cost_before: int
     cost_after: int
     groups: dict[str, GroupWidth]
-    not_prunable: dict[str, str]
+    not_prunable: dict[str, Reason]
 
 
 def prune_step(
@@ -54,6 +59,7 @@ def prune_step(
     rules: PruningRules,
     settings: PruningSettings,
     original_widths: Mapping[str, int] | None = None,
+    full_cost: int | None = None,
     widths: Mapping[str, int] | None = None,
     losses: Iterable[Callable[[], Tensor]] = (),
     device: str = "cpu",
@@ -67,6 +73,7 @@ def prune_step(
         rules: what the detector protects and how its unusual layers are cut.
         settings: ranking and limits.
         original_widths: root -> width before the first of several steps; default: now.
+        full_cost: cost before the first of several steps, that messages give shares of; default: now.
         widths: layer name -> channels its group shall have, whatever the ranking says.
         losses: one call a batch, for importance 'group_taylor'.
         device: 'auto', 'cpu' or 'cuda', where the losses run; everything else runs on the CPU.
@@ -86,11 +93,18 @@ def prune_step(
     floors = narrowest_widths(
         coupling.groups, original, round_to=settings.round_to, max_pruning_ratio=settings.max_pruning_ratio
     )
-    given = given_widths(coupling.groups, widths or {}, round_to=settings.round_to)
-    planned, scores = cost_model.full | given, {}
+    given = given_widths(coupling.groups, widths or {}, round_to=settings.round_to, kept=coupling.not_prunable)
+    planned, scores, reasons = cost_model.full | given, {}, dict(coupling.not_prunable)
     if target_cost < before or planned != cost_model.full:
         with on_device(model, device if settings.importance == "group_taylor" else "cpu"):
             scores = score_channels(model, coupling.groups, settings, losses)
+        reasons |= {group.root: no_score(settings.importance) for group in coupling.groups if group.root not in scores}
+        narrowest = cost_model.full | {root: floors[root] for root in scores} | given
+        if (least := cost_model.cost(narrowest)) > target_cost * (1 + UNREACHED):
+            text = unreachable(
+                model, reasons, complexity, settings, target=target_cost, least=least, full=full_cost or before
+            )
+            raise StageError(text)
         planned = plan_widths(
             coupling.groups, scores, cost_model, target_cost, floors=floors, settings=settings, given=given
         )
@@ -101,13 +115,6 @@ def prune_step(
             f"the pruned model costs {after:,} {settings.metric}; the plan says {cost_model.cost(planned):,}. "
             "A layer was pruned inconsistently: protect it or give its class a custom pruner."
         )
-    reasons = dict(coupling.not_prunable)
-    if scores:
-        reasons |= {
-            group.root: f"importance {settings.importance} gives its group no score"
-            for group in coupling.groups
-            if group.root not in scores
-        }
     table = {g.root: GroupWidth(g.producers, g.width, planned[g.root]) for g in coupling.groups}
     return StepResult(before, after, table, reasons)
 
@@ -125,7 +132,7 @@ def apply_widths(model: nn.Module, coupling: Coupling, scores: Scores, widths: W
 def tried_coupling(model: nn.Module, example_input: Tensor, rules: PruningRules) -> Coupling:
     """Return the pruning groups of a model that compute the same without channels as with them at zero."""
     how: dict[str, Any] = {"protected": rules.protected, "custom_pruners": rules.custom_pruners}
-    coupling, refused = trace_coupling(model, example_input, **how), dict[str, str]()
+    coupling, refused = trace_coupling(model, example_input, **how), dict[str, Reason]()
     while wrong := groups_at_fault(model, example_input[:1], coupling):
         refused |= wrong
         coupling = trace_coupling(model, example_input, refused=refused, **how)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from compress.metrics.complexity import first_tensor
 from compress.model_copy import copy_of
 from compress.pruning.coupling import Coupling, PruningGroup, remove_channels, zero_channels
+from compress.pruning.reasons import COMPUTES_OTHER, OUTPUT_CHANGES, Reason, does_not_run
 
 TOLERANCE = 1e-3  # relative L2 error of a raw output; float32 sums in another order stay far below
 
 
-def groups_at_fault(model: nn.Module, example: Tensor, coupling: Coupling) -> dict[str, str]:
+def groups_at_fault(model: nn.Module, example: Tensor, coupling: Coupling) -> dict[str, Reason]:
     """Return root -> why, for the groups without whose channels the model computes something else.
 
     Args:
@@ -27,7 +28,7 @@ def groups_at_fault(model: nn.Module, example: Tensor, coupling: Coupling) -> di
         example: (1, 3, H, W).
         coupling: of this model.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Reason] = {}
     pending = [list(coupling.groups)]
     while pending:
         groups = pending.pop()
@@ -47,7 +48,7 @@ def some_channels(group: PruningGroup, every: int) -> list[int]:
     return [part * size + i for part in range(group.channel_groups) for i in range(1, size, every)]
 
 
-def _difference(model: nn.Module, example: Tensor, coupling: Coupling, groups: Sequence[PruningGroup]) -> str | None:
+def _difference(model: nn.Module, example: Tensor, coupling: Coupling, groups: Sequence[PruningGroup]) -> Reason | None:
     """Return what goes wrong without some channels of some groups, None if nothing does."""
     # Other shares for other groups: two widths that must be equal shall not be equal by chance.
     number = {group.root: i for i, group in enumerate(coupling.groups)}
@@ -59,13 +60,13 @@ def _difference(model: nn.Module, example: Tensor, coupling: Coupling, groups: S
         remove_channels(coupling, cut, removals)
         found = _run(cut, example)
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-        return f"the network does not run with fewer channels ({str(error).splitlines()[0][:120]})"
+        return does_not_run(error)
     for before, after in zip(expected, found, strict=True):
         if before.shape != after.shape:
-            return "an output would change its shape with fewer channels"
+            return OUTPUT_CHANGES
         difference = float((after - before).double().norm())
         if not difference <= TOLERANCE * float(before.double().norm()) + 1e-6:
-            return "the network computes something else with fewer channels: a size is fixed in its forward pass"
+            return COMPUTES_OTHER
     return None
 
 

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Literal
 
 from compress.errors import StageError
+from compress.layer_names import unknown_names
 from compress.metrics.complexity import prunable_weights
 
 if TYPE_CHECKING:
@@ -50,9 +51,8 @@ def sparse_layer_names(model: nn.Module, skip: Collection[str] = ()) -> tuple[st
         StageError: a pattern matches no layer.
     """
     names = tuple(prunable_weights(model))
-    for pattern in skip:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise StageError(f"skip: {pattern!r} matches no layer with weights. Layers are named like {names[0]!r}.")
+    if (wrong := unknown_names("skip", skip, names, what="layer with weights", patterns=True)) is not None:
+        raise StageError(wrong)
     return tuple(name for name in names if not any(fnmatchcase(name, pattern) for pattern in skip))
 
 

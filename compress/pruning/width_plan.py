@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compress.errors import StageError
 from compress.pruning.cost_model import CostModel
 from compress.pruning.coupling import PruningGroup
 from compress.pruning.importance import Scores
@@ -42,29 +41,19 @@ def plan_widths(
         groups: as traced.
         scores: root -> (width,) importance; groups without scores keep their width.
         cost_model: of the model as it is.
-        target_cost: wanted cost.
+        target_cost: wanted cost; where even the narrowest widths cost more, these are returned.
         floors: root -> narrowest width.
         settings: ranking and rounding.
         given: root -> width that is not up to the ranking.
 
     Returns:
         Root -> width, between floor and present width, or as given.
-
-    Raises:
-        StageError: even the narrowest widths cost more than 1 % above the target.
     """
     start = {group.root: group.width for group in groups} | dict(given or {})
     if target_cost >= cost_model.cost(start):
         return start
     ranking = _Ranking(groups, scores, cost_model, floors, settings, given or {})
     low, high = 0.0, 1.0
-    narrow = ranking.widths(high)
-    if (least := cost_model.cost(narrow)) > target_cost * 1.01:
-        raise StageError(
-            f"target {settings.metric} {target_cost:,} cannot be reached: {least:,} stay at max_pruning_ratio "
-            f"{settings.max_pruning_ratio:g}, round_to {settings.round_to}, with {len(ranking.ranks)} of {len(groups)} "
-            f"groups scored by {settings.importance}. Ask for less or raise max_pruning_ratio."
-        )
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         if cost_model.cost(ranking.widths(middle)) > target_cost:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from math import gcd
 
 from compress.errors import StageError
+from compress.layer_names import unknown_names
 from compress.pruning.coupling import PruningGroup
+from compress.pruning.reasons import Reason
 
 Widths = dict[str, int]  # root of a group -> channels kept
 
@@ -45,24 +46,28 @@ def round_up(width: float, unit: int) -> int:
     return int(-(-round(width, 6) // unit)) * unit
 
 
-def given_widths(groups: Sequence[PruningGroup], widths: Mapping[str, int], *, round_to: int) -> Widths:
+def given_widths(
+    groups: Sequence[PruningGroup], widths: Mapping[str, int], *, round_to: int, kept: Mapping[str, Reason]
+) -> Widths:
     """Return root -> width for the groups whose width is given by the name of one of their layers.
 
     Args:
         groups: as traced.
         widths: layer name -> channels that its group shall have.
         round_to: widths are multiples of it.
+        kept: layer name -> why its width cannot be chosen.
 
     Raises:
         StageError: a layer is unknown or not prunable, two layers of a group disagree, or a width
             is larger than the present one or not a multiple.
     """
     group_of = {name: group for group in groups for name in group.producers}
+    if (wrong := unknown_names("widths", widths, [*group_of, *kept], what="layer with channels")) is not None:
+        raise StageError(wrong)
     given: Widths = {}
     for name, width in widths.items():
         if (group := group_of.get(name)) is None:
-            near = get_close_matches(name, group_of, n=1, cutoff=0)
-            raise StageError(f"widths: no prunable layer is called {name!r}. Did you mean {near[0]!r}?")
+            raise StageError(f"widths: {name} keeps its channels: {kept[name]}. {kept[name].cure}".rstrip())
         unit = group.unit(round_to)
         if width % unit or width > group.width:
             raise StageError(

@@ -9,12 +9,34 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import StageError
-from compress.quantization.layers import QuantizedConv2d
+from compress.layer_names import unknown_names
+from compress.quantization.layers import QuantizedConv2d, QuantizedLayer
+from compress.quantization.settings import QuantizationSettings
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedConv2d]:
     """Return module name -> layer with integer weights, shared ones once."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedConv2d)}
+
+
+def check_bit_width_names(model: nn.Module, settings: QuantizationSettings) -> None:
+    """Check that every name in `layer_bit_widths` is one of a layer whose weights are quantized.
+
+    It is no part of `quantize`: models that were stored with such names are read as before.
+
+    Args:
+        model: quantized.
+        settings: that it was quantized with.
+
+    Raises:
+        StageError: a name or pattern fits no such layer.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, QuantizedConv2d | QuantizedLayer)]
+    what = "layer with quantized weights"
+    if (
+        wrong := unknown_names("layer_bit_widths", settings.layer_bit_widths, names, what=what, patterns=True)
+    ) is not None:
+        raise StageError(wrong)
 
 
 def check_zeros(model: nn.Module, masks: Mapping[str, Tensor], *, label: str) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from compress.errors import RecipeError, StageError
+from compress.layer_names import unknown_names
 from compress.metrics.complexity import has_convolution_weight
 from compress.progress import warn
 from compress.quantization.gates import (
@@ -88,9 +89,9 @@ def float_islands(model: nn.Module, detector: Detector) -> dict[str, str]:
         StageError: a named layer does not exist.
     """
     islands = detector.not_quantizable(model)
-    known = {name for name, _ in model.named_modules()}
-    if unknown := sorted(set(islands) - known):
-        raise StageError(f"{detector.NAME}.not_quantizable names {unknown}, and the model has no such modules.")
+    names = [name for name, _ in model.named_modules()]
+    if (wrong := unknown_names(f"{detector.NAME}.not_quantizable", islands, names)) is not None:
+        raise StageError(wrong)
     return islands
 
 

@@ -6,12 +6,13 @@ The labels of a tensor have its rank; a dimension along which the channels do no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from compress.pruning.channels.classes import ChannelClasses
+from compress.pruning.reasons import Reason, tied
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Call:
         out: what it returned.
         labels_of: tensor -> labels, None where everything is fixed.
         classes: of the network.
+        reason_of: tensor without labels -> why its channels stay, None if it never had any.
         pointwise: torch says that it works element by element.
         flexible: the dimension of a new shape that follows the number of channels, where the caller said so.
     """
@@ -34,12 +36,19 @@ class Call:
     out: Any
     labels_of: Callable[[Tensor], Tensor | None]
     classes: ChannelClasses
+    reason_of: Callable[[Tensor], Reason | None]
     pointwise: bool = False
     flexible: int | None = None
-    fixed_by: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.fixed_by = f"the operator {self.name} ties it to a fixed size"
+    @property
+    def fixed_by(self) -> Reason:
+        """Return why channels stay that this operator ties to fixed ones."""
+        return tied(self.name, self.because())
+
+    def because(self) -> Reason | None:
+        """Return why the first of the tensors that it reads keeps its channels, None if none had any."""
+        reasons = (self.reason_of(tensor) for tensor in self.tensors() if self.labels_of(tensor) is None)
+        return next((reason for reason in reasons if reason is not None), None)
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors among the arguments."""

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.pruning.reasons import FIXED_SIZE, Reason
+
 FIXED = 0  # label of what is no channel: its size never changes
 
 
@@ -20,7 +22,7 @@ class ChannelClasses:
     def __init__(self) -> None:
         self._parent: list[int] = [FIXED]
         self._table: Any = None
-        self._frozen: dict[int, str] = {FIXED: "its size is fixed"}
+        self._frozen: dict[int, Reason] = {FIXED: FIXED_SIZE}
 
     def new(self, number: int) -> Tensor:
         """Return (number,) labels of new channels, each a class of its own."""
@@ -37,7 +39,7 @@ class ChannelClasses:
             label = parent[label]
         return label
 
-    def unite(self, first: Tensor, second: Tensor, reason: str) -> None:
+    def unite(self, first: Tensor, second: Tensor, reason: Reason) -> None:
         """Join the classes of two label tensors, element by element; beside a fixed size a class is frozen."""
         if torch.equal(first, second):
             return
@@ -55,17 +57,17 @@ class ChannelClasses:
                 self._frozen.setdefault(keep, self._frozen.pop(gone))
             self._table = None
 
-    def freeze(self, labels: Tensor, reason: str) -> None:
+    def freeze(self, labels: Tensor, reason: Reason) -> None:
         """Let the classes of these channels stay."""
         for label in torch.unique(labels).tolist():
             self._freeze(self.root(label), reason)
 
-    def _freeze(self, root: int, reason: str) -> None:
+    def _freeze(self, root: int, reason: Reason) -> None:
         if root not in self._frozen:
             self._frozen[root] = reason
             self._table = None
 
-    def reason(self, labels: Tensor) -> str | None:
+    def reason(self, labels: Tensor) -> Reason | None:
         """Return why the first frozen of these channels stays, None if all may go."""
         for label in labels.flatten().tolist():
             if (why := self._frozen.get(self.root(label))) is not None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compress.pruning.channels.call import Call, collapse, compact, tensors_in, varying
+from compress.pruning.reasons import unknown_operator
 
 SPATIAL = ("upsample", "max_pool", "avg_pool", "adaptive_max_pool", "adaptive_avg_pool", "fractional_max_pool")
 """How the names of operators begin that mix neighbours in height and width, each channel on its own."""
@@ -17,7 +18,7 @@ def unknown(call: Call) -> None:
     """Freeze all that is read."""
     for tensor in call.tensors():
         if (labels := call.labels_of(tensor)) is not None:
-            call.classes.freeze(labels, f"the operator {call.name} is not known to work with fewer channels")
+            call.classes.freeze(labels, unknown_operator(call.name))
 
 
 def pointwise(call: Call) -> Tensor | None:

@@ -31,7 +31,7 @@ def flow(call: Call) -> Any:
 
 _RULES: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(
-        ("permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "repeat", "flip", "numpy_T"), moved
+        ("permute", "transpose", "t", "unsqueeze", "squeeze", "expand", "repeat", "flip", "rot90", "numpy_T"), moved
     ),
     **dict.fromkeys(("view", "reshape", "_unsafe_view", "_reshape_alias"), reshaped),
     **dict.fromkeys(("slice", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"), cut),
@@ -44,11 +44,13 @@ _RULES: dict[str, Callable[[Call], Any]] = {
     **dict.fromkeys(("matmul", "bmm", "mm", "addmm", "baddbmm"), matrix_product),
     **dict.fromkeys(("clone", "contiguous", "detach", "alias", "_to_copy", "lift_fresh", "dropout"), pointwise),
     **dict.fromkeys(
-        ("gelu", "hardtanh", "leaky_relu", "elu", "mish", "softplus", "threshold", "log_sigmoid"), pointwise
+        ("gelu", "hardswish", "hardtanh", "leaky_relu", "elu", "mish", "softplus", "threshold", "log_sigmoid"),
+        pointwise,
     ),
     **dict.fromkeys(
         ("feature_dropout", "feature_alpha_dropout", "alpha_dropout", "native_dropout", "rrelu"), pointwise
     ),
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"), pointwise),
     **dict.fromkeys(("copy", "index_put", "as_strided"), unknown),
     "cat": joined,
     "glu": gated,

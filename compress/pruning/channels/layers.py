@@ -9,8 +9,17 @@ from torch import Tensor
 
 from compress.pruning.channels.call import Call, collapse, varying
 from compress.pruning.channels.record import ChannelTrace
-
-CLIENT = "its channels are a raw output or a side input of a layer"
+from compress.pruning.reasons import (
+    COMPUTED_CONVOLUTION,
+    COMPUTED_LINEAR,
+    DEFORMABLE_GROUPS,
+    GROUP_NORM,
+    GROUP_NORM_WITHOUT_SCALE,
+    NORM_OVER_CHANNELS,
+    RAW_OUTPUT,
+    grouped,
+    tensors_of_no_layer,
+)
 
 
 def vector(call: Call, labels: Tensor | None, dim: int, size: int) -> Tensor:
@@ -35,16 +44,17 @@ def convolution(trace: ChannelTrace, call: Call) -> Tensor | None:
     layer = trace.layer(weight)
     channels = vector(call, trace.labels_of(x), 1, x.shape[1])
     if layer is None:
-        trace.classes.freeze(channels, "a convolution reads it whose weight is computed or shared by two layers")
+        trace.classes.freeze(channels, COMPUTED_CONVOLUTION)
         return None
     name, rank, width = layer[0], call.out.dim(), call.out.shape[1]
     if groups > 1 and groups == x.shape[1]:
         repeated = channels.repeat_interleave(width // groups)
+        trace.explain(name, x)
         return along(trace.side(name, "out", repeated), 1, rank)
     own = trace.new_channels(name, width)
     if groups > 1:
         for labels, size in ((channels, len(channels) // groups), (own, width // groups)):
-            trace.classes.unite(labels.view(groups, size), labels[:size].expand(groups, size), f"{name} has groups")
+            trace.classes.unite(labels.view(groups, size), labels[:size].expand(groups, size), grouped(name))
     trace.side(name, "in", channels)
     return along(own, 1, rank)
 
@@ -55,7 +65,7 @@ def linear(trace: ChannelTrace, call: Call) -> Tensor | None:
     layer = trace.layer(weight)
     channels = vector(call, trace.labels_of(x), -1, x.shape[-1])
     if layer is None:
-        trace.classes.freeze(channels, "a linear layer reads it whose weight is computed or shared by two layers")
+        trace.classes.freeze(channels, COMPUTED_LINEAR)
         return None
     trace.side(layer[0], "in", channels)
     own = trace.new_channels(layer[0], call.out.shape[-1])
@@ -67,11 +77,11 @@ def deformable(trace: ChannelTrace, call: Call) -> Tensor | None:
     x, weight, *fields = call.args[:4]
     for tensor in fields:
         if isinstance(tensor, Tensor) and (labels := trace.labels_of(tensor)) is not None:
-            trace.classes.freeze(labels, CLIENT)
+            trace.classes.freeze(labels, RAW_OUTPUT)
     layer, groups, offset_groups = trace.layer(weight), call.args[11], call.args[12]
     channels = vector(call, trace.labels_of(x), 1, x.shape[1])
     if layer is None or groups != 1 or offset_groups != 1:
-        trace.classes.freeze(channels, "a deformable convolution with groups or a computed weight reads it")
+        trace.classes.freeze(channels, DEFORMABLE_GROUPS)
         return None
     trace.side(layer[0], "in", channels)
     return along(trace.new_channels(layer[0], call.out.shape[1]), 1, 4)
@@ -91,7 +101,7 @@ def channel_norm(trace: ChannelTrace, call: Call) -> Tensor | None:
         if call.name != "prelu" or owned[0].numel() > 1:
             trace.side(layer[0], "out", channels)
     elif any(tensor.numel() > 1 for tensor in call.tensors()[1:]):
-        trace.classes.freeze(channels, f"{call.name} reads it with tensors of no layer")
+        trace.classes.freeze(channels, tensors_of_no_layer(call.name))
         return None
     return along(channels, 1, x.dim())
 
@@ -105,13 +115,13 @@ def group_norm(trace: ChannelTrace, call: Call) -> Tensor | None:
     channels = vector(call, labels, 1, x.shape[1])
     size = len(channels) // groups
     if groups == 1:
-        trace.classes.freeze(channels, "a norm over all channels reads it")
+        trace.classes.freeze(channels, NORM_OVER_CHANNELS)
         return None
     parts = channels.view(groups, size)
-    trace.classes.unite(parts, parts[:, :1].expand_as(parts), "a group norm reads it")
+    trace.classes.unite(parts, parts[:, :1].expand_as(parts), GROUP_NORM)
     layer = next((trace.layer(tensor) for tensor in call.tensors()[1:] if trace.layer(tensor)), None)
     if layer is None:
-        trace.classes.freeze(channels, "a group norm without scale of its own reads it")
+        trace.classes.freeze(channels, GROUP_NORM_WITHOUT_SCALE)
         return None
     trace.side(layer[0], "out", channels)
     return along(channels, 1, x.dim())
@@ -124,7 +134,7 @@ def layer_norm(trace: ChannelTrace, call: Call) -> Tensor | None:
     if labels is None:
         return None
     if any(dim >= x.dim() - last for dim in varying(labels)):
-        trace.classes.freeze(labels, "a norm over all channels reads it")
+        trace.classes.freeze(labels, NORM_OVER_CHANNELS)
         return None
     return labels
 

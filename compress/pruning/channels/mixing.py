@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compress.pruning.channels.call import Call, collapse, tensors_in, varying
 from compress.pruning.channels.elementwise import unknown
+from compress.pruning.reasons import ATTENTION_SCALE, mixed
 
 
 def reduced(call: Call) -> Any:
@@ -22,7 +23,7 @@ def reduced(call: Call) -> Any:
     dims = range(rank) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     gone = {dim % rank for dim in dims}
     if gone & varying(labels):
-        call.classes.freeze(labels, f"the operator {call.name} mixes its channels")
+        call.classes.freeze(labels, mixed(call.name))
         return None
     outs = list(tensors_in(call.out))
     keeps = bool(outs) and outs[0].dim() == rank
@@ -38,7 +39,7 @@ def same_shape_along(call: Call) -> Any:
     assert labels is not None
     dim = call.arg(1, "dim", -1)
     if dim % call.args[0].dim() in varying(labels):
-        call.classes.freeze(labels, f"the operator {call.name} mixes its channels")
+        call.classes.freeze(labels, mixed(call.name))
         return None
     return labels
 
@@ -75,6 +76,6 @@ def attention(call: Call) -> Tensor | None:
     """Scaled dot products: the scale follows the width of the queries, so these stay; values pass through."""
     for tensor in call.tensors()[:2] + call.tensors()[3:]:
         if (labels := call.labels_of(tensor)) is not None:
-            call.classes.freeze(labels, "the scale of the attention follows its width")
+            call.classes.freeze(labels, ATTENTION_SCALE)
     labels = call.labels_of(call.args[2])
     return None if labels is None else collapse(call, call.classes.canonical(labels), [-1])

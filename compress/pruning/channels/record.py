@@ -11,7 +11,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from compress.layer_widths import widths_of
 from compress.pruning.channels.call import compact
-from compress.pruning.channels.classes import ChannelClasses
+from compress.pruning.channels.classes import FIXED, ChannelClasses
+from compress.pruning.reasons import ONE_CHANNEL, Reason, called_elsewhere, size_of_different, size_of_others
 
 LARGEST_TABLE = 100_000  # values of a parameter that is followed value by value
 
@@ -24,6 +25,7 @@ class ChannelTrace:
         sides: (module name, 'out' or 'in') -> labels of the layer's channels, (width,).
         tables: parameter or buffer name -> labels of its values, its shape.
         sizes: place of an integer -> labels of the channels that it counts.
+        fixed: name of a layer that passes its channels on -> why those that it reads stay.
         roots: names of the layers that make new channels, in the order of the model.
     """
 
@@ -35,7 +37,9 @@ class ChannelTrace:
         self.roots: list[str] = []
         self.custom = custom
         self.flexible: int | None = None
+        self.fixed: dict[str, Reason] = {}
         self._labels: Any = WeakIdKeyDictionary()
+        self._why: Any = WeakIdKeyDictionary()
         self._owners: dict[int, list[tuple[str, nn.Module, str]]] = defaultdict(list)
         for name, module in model.named_modules():
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -59,6 +63,25 @@ class ChannelTrace:
         else:
             self._labels[tensor] = labels
 
+    def reason_of(self, tensor: Tensor) -> Reason | None:
+        """Return why the channels of a tensor without labels stay; None if it never had channels."""
+        if (known := self._why.get(tensor)) is not None:
+            return known  # type: ignore[no-any-return]
+        labels = self._labels.get(tensor)
+        if labels is None or not bool(labels.any()):
+            return None
+        return self.classes.reason(labels[labels != FIXED][:1])
+
+    def inherit(self, tensor: Tensor, reason: Reason | None) -> None:
+        """Remember why the channels of a tensor without labels stay."""
+        if reason is not None:
+            self._why[tensor] = reason
+
+    def explain(self, name: str, tensor: Tensor) -> None:
+        """Remember why a layer keeps its channels, if the tensor that it reads has none that may go."""
+        if (reason := self.reason_of(tensor)) is not None:
+            self.fixed.setdefault(name, reason)
+
     def _table(self, tensor: Tensor) -> Tensor | None:
         """Number the values of a parameter that no layer's rule reads."""
         (name, module, key), *others = self._owners[id(tensor)]
@@ -76,11 +99,15 @@ class ChannelTrace:
             return None
         return owners[0][:2]
 
+    def owns_weight(self, name: str) -> bool:
+        """Return whether a module's weight is a parameter of this module and of no other."""
+        return any([(owner, key) for owner, _, key in owners] == [(name, "weight")] for owners in self._owners.values())
+
     def side(self, name: str, side: str, labels: Tensor) -> Tensor:
         """Remember the channels of one side of a layer; every call of the layer has the same."""
         known = self.sides.setdefault((name, side), labels)
         if known is not labels:
-            self.classes.unite(known, labels, f"{name} is called with other channels elsewhere")
+            self.classes.unite(known, labels, called_elsewhere(name))
         return known
 
     def new_channels(self, name: str, number: int) -> Tensor:
@@ -89,7 +116,7 @@ class ChannelTrace:
             self.sides[name, "out"] = self.classes.new(number)
             self.roots.append(name)
             if number == 1:
-                self.classes.freeze(self.sides[name, "out"], "it has one channel")
+                self.classes.freeze(self.sides[name, "out"], ONE_CHANNEL)
         return self.sides[name, "out"]
 
     def bind(self, place: str, labels: Tensor) -> None:
@@ -98,7 +125,7 @@ class ChannelTrace:
         if known is labels:
             return
         if known.shape == labels.shape:
-            self.classes.unite(known, labels, f"{place} is the size of other channels too")
+            self.classes.unite(known, labels, size_of_others(place))
         else:
             for both in (known, labels):
-                self.classes.freeze(both, f"{place} counts different channels in different places")
+                self.classes.freeze(both, size_of_different(place))

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from compress.layer_widths import widths_of
 from compress.pruning.channels.call import varying
 from compress.pruning.channels.record import ChannelTrace
+from compress.pruning.reasons import SHAPE_OF_NUMBER
 
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]  # how a shape is asked for
 
@@ -157,9 +158,9 @@ def _count(trace: ChannelTrace, size: Any, labels: Tensor | None) -> None:
         trace.bind(size.place, labels)
     if isinstance(size, ShapeSize):
         if labels is None or labels.shape != size.labels.shape:
-            trace.classes.freeze(size.labels, "a shape is made of its number of channels")
+            trace.classes.freeze(size.labels, SHAPE_OF_NUMBER)
         else:
-            trace.classes.unite(size.labels, labels, "a shape is made of its number of channels")
+            trace.classes.unite(size.labels, labels, SHAPE_OF_NUMBER)
 
 
 def _line(labels: Tensor, dim: int) -> Tensor:

@@ -18,9 +18,10 @@ from compress.metrics.complexity import first_tensor
 from compress.pruning.channels.call import Call, tensors_in
 from compress.pruning.channels.elementwise import SPATIAL
 from compress.pruning.channels.flow import WHOLE, flow
-from compress.pruning.channels.layers import CLIENT, LAYERS, along, vector
+from compress.pruning.channels.layers import LAYERS, along, vector
 from compress.pruning.channels.record import ChannelTrace
 from compress.pruning.channels.sizes import SizeMode, size_attributes
+from compress.pruning.reasons import RAW_OUTPUT
 
 
 def trace_channels(model: nn.Module, example: Tensor, custom: Mapping[type, Any]) -> tuple[ChannelTrace, list[Tensor]]:
@@ -48,7 +49,7 @@ def trace_channels(model: nn.Module, example: Tensor, custom: Mapping[type, Any]
             outputs = list(_all_tensors(model(example.detach().clone())))
         for output in outputs:
             if (labels := trace.labels_of(output)) is not None:
-                trace.classes.freeze(labels, CLIENT)
+                trace.classes.freeze(labels, RAW_OUTPUT)
     finally:
         for _, module in patched:
             del module.forward
@@ -79,7 +80,7 @@ class _Operators(TorchDispatchMode):
         out = func(*args, **kwargs)
         trace = self.trace
         call = Call(
-            name, args, kwargs, out, trace.labels_of, trace.classes,
+            name, args, kwargs, out, trace.labels_of, trace.classes, trace.reason_of,
             pointwise=torch.Tag.pointwise in func.tags, flexible=trace.flexible,
         )  # fmt: skip
         if not any(True for _ in tensors_in(out)):
@@ -88,6 +89,8 @@ class _Operators(TorchDispatchMode):
         outs = list(tensors_in(out))
         for tensor, own in zip(outs, labels if isinstance(labels, list) else [labels] * len(outs), strict=True):
             trace.set_labels(tensor, own)
+            if own is None:
+                trace.inherit(tensor, call.because())
         return out
 
 
@@ -104,10 +107,10 @@ def _opaque(trace: ChannelTrace, name: str, module: nn.Module) -> Callable[..., 
                 f"{type(module).__name__} has a custom pruning rule and returns {type(value).__name__}. "
                 "Such a layer must return one tensor."
             )
-        call = Call(type(module).__name__, args, kwargs, value, trace.labels_of, trace.classes)
+        call = Call(type(module).__name__, args, kwargs, value, trace.labels_of, trace.classes, trace.reason_of)
         for side_input in others:
             if (labels := trace.labels_of(side_input)) is not None:
-                trace.classes.freeze(labels, CLIENT)
+                trace.classes.freeze(labels, RAW_OUTPUT)
         pruner = trace.custom[type(module)]
         trace.side(name, "in", vector(call, trace.labels_of(features), 1, pruner.get_in_channels(module)))
         trace.set_labels(value, along(trace.new_channels(name, value.shape[1]), 1, value.dim()))

@@ -107,7 +107,12 @@ def test_plan_says_that_it_passed_and_takes_it_from_the_cache_then(recipe_file, 
     assert capfd.readouterr().out.splitlines()[-1].startswith("dry pass: passed in ")
     assert [path.name for path in (out / "dry").iterdir()] == [engine.FILE]
     assert main(["plan", str(recipe_file), "--out", str(out), "--json"]) == 0
-    assert json.loads(capfd.readouterr().out)["dry_pass"] == {"state": "cached", "reason": "", "seconds": 0.0}
+    assert json.loads(capfd.readouterr().out)["dry_pass"] == {
+        "state": "cached",
+        "reason": "",
+        "seconds": 0.0,
+        "kept": [],
+    }
     # What does not change what a stage does to the network asks nothing anew; what does, does.
     assert rehearse(recipe_file, out, "stages.qat.training.epochs=9").state == "cached"
     assert rehearse(recipe_file, out, "stages.prune_structured.target.macs=0.5").state == "passed"
@@ -136,9 +141,13 @@ def test_a_network_that_cannot_be_quantized_is_refused_before_anything_runs(reci
 def test_fields_that_name_layers_are_asked_too(recipe_file, tmp_path, capfd):
     arguments = ["plan", str(recipe_file), "--out", str(tmp_path / "out")]
     for override, words in [
-        ("stages.prune_structured.protect={bdy: mine}", "bdy"),
+        ("stages.prune_structured.protect={bdy: mine}", "protect: no module is called 'bdy'. Did you mean 'body'?"),
+        ("stages.prune_structured.widths={bdy: 8}", "widths: no layer with channels is called 'bdy'. Did you mean 'body'"),
+        ("stages.prune_structured.widths={head: 4}", "widths: head keeps its channels: raw output. Take it out of"),
         ("stages.prune_structured.target.macs=0.01", "stage prune_structured"),
-        ("stages.prune_unstructured.skip=[bdy]", "bdy"),
+        ("stages.prune_unstructured.skip=['bdy*']", "skip: no layer with weights is called 'bdy*'. Did you mean 'body'?"),
+        ("stages.prune_unstructured.skip=[bdy]", "called 'bdy'. Did you mean 'body'?"),
+        ("stages.qat.layer_bit_widths={bdy: 5}", "no layer with quantized weights is called 'bdy'. Did you mean 'body'?"),
         ("stages.qat.layer_bit_widths={body: 8}", "layer_bit_widths: body"),
     ]:
         assert main([*arguments, "--set", override]) == 4, override

@@ -1,0 +1,106 @@
+"""Tells which layers of a network keep their channels, why, and what can be done about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from compress.pruning.reasons import Reason
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from compress.metrics.complexity import Complexity
+    from compress.pruning.settings import Metric, PruningSettings
+
+MOST_NAMES = 3  # layers that are named for one reason
+MOST_REASONS = 6
+
+
+def unreachable(
+    model: nn.Module,
+    kept: Mapping[str, Reason],
+    complexity: Complexity,
+    settings: PruningSettings,
+    *,
+    target: int,
+    least: int,
+    full: int,
+) -> str:
+    """Return why a target cannot be reached: how far pruning gets, which layers are kept whole, and the cures.
+
+    Args:
+        model: as it is.
+        kept: layer name -> why it keeps its channels.
+        complexity: of the model.
+        settings: metric, and the limits that were held.
+        target: wanted cost.
+        least: cost at the narrowest widths.
+        full: cost that the target is a share of.
+    """
+    metric, share = settings.metric, math.ceil(100 * least / full) / 100
+    less = f"Ask for {share:.2f} or more" if share < 1 else "Leave the stage out"
+    text = (
+        f"target {metric} {target:,} ({target / full:.2f}) cannot be reached: {least:,} ({least / full:.2f}) stay at "
+        f"max_pruning_ratio {settings.max_pruning_ratio:g} and round_to {settings.round_to}. "
+    )
+    lines = kept_lines(model, kept, costs_of(model, complexity, metric), unit=metric)
+    if not lines:
+        return f"{text}{less}, raise max_pruning_ratio or lower round_to."
+    return "\n".join([f"{text}{less}, raise max_pruning_ratio, or change what keeps its channels:", *lines])
+
+
+def costs_of(model: nn.Module, complexity: Complexity, metric: Metric) -> dict[str, int]:
+    """Return layer name -> MACs of one image, or parameters."""
+    if metric == "macs":
+        return {name: cost.macs for name, cost in complexity.layers.items()}
+    modules = model.named_modules()
+    return {name: sum(p.numel() for p in module.parameters(recurse=False)) for name, module in modules}
+
+
+def kept_lines(
+    model: nn.Module, kept: Mapping[str, Reason], costs: Mapping[str, int] | None = None, *, unit: str = ""
+) -> list[str]:
+    """Return a line for each block and reason: the block, its layers, why they keep their channels, and the cure.
+
+    Args:
+        model: that has the layers.
+        kept: layer name -> why.
+        costs: layer name -> cost; the most expensive come first, with their share of all costs.
+        unit: of the costs, as it is named to people.
+    """
+    together: dict[tuple[str, Reason], list[str]] = {}
+    for name, reason in kept.items():
+        together.setdefault((block_of(model, name), reason), []).append(name)
+    whole = sum((costs or {}).values())
+
+    def cost(names: list[str]) -> int:
+        return sum((costs or {}).get(name, 0) for name in names)
+
+    ordered = sorted(together.items(), key=lambda item: -cost(item[1]))
+    lines = []
+    for (block, reason), names in ordered[:MOST_REASONS]:
+        share = f", {cost(names) / whole:.0%} of the {unit}" if whole else ""
+        cure = f" {reason.cure}" if reason.cure else ""
+        lines.append(f"  {_listed(names)} (in {block}{share}): {reason}.{cure}")
+    if rest := sum(len(names) for _, names in ordered[MOST_REASONS:]):
+        lines.append(f"  and {rest} more {'layer' if rest == 1 else 'layers'}; the report of a run names them all")
+    return lines
+
+
+def block_of(model: nn.Module, name: str) -> str:
+    """Return the innermost module of a class of one's own around a layer: 'block.attn, an Attention'."""
+    parts = name.split(".")
+    for length in range(len(parts) - 1, -1, -1):
+        path = ".".join(parts[:length])
+        module = type(model.get_submodule(path))
+        if not module.__module__.startswith("torch.") or not path:
+            label = module.__name__
+            return f"{path}, {'an' if label[0] in 'AEIOU' else 'a'} {label}" if path else label
+    raise AssertionError("the model itself is around every layer")
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:MOST_NAMES])
+    return shown if len(names) <= MOST_NAMES else f"{shown} and {len(names) - MOST_NAMES} more"
