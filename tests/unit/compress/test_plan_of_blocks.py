@@ -131,7 +131,11 @@ def asked(tmp_path, monkeypatch, capfd):
 @pytest.mark.parametrize(
     ("name", "share", "words"),
     [
-        ("tied", 0.9, ["stem, one, two (in Tied, 100%", "a raw output", "put a 1x1 convolution", "Leave the stage out"]),
+        (
+            "tied",
+            0.9,
+            ["stem, one, two (in Tied, 100%", "a raw output", "a 1x1 convolution", "Leave the stage out"],
+        ),
         ("group_norm_one", 0.35, ["block.a, block.b (in block, a GroupNorms", "a norm over all", "Use batch norm"]),
         ("convnext_conv", 0.25, ["block.dw (in block, a ConvNeXt", "a norm over all channels", "Use batch norm"]),
         ("weight_norm", 0.35, ["block.b (in block, a WeightNorm", "is computed", "remove_parametrizations"]),
