@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from compress.pruning.reasons import Reason
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from compress.metrics.complexity import Complexity
     from compress.pruning.settings import Metric, PruningSettings
 
@@ -62,7 +62,7 @@ def costs_of(model: nn.Module, complexity: Complexity, metric: Metric) -> dict[s
 def kept_lines(
     model: nn.Module, kept: Mapping[str, Reason], costs: Mapping[str, int] | None = None, *, unit: str = ""
 ) -> list[str]:
-    """Return a line for each block and reason: the block, its layers, why they keep their channels, and the cure.
+    """Return a line for each kind of block and reason: layers, the block, why they keep their channels, and the cure.
 
     Args:
         model: that has the layers.
@@ -72,7 +72,7 @@ def kept_lines(
     """
     together: dict[tuple[str, Reason], list[str]] = {}
     for name, reason in kept.items():
-        together.setdefault((block_of(model, name), reason), []).append(name)
+        together.setdefault((block_of(model, name)[1], reason), []).append(name)
     whole = sum((costs or {}).values())
 
     def cost(names: list[str]) -> int:
@@ -80,25 +80,35 @@ def kept_lines(
 
     ordered = sorted(together.items(), key=lambda item: -cost(item[1]))
     lines = []
-    for (block, reason), names in ordered[:MOST_REASONS]:
+    for (kind, reason), names in ordered[:MOST_REASONS]:
         share = f", {cost(names) / whole:.0%} of the {unit}" if whole else ""
         cure = f" {reason.cure}" if reason.cure else ""
-        lines.append(f"  {_listed(names)} (in {block}{share}): {reason}.{cure}")
+        lines.append(f"  {_listed(names)} (in {_blocks(model, kind, names)}{share}): {reason}.{cure}")
     if rest := sum(len(names) for _, names in ordered[MOST_REASONS:]):
         lines.append(f"  and {rest} more {'layer' if rest == 1 else 'layers'}; the report of a run names them all")
     return lines
 
 
-def block_of(model: nn.Module, name: str) -> str:
-    """Return the innermost module of a class of one's own around a layer: 'block.attn, an Attention'."""
+def block_of(model: nn.Module, name: str) -> tuple[str, str]:
+    """Return path and class of the innermost module around a layer that is neither a container nor one of torch's."""
     parts = name.split(".")
-    for length in range(len(parts) - 1, -1, -1):
+    for length in range(len(parts) - 1, 0, -1):
         path = ".".join(parts[:length])
-        module = type(model.get_submodule(path))
-        if not module.__module__.startswith("torch.") or not path:
-            label = module.__name__
-            return f"{path}, {'an' if label[0] in 'AEIOU' else 'a'} {label}" if path else label
-    raise AssertionError("the model itself is around every layer")
+        module = model.get_submodule(path)
+        kind = type(module)
+        is_container = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+        if not is_container and not kind.__module__.startswith("torch."):
+            return path, kind.__name__
+    return "", type(model).__name__
+
+
+def _blocks(model: nn.Module, kind: str, names: list[str]) -> str:
+    """Return the block of some layers: 'block.attn, an Attention'; or how many of a class they are in."""
+    paths = {block_of(model, name)[0] for name in names}
+    if len(paths) > 1:
+        return f"{len(paths)} modules {kind}"
+    (path,) = paths
+    return f"{path}, {'an' if kind[0] in 'AEIOU' else 'a'} {kind}" if path else kind
 
 
 def _listed(names: list[str]) -> str:
