@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+WARNINGS = {"dropped": "warning, a box that is dropped", "flat": "warning, a picture without contrast"}
 Format = Annotated[
     Literal["dota", "coco", "yolo"] | None, typer.Option("--format", help="Of ROOT; default: what lies there.")
 ]
@@ -45,7 +46,9 @@ def check(
 ) -> int:
     """Check a data set and count what is in it.
 
-    Lists every wrong line, record, image and box with its place, its value and what was expected (exit code 3).
+    Lists every wrong line, record and image with its place, its value and what was expected (exit code 3). Boxes
+    without area or outside their image are dropped wherever labels are read, and pictures without contrast are read:
+    these are warnings, each with its place.
 
     \b
     dota  ROOT/SPLIT/{images,labelTxt}       x1 y1 x2 y2 x3 y3 x4 y4 class difficult, px
@@ -72,6 +75,9 @@ def check(
             print(f"  {name}: {counts['images']} images, {counts['objects']} objects, {counts['ignored']} ignored")
             lines = (f"    {count:8d}  {printable(kind)}\n" for kind, count in counts["per_class"].items())
             print("".join(lines), end="")
+            for what in ("dropped", "flat"):
+                notes = (f"    {WARNINGS[what]}: {printable(note)}\n" for note in counts[what])
+                print("".join(notes), end="")
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise DataError(f"{root}: {len(problems)} problems, expected none. Fix these files:\n{listed}")
@@ -122,6 +128,8 @@ def convert(
         print(f"{out}: {name}: {counts['images']} images, {counts['objects']} objects")
     if facts["dropped"]:
         print(f"{facts['dropped']} difficult objects were dropped")
+    if facts["empty"]:
+        print(f"{facts['empty']} boxes without area or outside their image were dropped")
     if facts["outside"] and to.startswith("yolo"):
         print(
             f"{facts['outside']} boxes reach outside their image; some programs refuse such labels (--clip cuts them)"

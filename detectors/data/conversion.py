@@ -18,14 +18,14 @@ from compress.progress import track
 from detectors.data.boxes import Check
 from detectors.data.folder_builder import link_or_copy
 from detectors.data.image_header import read_image_size
-from detectors.data.labels import LabelledObject
+from detectors.data.labels import LabelledObject, is_empty
+from detectors.data.problems import Findings, raise_all
 from detectors.data.samples import Sample
 from detectors.data.writers import TARGETS, LabelledImage, Target, enclosing_quad, flat_name, is_upright
 
 FORMATS = ("dota", "coco", "yolo")
 RECORD = "conversion.json"
 FORMAT_VERSION = 1
-MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,17 @@ def check_source(source: Source, check: Check = "header") -> tuple[dict[str, Any
         check: 'header' reads size and end of each image, 'full' decodes it.
 
     Returns:
-        Facts (format, root, classes, and of each split: images, objects, ignored objects, objects of each class), and
-        every problem as 'file:place: what, expected what.'
+        Facts (format, root, classes, and of each split: images, objects, ignored objects, objects of each class, boxes
+        that are `dropped` as they hold nothing of their image, and pictures that are nearly `flat`), and every mistake
+        as 'file:place: what, expected what.'
     """
     facts: dict[str, Any] = {"format": source.format, "root": str(source.root), "classes": list(source.classes)}
     facts["splits"] = {}
     problems: list[str] = []
     for split in source.splits:
         samples, found = source.read(split, check)
-        problems += found
+        findings = Findings.of(samples, found)
+        problems += findings.mistakes
         objects = [item for sample in samples for item in sample.objects]
         counts = np.bincount([item.label for item in objects if not item.ignored], minlength=len(source.classes))
         facts["splits"][split] = {
@@ -128,6 +130,8 @@ def check_source(source: Source, check: Check = "header") -> tuple[dict[str, Any
             "objects": sum(not item.ignored for item in objects),
             "ignored": sum(item.ignored for item in objects),
             "per_class": dict(zip(source.classes, counts.tolist(), strict=True)),
+            "dropped": list(findings.dropped),
+            "flat": list(findings.flat),
         }
     return facts, problems
 
@@ -162,8 +166,8 @@ def convert(
         force: replace a folder that an earlier conversion made.
 
     Returns:
-        Facts: format, classes, and of each split: images and objects; objects that reach outside their image, were
-        clipped or dropped.
+        Facts: format, classes, and of each split: images and objects; objects that reach `outside` their image, were
+        `dropped` as difficult or as `empty` (without area, or wholly outside their image).
 
     Raises:
         DataError: the source is wrong, the format cannot hold it, or the folder is not to be replaced.
@@ -172,12 +176,17 @@ def convert(
         raise DataError(f"format '{to}': cannot be written.{suggest(to, list(TARGETS))}")
     _refuse_folder(folder, source.root, force)
     read = {split: source.read(split, "header") for split in source.splits}
-    _raise_all(str(source.root), [problem for _, problems in read.values() for problem in problems])
+    findings = {split: Findings.of(*found) for split, found in read.items()}
+    mistakes = [mistake for each in findings.values() for mistake in each.mistakes]
+    raise_all(str(source.root), mistakes, advice="Nothing was written:")
+    for split, each in findings.items():
+        each.tell(split)
     samples = {split: found for split, (found, _) in read.items()}
     target = TARGETS[to]
     _refuse_content(samples, to, choices)
     images = {split: [_image(sample, target, choices) for sample in samples[split]] for split in samples}
-    facts = _facts(to, source, samples, images)
+    facts = _facts(to, source, samples, images, choices)
+    facts["empty"] += sum(len(each.dropped) for each in findings.values())
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -210,13 +219,6 @@ def _refuse_folder(folder: Path, root: Path, force: bool) -> None:
         raise DataError(f"{folder}: is there already. Choose another --out, or replace it with --force.")
 
 
-def _raise_all(what: str, problems: Sequence[str]) -> None:
-    if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems[:MAX_LISTED])
-        more = f"\n  ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
-        raise DataError(f"{what}: {len(problems)} problems, expected none. Nothing was written:\n{listed}{more}")
-
-
 def _refuse_content(samples: Mapping[str, Sequence[Sample]], to: str, choices: Choices) -> None:
     """Raise DataError if the format cannot hold something and nothing was said about it."""
     target = TARGETS[to]
@@ -242,16 +244,18 @@ def _refuse_content(samples: Mapping[str, Sequence[Sample]], to: str, choices: C
 
 
 def _image(sample: Sample, target: Target, choices: Choices) -> LabelledImage:
-    """Return an image as it is to be written."""
+    """Return an image as it is to be written; what its borders cut to nothing is left out."""
     size = read_image_size(sample.image_path)
-    objects = [
-        item
-        for item in sample.objects
-        if not (item.difficult and not target.holds_difficult and choices.difficult == "drop")
-    ]
+    kept = (item for item in sample.objects if not _is_left_out(item, target, choices))
+    objects = (_object(item, size, target, choices) for item in kept)
     return LabelledImage(
-        sample.name, sample.image_path.suffix, size, tuple(_object(item, size, target, choices) for item in objects)
+        sample.name, sample.image_path.suffix, size, tuple(item for item in objects if not is_empty(item.quad, size))
     )
+
+
+def _is_left_out(item: LabelledObject, target: Target, choices: Choices) -> bool:
+    """Return whether an object is difficult where that cannot be said and such ones are to be dropped."""
+    return item.difficult > 0 and not target.holds_difficult and choices.difficult == "drop"
 
 
 def _object(item: LabelledObject, size: tuple[int, int], target: Target, choices: Choices) -> LabelledObject:
@@ -272,7 +276,9 @@ def _facts(
     source: Source,
     samples: Mapping[str, Sequence[Sample]],
     images: Mapping[str, Sequence[LabelledImage]],
+    choices: Choices,
 ) -> dict[str, Any]:
+    target = TARGETS[to]
     written = {split: [item for image in images[split] for item in image.objects] for split in images}
     outside = [
         clipped(item.quad, image.size) != tuple(item.quad)
@@ -280,13 +286,15 @@ def _facts(
         for image in found
         for item in image.objects
     ]
-    before = sum(len(sample.objects) for found in samples.values() for sample in found)
+    objects = [item for found in samples.values() for sample in found for item in sample.objects]
+    dropped = sum(_is_left_out(item, target, choices) for item in objects)
     return {
         "format": to,
         "made_from": source.format,
         "classes": list(source.classes),
         "splits": {split: {"images": len(images[split]), "objects": len(written[split])} for split in images},
-        "dropped": before - sum(map(len, written.values())),
+        "dropped": dropped,
+        "empty": len(objects) - dropped - sum(map(len, written.values())),
         "outside": sum(outside),
     }
 

@@ -246,6 +246,15 @@ def check_geometry(quad: tuple[float, ...], image_size: tuple[int, int] | None) 
         )
 
 
+def is_empty(quad: tuple[float, ...], image_size: tuple[int, int]) -> bool:
+    """Return whether a box (px) holds nothing of an image of (height, width) px: what `check_geometry` drops."""
+    try:
+        check_geometry(quad, image_size)
+    except EmptyBoxError:
+        return True
+    return False
+
+
 def is_outside(quad: Sequence[float], image_size: tuple[int, int]) -> bool:
     """Return whether the upright rectangle around a box (px) has no part inside an image of (height, width) px."""
     x, y = quad[0::2], quad[1::2]

@@ -15,12 +15,13 @@ from compress.pictures import decoding
 from compress.pictures.brightness import Range
 from compress.pictures.decoding import AS_IT_IS, Reading
 from compress.pictures.header import header_of
-from detectors.data.dota_release import Source, raise_all
+from detectors.data.dota_release import Source
 from detectors.data.folder_builder import ONE_PROCESS, Limits, build_folder, link_or_copy, read_manifest, write_file
 from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.labels import LabelledObject, parse_labels
 from detectors.data.patches import CUT, PatchSettings, cut_patch, image_patches, objects_in_patches, patch_quads
 from detectors.data.places import read_label_text
+from detectors.data.problems import raise_all
 
 SUFFIX = ".png"
 
