@@ -67,11 +67,13 @@ def decode(content: bytes, reading: Reading = AS_IT_IS) -> Decoded:
     """
     header = read_header(FileBytes(content))
     refuse_size(header.stored, min(reading.max_pixels, OPENCV_PIXELS))
+    if header.refusal is not None:
+        raise ValueError(header.refusal)
     data = np.frombuffer(content, np.uint8)
     if not header.deep:
         pixels, flat = _opencv(data, "IMREAD_COLOR"), None
     else:
-        pixels, flat = _deep(data, reading.value_range)
+        pixels, flat = _deep(data, reading.value_range, header.missing)
     if pixels is None:
         raise ValueError(f"OpenCV cannot decode the {len(content)} bytes as an image")
     # OpenCV turns TIFFs by itself, whatever it is told.
@@ -130,7 +132,7 @@ def refuse_size(size: tuple[int, int], max_pixels: int) -> None:
 
 def flat_text(contents: Contents, limits: Range) -> str | None:
     """Return the sentence on a picture whose values use less than `LITTLE` of their range, None for others."""
-    if contents.share_of(limits) >= LITTLE or contents.least == contents.most:
+    if contents.share_of(limits) >= LITTLE or contents.least >= contents.most:
         return None
     return (
         f"its values lie from {contents.least:g} to {contents.most:g}, which is under {LITTLE:.0%} of the range "
@@ -139,22 +141,22 @@ def flat_text(contents: Contents, limits: Range) -> str | None:
     )
 
 
-def _deep(data: np.ndarray, value_range: Range | None) -> tuple[np.ndarray | None, str | None]:
+def _deep(data: np.ndarray, value_range: Range | None, missing: float | None) -> tuple[np.ndarray | None, str | None]:
     """Return a picture of more than 8 bits as 8 bits, and what is to be said of its brightness."""
     values = next((found for flags in _DEEP_FLAGS if (found := _opencv(data, *flags)) is not None), None)
     if values is None:
         return None, None
     values = values[..., None] if values.ndim == 2 else values[..., : 3 if values.shape[2] >= 3 else 1]
-    contents = Contents.of(values)
+    contents = Contents.of(values, missing)
     limits = value_range or contents.natural_range()
     flat = flat_text(contents, limits)
-    if value_range is None and values.dtype == np.uint16 and limits[1] == TOPS[-1]:
+    if value_range is None and missing is None and values.dtype == np.uint16 and limits[1] == TOPS[-1]:
         narrow = _opencv(data, "IMREAD_COLOR")  # all 16 bits are used: OpenCV's own way to 8
         if narrow is not None:
             return narrow, flat
         pixels = eight_of_sixteen(values, values.shape[2])
     else:
-        pixels = to_eight_bits(values, limits)
+        pixels = to_eight_bits(values, limits, missing)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))), flat
 
 
