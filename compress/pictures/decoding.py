@@ -13,6 +13,7 @@ from compress.pictures.file_bytes import FileBytes
 from compress.pictures.header import Header, check_whole, read_header
 from compress.pictures.orientation import upright
 from compress.progress import warn
+from compress.whole_file import read_whole
 
 OPENCV_PIXELS = 1 << 30  # OpenCV decodes no larger picture
 # Of pictures of more than 8 bits, in this order: some TIFFs are decoded with one of them only.
@@ -105,7 +106,7 @@ def read_image(path: Path, reading: Reading = AS_IT_IS) -> np.ndarray:
         DataError: the file cannot be read or decoded, or is too large.
     """
     try:
-        decoded = decode(path.read_bytes(), reading)
+        decoded = decode(read_whole(path), reading)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {reason(error, path)}, expected an image. Replace or remove the file.") from error
     if decoded.flat:

@@ -13,6 +13,7 @@ from pathlib import Path
 from compress.pictures.file_bytes import FileBytes
 from compress.pictures.orientation import UPRIGHT, exif_orientation, upright_size
 from compress.pictures.tiff_header import read_tiff
+from compress.whole_file import open_regular
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8"
@@ -69,7 +70,8 @@ def read_header(source: FileBytes) -> Header:
             header = reader(source)
             break
     else:
-        raise ValueError(f"OpenCV cannot decode the {len(source)} bytes as an image: none of {KNOWN}")
+        what = next((f", but {name}" for place, mark, name in _FOREIGN if start[place:].startswith(mark)), "")
+        raise ValueError(f"OpenCV cannot decode the {len(source)} bytes as an image: none of {KNOWN}{what}")
     if min(header.stored) < 1 or max(header.stored) > MAX_SIDE:
         height, width = header.stored
         raise ValueError(f"the header says {width} x {height} pixels, expected 1 to {MAX_SIDE:,} each")
@@ -78,7 +80,7 @@ def read_header(source: FileBytes) -> Header:
 
 def header_of(path: Path) -> Header:
     """Return what a file on the disk says of its picture; errors as of `read_header`, and OSError."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return read_header(FileBytes(file))
 
 
@@ -267,6 +269,19 @@ def _jpeg2000(source: FileBytes) -> Header:
     return Header("JPEG 2000", (max(bottom - top, 0), max(right - left, 0)), deep=(depth & 0x7F) + 1 > 8)
 
 
+# What people take for a picture: where its mark stands, the mark, and what it is.
+_FOREIGN = (
+    (0, b"version https://git-lfs", "a pointer of Git LFS; run `git lfs pull` first"),
+    (4, b"ftypheic", "HEIC, as telephones write; convert it to JPEG"),
+    (4, b"ftypmif1", "HEIF; convert it to JPEG"),
+    (4, b"ftypavif", "AVIF; convert it to PNG"),
+    (0, b"\x1f\x8b", "compressed by gzip; decompress it first"),
+    (0, b"PK\x03\x04", "a zip archive; unpack it first"),
+    (0, b"\x93NUMPY", "an array of NumPy; store it as TIFF"),
+    (0, b"%PDF", "a PDF; store its pictures as PNG"),
+    (0, b"<!DOCTYPE", "a page of HTML, perhaps of a download that failed"),
+    (0, b"<html", "a page of HTML, perhaps of a download that failed"),
+)
 _READERS = (
     (lambda start: start.startswith(PNG_SIGNATURE), _png),
     (lambda start: start.startswith(JPEG_SIGNATURE), _jpeg),

@@ -19,6 +19,7 @@ from compress.dataset import DataFolder, InputFormat, Scores
 from compress.errors import DataError
 from compress.pictures.decoding import reason
 from compress.progress import track, warn
+from compress.whole_file import read_whole
 from detectors.data.config import BoxData
 from detectors.data.image_header import read_image_size
 from detectors.data.problems import Findings, raise_all
@@ -265,7 +266,7 @@ def _size_of(path: Path) -> tuple[int, int]:
 
 def _digest_of(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_whole(path)).hexdigest()
     except OSError as error:
         raise DataError(
             f"{path}: {reason(error, path)}, expected a file that can be read. Remove or replace it."

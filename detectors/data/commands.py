@@ -61,7 +61,7 @@ def check(
     krimp data check dota8/data.yaml --full --json
     """  # noqa: D301 click ends no line after \b
     from compress.errors import DataError, printable
-    from detectors.data.conversion import check_source, open_source
+    from detectors.data.source import check_source, open_source
 
     with progress_aside(as_json):
         facts, problems = check_source(
@@ -71,6 +71,10 @@ def check(
         print(json.dumps(facts | {"problems": problems}))
     else:
         print(f"{printable(root)}: {facts['format']}, {len(facts['classes'])} classes")
+        for one, other in facts["near_classes"]:
+            print(f"  warning, classes that differ by little: {printable(one)} and {printable(other)}")
+        for name in facts["other_splits"]:
+            print(f"  warning, a folder that is not looked at: {printable(name)} (--split {printable(name)})")
         for name, counts in facts["splits"].items():
             print(f"  {name}: {counts['images']} images, {counts['objects']} objects, {counts['ignored']} ignored")
             lines = (f"    {count:8d}  {printable(kind)}\n" for kind, count in counts["per_class"].items())
@@ -116,10 +120,11 @@ def convert(
     krimp data convert /data/hit-uav --to yolo-detect --enclose --clip --difficult keep --out /data/upright
     """  # noqa: D301 click ends no line after \b
     from detectors.data import conversion
+    from detectors.data.source import open_source
 
     choices = conversion.Choices(enclose=enclose, clip=clip, difficult=difficult, copy=copy)
     with progress_aside(as_json):
-        source = conversion.open_source(root, format_name=format_name, splits=_places(split))
+        source = open_source(root, format_name=format_name, splits=_places(split))
         facts = conversion.convert(source, to, out, choices=choices, force=force)
     if as_json:
         print(json.dumps(facts | {"out": str(out)}))

@@ -1,8 +1,7 @@
-"""Check data sets of any format, and turn one into another. Imports no torch."""
+"""Turn a data set of one format into another. Imports no torch."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import tempfile
@@ -11,129 +10,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from compress.errors import DataError, suggest
 from compress.progress import track
-from detectors.data.boxes import Check
 from detectors.data.folder_builder import link_or_copy
 from detectors.data.image_header import read_image_size
 from detectors.data.labels import LabelledObject, is_empty
 from detectors.data.problems import Findings, raise_all
 from detectors.data.samples import Sample
+from detectors.data.source import Source
 from detectors.data.writers import TARGETS, LabelledImage, Target, enclosing_quad, flat_name, is_upright
 
-FORMATS = ("dota", "coco", "yolo")
 RECORD = "conversion.json"
 FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set as it lies on the disk.
-
-    Attributes:
-        format: 'dota', 'coco' or 'yolo'.
-        root: its folder.
-        dataset: reads it.
-        classes: that its files declare, in their order.
-        splits: that are looked at.
-    """
-
-    format: str
-    root: Path
-    dataset: Any
-    classes: tuple[str, ...]
-    splits: tuple[str, ...]
-
-    def read(self, split: str, check: Check | None) -> tuple[list[Sample], list[str]]:
-        """Return the images of a split, sorted by name, and every problem."""
-        labels = {name: label for label, name in enumerate(self.classes)}
-        found: tuple[list[Sample], list[str]] = self.dataset.read(split, labels, check=check)
-        return found
-
-
-def open_source(root: Path, *, format_name: str | None = None, splits: Mapping[str, str] | None = None) -> Source:
-    """Open a data set.
-
-    Args:
-        root: its folder, or the YAML file of a data set in YOLO format.
-        format_name: one of FORMATS; None looks at what lies there.
-        splits: split -> its place as in `data.splits` ('' takes the format's own); None takes all that are there.
-
-    Raises:
-        DataError: nothing like a data set lies there, or none of the splits.
-    """
-    name = format_name or find_format(root)
-    if name not in FORMATS:
-        raise DataError(f"format '{name}': unknown.{suggest(name, FORMATS)}")
-    kind = importlib.import_module(f"detectors.data.formats.{name}").DATASET
-    # The size at which a network would look at the images plays no part in reading them.
-    config = kind.CONFIG(root=str(root), image_size=(1, 1))
-    if splits:
-        own = config.splits
-        wanted = {split: place or own.get(split, split) for split, place in splits.items()}
-        config = kind.CONFIG(root=str(root), image_size=(1, 1), splits=wanted)
-    present = tuple(splits or kind.splits_present(config))
-    if not present:
-        places = ", ".join(f"{split} ({place})" for split, place in config.splits.items())
-        raise DataError(f"{root}: no split found, looked for {places}. Name it: --split NAME=PLACE.")
-    classes = kind.class_names(config)
-    return Source(name, root, kind(config, classes), classes, present)
-
-
-def find_format(root: Path) -> str:
-    """Return the format of what lies in a folder.
-
-    Raises:
-        DataError: no folder, or nothing that is known.
-    """
-    if root.suffix.lower() in (".yaml", ".yml") and root.is_file():
-        return "yolo"
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder, expected that of a data set.")
-    if any(root.glob("*/labelTxt")):
-        return "dota"
-    if any(root.glob("*.yaml")) or any(root.glob("*.yml")):
-        return "yolo"
-    if any(root.glob("annotations/*.json")) or any(root.glob("*/_annotations.coco.json")):
-        return "coco"
-    raise DataError(
-        f"{root}: no data set found: neither SPLIT/labelTxt (dota) nor data.yaml (yolo) nor annotations/*.json (coco). "
-        "Check the path, or say what it is with --format."
-    )
-
-
-def check_source(source: Source, check: Check = "header") -> tuple[dict[str, Any], list[str]]:
-    """Read all splits of a data set.
-
-    Args:
-        source: from `open_source`.
-        check: 'header' reads size and end of each image, 'full' decodes it.
-
-    Returns:
-        Facts (format, root, classes, and of each split: images, objects, ignored objects, objects of each class, boxes
-        that are `dropped` as they hold nothing of their image, and pictures that are nearly `flat`), and every mistake
-        as 'file:place: what, expected what.'
-    """
-    facts: dict[str, Any] = {"format": source.format, "root": str(source.root), "classes": list(source.classes)}
-    facts["splits"] = {}
-    problems: list[str] = []
-    for split in source.splits:
-        samples, found = source.read(split, check)
-        findings = Findings.of(samples, found)
-        problems += findings.mistakes
-        objects = [item for sample in samples for item in sample.objects]
-        counts = np.bincount([item.label for item in objects if not item.ignored], minlength=len(source.classes))
-        facts["splits"][split] = {
-            "images": len(samples),
-            "objects": sum(not item.ignored for item in objects),
-            "ignored": sum(item.ignored for item in objects),
-            "per_class": dict(zip(source.classes, counts.tolist(), strict=True)),
-            "dropped": list(findings.dropped),
-            "flat": list(findings.flat),
-        }
-    return facts, problems
 
 
 @dataclass(frozen=True)

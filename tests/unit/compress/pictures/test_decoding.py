@@ -1,5 +1,6 @@
 """One decoder: every orientation, every depth, every size, and what is no picture."""
 
+import re
 import struct
 
 import cv2
@@ -342,3 +343,18 @@ def test_a_raster_of_twelve_bits_is_looked_through_for_its_range(tmp_path, block
     with open_source(tmp_path / "a.tif") as source:
         assert source.read((90, 100, 1, 1)).tolist() == [[[249] * 3]]
     assert read_image(tmp_path / "a.tif")[100, 90].tolist() == [249] * 3
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS; run `git lfs pull` first"),
+        (b"\0\0\0\x18ftypheic", "HEIC, as telephones write; convert it to JPEG"),
+        (b"\0\0\0\x20ftypavif", "AVIF"),
+        (b"\x1f\x8b\x08\0", "compressed by gzip"),
+        (b"<html><head>", "a page of HTML"),
+    ],
+)
+def test_what_people_take_for_a_picture_is_named(content, what):
+    with pytest.raises(ValueError, match=re.escape(what)):
+        inspect(content, full=False)

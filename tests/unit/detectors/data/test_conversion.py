@@ -1,6 +1,7 @@
 """Data sets from one format to another and back: the same boxes, on real files and on small ones of each style."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,8 @@ import pytest
 from compress.cli.main import main
 from compress.errors import DataError
 from compress.progress import clear_warnings
-from detectors.data.conversion import Choices, check_source, convert, find_format, open_source
+from detectors.data.conversion import Choices, convert
+from detectors.data.source import check_source, find_format, open_source
 from detectors.data.writers import enclosing_quad, is_upright, plain_number
 
 HERE = Path(__file__).parent
@@ -315,6 +317,60 @@ def test_a_box_that_its_clipped_corners_leave_nothing_of_is_dropped_and_counted(
     facts = convert(open_source(tmp_path / "set"), "yolo-obb", tmp_path / "out", choices=Choices(clip=True))
     assert (facts["empty"], facts["dropped"], facts["splits"]["val"]["objects"]) == (1, 0, 1)
     assert len(content(tmp_path / "out")["val"]["a"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "shares"),
+    [("dota", ["0.1 0.1 0.4 0.1 0.4 0.3 0.1 0.3 ship 0"] * 2), ("coco", [{"bbox": [0.1, 0.1, 0.3, 0.2]}] * 2)],
+)
+def test_boxes_in_shares_where_pixels_are_expected_are_refused_and_one_tiny_box_is_not(tmp_path, capsys, kind, shares):
+    write_set(tmp_path / "set", kind, shares)
+    assert krimp("check", tmp_path / "set") == 3
+    assert "all others lie inside the first pixel, expected pixels. They look like shares" in capsys.readouterr().err
+    write_set(tmp_path / "tiny", kind, [GOOD[kind], *shares])
+    assert krimp("check", tmp_path / "tiny") == 0
+
+
+def test_the_check_tells_folders_that_are_no_split_and_classes_that_differ_by_case(tmp_path, capsys):
+    write_set(tmp_path / "set", "dota", [GOOD["dota"], GOOD["dota"].replace("ship", "Ship")])
+    (tmp_path / "set" / "Training" / "labelTxt").mkdir(parents=True)
+    assert krimp("check", tmp_path / "set") == 0
+    text = capsys.readouterr().out
+    assert "warning, classes that differ by little: Ship and ship" in text
+    assert "warning, a folder that is not looked at: Training (--split Training)" in text
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (
+            ["train/labels/a.txt"],
+            "There is train/labels: DOTA's labels lie in train/labelTxt, YOLO's beside",
+        ),
+        (["train/LabelTxt-v1.0/a.txt"], "There is train/LabelTxt-v1.0: DOTA's"),
+        (["labelTxt/a.txt", "images/a.png"], "looks like a split: name the folder above it"),
+        (["train/instances.json"], "If train/instances.json is COCO's: --format coco --split NAME=PLACE"),
+    ],
+)
+def test_a_folder_that_is_nearly_a_data_set_is_told_what_is_missing(tmp_path, files, hint):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    with pytest.raises(DataError) as error:
+        find_format(tmp_path)
+    assert hint in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["images/a.png", "labelTxt/a.txt"])
+def test_pipes_and_devices_among_the_files_are_refused_and_not_waited_for(tmp_path, capsys, part):
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        root = tmp_path / f"set{len(list(tmp_path.iterdir()))}"
+        write_set(root, "dota", [GOOD["dota"]])
+        path = root / "val" / part
+        path.unlink()
+        make(path)
+        assert krimp("check", root) == 3
+        assert f"{path}: a device or pipe, not a file" in capsys.readouterr().err
 
 
 def test_the_check_tells_pictures_without_contrast(tmp_path, capsys):
