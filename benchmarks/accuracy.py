@@ -11,11 +11,9 @@ paired bootstrap over images. `--detections` keeps what was found: a second call
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +22,21 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 
 import numpy as np
 
-from benchmarks.record import without_folders
+from benchmarks.record_file import head, refuse_existing, write_record
 from compress.actions.evaluate import plain_scores
 from compress.artifact import file_digest
 from compress.dataset import METRICS, Scores
 from compress.detector import AdaptsTruth, Detector, Forward
 from compress.errors import CompressError, StageError
-from compress.machine import describe_machine
 from compress.metrics.paired import loss_interval
 from compress.plugins import deploy_of, make_detector
 from compress.predictor import Predictor
 from compress.progress import console, track
 from compress.recipe.loading import load_recipe
 from compress.runtime.forwards import onnx_forward, torch_forward
-from compress.whole_file import whole_file, write_whole
+from compress.whole_file import whole_file
 from detectors.geometry.detections import Detections
 
-RECORD_VERSION = 1
 FLOAT = "float"
 SUFFIXES = (".onnx", ".krimp")
 
@@ -160,28 +156,18 @@ def main() -> int:
     parser.add_argument("--record", type=Path, help="file to write; it must not exist")
     options = parser.parse_args()
     try:
-        if options.record is not None and options.record.exists():
-            raise StageError(f"{options.record}: exists, and records are not edited. Choose another name.")
+        refuse_existing(options.record)
         recipe = load_recipe(options.recipe, options.set)
         detector = make_detector(recipe.detector, recipe.data)
         splits: dict[str, Any] = {}
         for split in dict.fromkeys(options.split or ["val"]):
             splits[split] = run(detector, options.models, split, options.threads, options.detections)
             print(table(split, splits[split]))
+        data = {name: value for name, value in recipe.data.items() if name != "root"}
+        write_record(options.record, head("accuracy") | {"name": recipe.name, "data": data, "splits": splits})
     except CompressError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    if options.record is not None:
-        record = {
-            "format_version": RECORD_VERSION,
-            "benchmark": "accuracy",
-            "name": recipe.name,
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": describe_machine(),
-            "data": {name: value for name, value in recipe.data.items() if name != "root"},
-            "splits": splits,
-        }
-        write_whole(options.record, json.dumps(without_folders(record), indent=1, sort_keys=True) + "\n")
     return 0
 
 

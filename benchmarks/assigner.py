@@ -10,7 +10,6 @@ that does everything but that.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import resource
@@ -18,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.machine import describe_machine
+from benchmarks.record_file import head, refuse_existing, write_record
+from compress.errors import CompressError
 from compress.progress import console
-from compress.whole_file import write_whole
 from detectors.dcfl.assigner import assign, coarse_candidates
 from detectors.dcfl.prior import grid_priors, level_shapes, move_priors
 from detectors.dcfl.rules import Rules, published_rules
 
-RECORD_VERSION = 1
 STRIDES = (8, 16, 32, 64, 128)
 NUM_CLASSES = 18
 PERCENTILES = (10, 50, 90, 99)
@@ -114,10 +111,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         name: peak_bytes(MEMORY_BOXES, options.image_size, published=name == "published")
         for name in ("default", "published")
     }
-    return {
-        "format_version": RECORD_VERSION,
-        "benchmark": "assigner",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    return head("assigner") | {
         "threads": 1,
         "warmup": options.warmup,
         "runs": options.runs,
@@ -127,7 +121,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "time": {name: summary(values, pairs) for name, values in seconds.items()},
         "memory": {"num_boxes": MEMORY_BOXES, "peak_bytes": memory, "peak_bytes_without_assignment": idle},
         "load_average": [round(value, 2) for value in os.getloadavg()],
-        "environment": describe_machine(),
     }
 
 
@@ -166,13 +159,14 @@ def main() -> int:
         assign(*scene, published_rules() if options.published else Rules())
         print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return 0
-    if options.out is not None and options.out.exists():
-        print(f"error: {options.out}: exists, and records are not edited. Choose another --out.", file=sys.stderr)
-        return 1
-    record = measure(options)
-    print(table(record))
-    if options.out is not None:
-        write_whole(options.out, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    try:
+        refuse_existing(options.out)
+        record = measure(options)
+        print(table(record))
+        write_record(options.out, record)
+    except CompressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 

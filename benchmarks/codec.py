@@ -57,11 +57,11 @@ from benchmarks.codec_weights import (
     synthetic,
     trained_networks,
 )
-from benchmarks.record import RECORDS, without_folders
+from benchmarks.record_file import RECORDS, refuse_existing, write_record
 from compress import codec
+from compress.errors import CompressError
 from compress.machine import describe_machine, version_of
 from compress.progress import console, say, track
-from compress.whole_file import write_whole
 
 RIVALS = ("zstandard", "zipnn", "nncodec", "constriction", "dahuffman")
 PARTS = ("speeds", "loading", "sizes", "files")
@@ -273,20 +273,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.rounds = options.rounds or (2 if options.quick else 7)
     target = options.out or RECORDS / f"{datetime.now(UTC).date().isoformat()}_codec.json"
     keep = options.out is not None or not options.quick
-    if keep and target.exists():
-        print(f"error: {target}: exists, and records are not edited. Choose another --out.", file=sys.stderr)
-        return 1
     try:
+        refuse_existing(target if keep else None)
         record = measure(options)
-    except (FileNotFoundError, ValueError) as error:
+    except (CompressError, FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(table(record))
     if keep:
         from benchmarks.codec_plot import draw
 
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, json.dumps(without_folders(record), indent=1, sort_keys=True) + "\n")
+        write_record(target, record)
         draw(record, target.with_suffix(".png"))
         print(f"\n{target}\n{target.with_suffix('.png')}")
     return 0

@@ -27,12 +27,10 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 import numpy as np
 import zstandard
 
-from benchmarks.record import RECORDS, without_folders
+from benchmarks.record_file import RECORDS, head, refuse_existing, write_record
 from compress import codec
-from compress.errors import CodecError
-from compress.machine import describe_machine
+from compress.errors import CodecError, CompressError
 from compress.progress import console, say
-from compress.whole_file import write_whole
 
 SHARE, BYTES = 1.005, 200
 _SUFFIXES = (".onnx", ".safetensors")
@@ -263,6 +261,13 @@ def main() -> int:
     parser.add_argument("--no-installed", action="store_true", help="leave the installed packages out")
     parser.add_argument("--out", type=Path, help="record to write")
     options = parser.parse_args()
+    wanted = options.out is not None or not options.quick
+    out = (options.out or RECORDS / f"{datetime.now(UTC):%Y-%m-%d}_codec_bounds.json") if wanted else None
+    try:
+        refuse_existing(out)
+    except CompressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     rows = options.rows if options.rows is not None else 64 if options.quick else 512
     files = [each for path in options.paths for each in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     files += [] if options.no_installed else list(installed())
@@ -287,15 +292,8 @@ def main() -> int:
         f"{len(packed)} files, {len(rows_of) - len(packed)} refused; over the bound: {len(over)}; largest ratio of"
         f" files from 100 kB on: {max((row['ratio'] for row in packed if row['bytes'] >= 100_000), default=0):.4f}"
     )
-    if options.out or not options.quick:
-        record = {
-            "format_version": 1, "benchmark": "codec_bounds", "name": "codec_bounds",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "bound": {"share": SHARE, "bytes": BYTES}, "rows": rows, "environment": describe_machine(),
-            "files": rows_of,
-        }  # fmt: skip
-        out = options.out or RECORDS / f"{datetime.now(UTC):%Y-%m-%d}_codec_bounds.json"
-        write_whole(out, json.dumps(without_folders(record), indent=1) + "\n")
+    bound = {"share": SHARE, "bytes": BYTES}
+    write_record(out, head("codec_bounds") | {"name": "codec_bounds", "bound": bound, "rows": rows, "files": rows_of})
     return int(bool(over))
 
 

@@ -19,15 +19,15 @@ import shutil
 import sys
 import time
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # run as a file: make the repository importable, not the folder of this script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.record_file import head, refuse_existing, write_record
 from compress.dataset import Batch
-from compress.machine import describe_machine
+from compress.errors import CompressError
 from compress.progress import console
 from compress.training.settings import TrainingFields
 from compress.whole_file import write_whole
@@ -36,7 +36,6 @@ from detectors.dcfl.adapter import Dcfl
 from detectors.dcfl.config import DcflConfig
 from detectors.dcfl.rules import Rules, published_rules
 
-RECORD_VERSION = 1
 NUM_IMAGES = 400
 CROP_PX = 320
 BATCH_SIZE = 4
@@ -198,6 +197,11 @@ def main() -> int:
     if options.list:
         print("\n".join(CONFIGURATIONS))
         return 0
+    try:
+        refuse_existing(options.record)
+    except CompressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     wanted = [(options.run, options.seed)] if options.run else []
     if options.all:
         wanted = [(name, seed) for seed in options.seeds for name in CONFIGURATIONS]
@@ -207,18 +211,10 @@ def main() -> int:
         run(options, name, seed)
     rows = [json.loads(path.read_text()) for path in sorted(options.out.glob("*/row.json"))]
     print(table(rows))
-    if options.record is not None:
-        if options.record.exists() or not rows:
-            print(f"error: {options.record}: exists, or nothing has been run.", file=sys.stderr)
-            return 1
-        record = {
-            "format_version": RECORD_VERSION,
-            "benchmark": "dcfl_quirks",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": describe_machine(),
-            "configurations": rows,
-        }
-        write_whole(options.record, json.dumps(record, indent=1, sort_keys=True) + "\n")
+    if options.record is not None and not rows:
+        print(f"error: {options.out}: nothing has been run. Choose --run or --all.", file=sys.stderr)
+        return 1
+    write_record(options.record, head("dcfl_quirks") | {"configurations": rows})
     return 0
 
 

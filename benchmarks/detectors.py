@@ -12,28 +12,23 @@ Only recipes with the same data, the same epochs and batch size and the same see
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":  # run as a file: make the repository importable, not the folder of this script
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.record import without_folders
+from benchmarks.record_file import head, refuse_existing, without_folders, write_record
 from compress.artifact import MANIFEST, open_artifact
 from compress.errors import CompressError, StageError
 from compress.kind import Kind
-from compress.machine import describe_machine
 from compress.progress import console
 from compress.recipe.loading import load_recipe
 from compress.stages.train import Train
-from compress.whole_file import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD_VERSION = 1
 RECIPES = tuple(
     ROOT / "recipes" / f"{name}.yaml"
     for name in ("dcfl_mbv2_hituav_budget", "rotated_retinanet_mbv2_hituav", "rotated_rtmdet_mbv2_hituav")
@@ -121,24 +116,15 @@ def main() -> int:
     options = parser.parse_args()
     recipes = options.recipes or list(RECIPES)
     try:
-        if options.record is not None and options.record.exists():
-            raise StageError(f"{options.record}: exists, and records are not edited. Choose another name.")
+        refuse_existing(options.record)
         same_budget(recipes, options.set)
         rows = [run(recipe, seed, options.set, options.out) for seed in options.seeds for recipe in recipes]
+        print(table(rows))
+        overrides = ["=".join(without_folders(one.split("=", 1))) for one in options.set]
+        write_record(options.record, head("detectors") | {"overrides": overrides, "runs": rows})
     except CompressError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(table(rows))
-    if options.record is not None:
-        record = {
-            "format_version": RECORD_VERSION,
-            "benchmark": "detectors",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": describe_machine(),
-            "overrides": ["=".join(without_folders(one.split("=", 1))) for one in options.set],
-            "runs": rows,
-        }
-        write_whole(options.record, json.dumps(without_folders(record), indent=1, sort_keys=True) + "\n")
     return 0
 
 

@@ -15,7 +15,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
 
 import numpy as np
 
+from benchmarks.record_file import head, refuse_existing, write_record
 from compress.errors import CompressError, StageError
 from compress.machine import latency_machine
 from compress.pictures.decoding import read_image
@@ -35,8 +35,6 @@ from compress.runtime.forwards import session_forward
 from compress.runtime.latency import compare, random_inputs
 from compress.runtime.session import deploy_metadata_of, open_session
 
-RECORD_VERSION = 1
-
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Measure as the command line says and return the record."""
@@ -44,10 +42,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     sessions = {label: open_session(path, threads=options.threads) for label, path in labels.items()}
     image = read_image(options.image) if options.image else None
     size = tuple(options.image_size) if options.image_size else None
-    record = {
-        "format_version": RECORD_VERSION,
-        "benchmark": "latency",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    record = head("latency") | {
         "files": {label: _file_facts(path) for label, path in labels.items()},
         "threads": options.threads,
         "warmup": options.warmup,
@@ -76,14 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     options = _parser().parse_args(arguments)
     try:
+        refuse_existing(options.json)
         record = measure(options)
+        print(table(record))
+        write_record(options.json, record)
     except CompressError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    print(table(record))
     return 0
 
 

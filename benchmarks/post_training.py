@@ -2,21 +2,22 @@
 
     python benchmarks/post_training.py recipes/dcfl_mbv2_hituav.yaml --set data.root=/path/to/hit-uav
     python benchmarks/post_training.py RECIPE --split test --record benchmarks/records/DATE_post_training.json
+    python benchmarks/post_training.py RECIPE --prepare /tmp/peers      # float.onnx and images.npy for other tools
+    python benchmarks/post_training.py RECIPE --peer-file nncf=/tmp/peers/nncf.onnx
 
 Every file is made from the same float model and the same training images, and every one runs in ONNX Runtime on the
-same images of the split: accuracy, its paired difference, and how far each raw output is from the float one.
+same images of the split: accuracy, its paired difference, and how far each raw output is from the float one. A file
+that another tool made of what `--prepare` wrote is scored beside them (`benchmarks/nncf_static.py` makes NNCF's).
 Choose by val; read test once.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,14 @@ if __name__ == "__main__":  # run as a file: make the repository importable, not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
+from torch import Tensor, nn
 
-from benchmarks.record import without_folders
+from benchmarks.record_file import head, refuse_existing, write_record
+from compress.artifact import file_digest
 from compress.dataset import METRICS, Scores
 from compress.detector import Detector, Forward
 from compress.errors import CompressError, StageError
 from compress.export import export_onnx
-from compress.machine import describe_machine
 from compress.metrics.paired import loss_interval
 from compress.plugins import make_detector
 from compress.progress import console, say
@@ -42,9 +44,8 @@ from compress.quantization.settings import ONLY_RANGES, PostTraining
 from compress.recipe.loading import load_recipe
 from compress.runtime.forwards import onnx_forward
 from compress.scoring import evaluate
-from compress.whole_file import write_whole
+from compress.whole_file import whole_file
 
-RECORD_VERSION = 1
 PEER = "onnxruntime_static"
 OURS: dict[str, tuple[QuantizationSettings, PostTraining]] = {
     "krimp_8_bits_vnni": (QuantizationSettings(weight_bit_width=8, target="vnni"), PostTraining()),
@@ -56,15 +57,43 @@ OURS: dict[str, tuple[QuantizationSettings, PostTraining]] = {
 }
 
 
-def make_files(detector: Detector, folder: Path, images: int, names: list[str], *, skip: int = 0) -> dict[str, Path]:
-    """Write the float file, ONNX Runtime's and ours; return name -> file; `skip` training images are passed over."""
+def load_float(detector: Detector) -> nn.Module:
+    """Return the network of the recipe's checkpoint, for inference.
+
+    Raises:
+        StageError: the recipe names no checkpoint.
+    """
     checkpoint = detector.checkpoint_path()
     if checkpoint is None:
         raise StageError("the recipe names no checkpoint, so there is nothing to quantize. Set detector.checkpoint.")
     model = detector.build()
     detector.load(model, checkpoint)
-    model.eval()
-    batches = [batch.clone() for batch in islice(first_images(detector, "train", skip + images, seed=0), skip, None)]
+    return model.eval()
+
+
+def calibration_images(detector: Detector, images: int, skip: int) -> list[Tensor]:
+    """Return training images, each (1, 3, H, W), normalized; the first `skip` are passed over."""
+    return [batch.clone() for batch in islice(first_images(detector, "train", skip + images, seed=0), skip, None)]
+
+
+def prepare(detector: Detector, folder: Path, images: int, skip: int) -> None:
+    """Write what another tool needs to quantize the same: `float.onnx` and `images.npy`, (n, 3, H, W) float32.
+
+    Raises:
+        StageError: a file of that name is there.
+    """
+    for name in ("float.onnx", "images.npy"):
+        if (folder / name).exists():
+            raise StageError(f"{folder / name}: exists. Name an empty folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    export_onnx(load_float(detector), folder / "float.onnx", detector=detector)
+    with whole_file(folder / "images.npy") as file:
+        np.save(file, np.concatenate([batch.numpy() for batch in calibration_images(detector, images, skip)]))
+
+
+def make_files(detector: Detector, folder: Path, batches: Sequence[Tensor], names: Sequence[str]) -> dict[str, Path]:
+    """Write the float file, ONNX Runtime's and ours; return name -> file."""
+    model = load_float(detector)
     files = {"float": folder / "float.onnx", PEER: folder / f"{PEER}.onnx"}
     export_onnx(model, files["float"], detector=detector)
     quantize_with_onnxruntime(files["float"], files[PEER], [batch.numpy() for batch in batches])
@@ -75,6 +104,25 @@ def make_files(detector: Detector, folder: Path, images: int, names: list[str], 
         files[name] = folder / f"{name}.onnx"
         export_onnx(quantized, files[name], detector=detector)
     return files
+
+
+def peer_files(words: Sequence[str]) -> dict[str, Path]:
+    """Return name -> file of `NAME=FILE` words, files that other tools made.
+
+    Raises:
+        StageError: a word is of another form, a name is taken, or there is no such file.
+    """
+    found: dict[str, Path] = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not (name and equals and path):
+            raise StageError(f"--peer-file {word}: expected NAME=FILE, for example nncf=/tmp/peers/nncf.onnx.")
+        if name in found or name in (*OURS, "float", PEER):
+            raise StageError(f"--peer-file {word}: the name {name!r} is taken. Choose another name.")
+        if not Path(path).is_file():
+            raise StageError(f"--peer-file {word}: no such file. `--prepare` writes what other tools start from.")
+        found[name] = Path(path)
+    return found
 
 
 def quantize_with_onnxruntime(source: Path, target: Path, batches: list[np.ndarray]) -> None:
@@ -142,7 +190,8 @@ def measure(detector: Detector, files: dict[str, Path], split: str, threads: int
     for name, path in files.items():
         witness = Witness(onnx_forward(path, threads), truth)
         scores[name] = evaluate(detector, witness, split)
-        rows[name] = {"onnx_bytes": path.stat().st_size} | {metric: getattr(scores[name], metric) for metric in METRICS}
+        rows[name] = {"onnx_bytes": path.stat().st_size, "sha256": file_digest(path)}
+        rows[name] |= {metric: getattr(scores[name], metric) for metric in METRICS}
         if truth is None:
             truth = witness.seen
         else:
@@ -180,32 +229,28 @@ def main() -> int:
     parser.add_argument("--skip", type=int, default=0, help="so many of the first training images (default: 0)")
     parser.add_argument("--only", nargs="*", choices=list(OURS), default=list(OURS), help="of ours, make only these")
     parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime (default: its own choice)")
+    parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="write float.onnx and images.npy and stop")
+    parser.add_argument("--peer-file", action="append", default=[], metavar="NAME=FILE", help="score this file too")
     parser.add_argument("--record", type=Path, help="file to write; it must not exist")
     options = parser.parse_args()
     try:
-        if options.record is not None and options.record.exists():
-            raise StageError(f"{options.record}: exists, and records are not edited. Choose another name.")
+        refuse_existing(options.record)
+        peers = peer_files(options.peer_file)
         recipe = load_recipe(options.recipe, options.set)
         detector = make_detector(recipe.detector, recipe.data)
+        if options.prepare is not None:
+            prepare(detector, options.prepare, options.images, options.skip)
+            return 0
         with tempfile.TemporaryDirectory(prefix="krimp-post-training-") as folder:
-            files = make_files(detector, Path(folder), options.images, options.only, skip=options.skip)
+            batches = calibration_images(detector, options.images, options.skip)
+            files = make_files(detector, Path(folder), batches, options.only) | peers
             rows = measure(detector, files, options.split, options.threads)
+        settings = {"recipe": options.recipe.name, "split": options.split, "peer_files": sorted(peers)}
+        settings |= {"calibration_images": options.images, "skipped_images": options.skip}
+        write_record(options.record, head("post_training") | settings | {"rows": rows})
     except CompressError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    if options.record is not None:
-        record = {
-            "format_version": RECORD_VERSION,
-            "benchmark": "post_training",
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": describe_machine(),
-            "recipe": options.recipe.name,
-            "split": options.split,
-            "calibration_images": options.images,
-            "skipped_images": options.skip,
-            "rows": rows,
-        }
-        write_whole(options.record, json.dumps(without_folders(record), indent=1, sort_keys=True) + "\n")
     return 0
 
 

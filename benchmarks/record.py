@@ -19,14 +19,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.record_file import RECORDS, write_record
 from compress.artifact import MANIFEST, Artifact, damage, file_digest, open_artifact
 from compress.errors import CompressError, StageError
 from compress.kind import Kind
 from compress.machine import describe_machine
 from compress.report.collect import collect_rows, float_artifact, in_order, stage_records
-from compress.whole_file import write_whole
 
-RECORDS = Path(__file__).parent / "records"
 FORMAT_VERSION = 1
 
 
@@ -75,15 +74,6 @@ def _report(artifacts: Sequence[Artifact]) -> dict[str, Any]:
     return json.loads(found[-1].file("report.json").read_text(encoding="utf-8")) if found else {}
 
 
-def without_folders(value: Any) -> Any:
-    """Return a JSON value in which each absolute path is cut to its last part: a record tells nothing of a home."""
-    if isinstance(value, dict):
-        return {name: without_folders(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_folders(entry) for entry in value]
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
-
-
 def main() -> int:
     """Write the record; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -95,15 +85,11 @@ def main() -> int:
     options = parser.parse_args()
     try:
         record = make_record(options.run, split=options.split, recipe=options.recipe, note=options.note)
+        target = options.out or RECORDS / f"{record['date'][:10]}_{record['name']}.json"
+        write_record(target, record)
     except CompressError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    target = options.out or RECORDS / f"{record['date'][:10]}_{record['name']}.json"
-    if target.exists():
-        print(f"error: {target}: exists, and records are not edited. Choose another --out.", file=sys.stderr)
-        return 1
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, json.dumps(without_folders(record), indent=1, sort_keys=True) + "\n")
     print(target)
     return 0
 

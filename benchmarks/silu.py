@@ -13,7 +13,6 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,8 @@ import torch
 from torch import nn
 
 from benchmarks.cspnext import CspNext
+from benchmarks.record_file import head, refuse_existing, write_record
+from compress.errors import CompressError
 from compress.export.fusion import optimized_graph
 from compress.export.onnx_file import export_onnx
 from compress.machine import latency_machine
@@ -110,10 +111,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         forwards = {name: session_forward(open_session(path, threads=options.threads)) for name, path in files.items()}
         calls = {label: partial(forward, images) for label, forward in forwards.items()}
         timed = compare(calls, warmup=options.warmup, runs=options.runs)
-    return {
-        "format_version": 1,
-        "benchmark": "silu",
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    return head("silu") | {
         "model": "CSPNeXt-tiny, fresh weights",
         "activation": options.activation,
         "image_size": [options.size, options.size],
@@ -137,10 +135,14 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=50)
     parser.add_argument("--json", type=Path, help="File to write the record to.")
     options = parser.parse_args()
-    text = json.dumps(measure(options), indent=1, default=str)
-    if options.json:
-        options.json.write_text(text + "\n")
-    print(text)
+    try:
+        refuse_existing(options.json)
+        record = measure(options)
+        print(json.dumps(record, indent=1, default=str))
+        write_record(options.json, record)
+    except CompressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 

@@ -9,7 +9,6 @@ their order-0 entropy. Parts are found in the names of the initializers or of th
 from __future__ import annotations
 
 import argparse
-import json
 import lzma
 import platform
 import re
@@ -25,8 +24,9 @@ import onnx
 import zstandard
 from google.protobuf.message import DecodeError
 
+from benchmarks.record_file import refuse_existing, write_record
 from compress import codec
-from compress.errors import CodecError
+from compress.errors import CodecError, CompressError
 
 PARTS = {
     "backbone": ("backbone", "features", "stem", "layer"),
@@ -184,15 +184,15 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write a record here")
     args = parser.parse_args()
     try:
+        refuse_existing(args.json)
         sizes = [measure(path) for path in args.files]
-    except CodecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print("\n\n".join(table(size) for size in sizes))
-    if args.json:
+        print("\n\n".join(table(size) for size in sizes))
         libraries = {name: version(name) for name in ("numpy", "huffman", "zstandard", "onnx")}
         record = {"python": platform.python_version(), "versions": libraries, "files": [asdict(size) for size in sizes]}
-        args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_record(args.json, record)
+    except CompressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 

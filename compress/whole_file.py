@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: the one way in which a file is written for keeps."""
+"""Files that appear whole or not at all: the one way in which a file is written for keeps, and read at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import glob
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,6 +69,29 @@ def write_whole(path: Path | str, content: str | bytes, *, synced: bool = True) 
     """Write a file whole or not at all; text becomes UTF-8. Arguments and errors as of `whole_file`."""
     with whole_file(path, synced=synced) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+def read_whole(path: Path) -> bytes:
+    """Return the content of a file; a folder of a stranger's may hold pipes and devices, which never end.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    with open_regular(path) as file:
+        return file.read()
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to read it; errors as of `read_whole`."""
+    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "a device or pipe, not a file", str(path))
+    return file
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def sync(path: Path) -> None:

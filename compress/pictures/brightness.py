@@ -6,10 +6,13 @@ A network sees 0..255. What becomes 0 and what 255 is either said (`data.value_r
 - whole numbers: 0 to the largest number of the fewest bits (8, 10, 12, 14, 16) that hold the file's largest value;
 - floats from 0 to 1: 0 to 1;
 - other floats and negative numbers: the file's least to its largest value.
+
+What is missing (NaN, and the number that a GeoTIFF names for it) is left out of this and becomes 0.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,11 +24,11 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Contents:
-    """What the values of a picture are, NaN and infinities left out.
+    """What the values of a picture are, NaN, infinities and missing ones left out.
 
     Attributes:
-        least: smallest value, 0 where there is none.
-        most: largest value, 0 where there is none.
+        least: smallest value, infinity where there is none.
+        most: largest value, minus infinity where there is none.
         whole: all are whole numbers.
         floating: their type is one of floats.
     """
@@ -36,12 +39,13 @@ class Contents:
     floating: bool
 
     @classmethod
-    def of(cls, values: np.ndarray) -> Contents:
-        """Return what an array of any shape holds."""
+    def of(cls, values: np.ndarray, missing: float | None = None) -> Contents:
+        """Return what an array of any shape holds; `missing` is the number that stands for nothing."""
         floating = values.dtype.kind == "f"
         finite = values[np.isfinite(values)] if floating else values
+        finite = finite if missing is None else finite[~is_missing(finite, missing)]
         if not finite.size:
-            return cls(0.0, 0.0, True, floating)
+            return cls(math.inf, -math.inf, True, floating)
         whole = not floating or bool((finite == np.floor(finite)).all())
         return cls(float(finite.min()), float(finite.max()), whole, floating)
 
@@ -53,6 +57,8 @@ class Contents:
 
     def natural_range(self) -> Range:
         """Return what becomes 0 and 255 where nobody said it."""
+        if self.least > self.most:
+            return 0.0, 1.0
         if self.floating and self.least >= 0 and self.most <= 1:
             return 0.0, 1.0
         if self.whole and self.least >= 0 and self.most <= TOPS[-1]:
@@ -66,14 +72,29 @@ class Contents:
         return max(used, 0.0) / (high - low)
 
 
-def to_eight_bits(values: np.ndarray, limits: Range) -> np.ndarray:
-    """Return values as uint8: the lower limit and below become 0, the upper one and above 255; NaN becomes 0.
+def is_missing(values: np.ndarray, missing: float) -> np.ndarray:
+    """Return where values are the number that stands for nothing, bool; as exact as their type holds it."""
+    if values.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return np.asarray(values == values.dtype.type(missing))
+    return np.asarray(values == missing)
+
+
+def to_eight_bits(values: np.ndarray, limits: Range, missing: float | None = None) -> np.ndarray:
+    """Return values as uint8: the lower limit and below become 0, the upper one and above 255.
 
     Args:
         values: any shape and number type.
         limits: what becomes 0 and what 255.
+        missing: the number that stands for nothing; it becomes 0, as NaN does.
     """
-    low, high = limits
+    scaled = _in_limits(values, *limits)
+    if missing is not None:
+        scaled[is_missing(values, missing)] = 0
+    return scaled
+
+
+def _in_limits(values: np.ndarray, low: float, high: float) -> np.ndarray:
     if values.dtype == np.uint16:  # one table instead of a division a pixel
         table = np.arange(1 << 16, dtype=np.float64)
         scaled: np.ndarray = _scaled(table, low, high)[values]

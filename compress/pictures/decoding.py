@@ -13,6 +13,7 @@ from compress.pictures.file_bytes import FileBytes
 from compress.pictures.header import Header, check_whole, read_header
 from compress.pictures.orientation import upright
 from compress.progress import warn
+from compress.whole_file import read_whole
 
 OPENCV_PIXELS = 1 << 30  # OpenCV decodes no larger picture
 # Of pictures of more than 8 bits, in this order: some TIFFs are decoded with one of them only.
@@ -67,11 +68,13 @@ def decode(content: bytes, reading: Reading = AS_IT_IS) -> Decoded:
     """
     header = read_header(FileBytes(content))
     refuse_size(header.stored, min(reading.max_pixels, OPENCV_PIXELS))
+    if header.refusal is not None:
+        raise ValueError(header.refusal)
     data = np.frombuffer(content, np.uint8)
     if not header.deep:
         pixels, flat = _opencv(data, "IMREAD_COLOR"), None
     else:
-        pixels, flat = _deep(data, reading.value_range)
+        pixels, flat = _deep(data, reading.value_range, header.missing)
     if pixels is None:
         raise ValueError(f"OpenCV cannot decode the {len(content)} bytes as an image")
     # OpenCV turns TIFFs by itself, whatever it is told.
@@ -103,7 +106,7 @@ def read_image(path: Path, reading: Reading = AS_IT_IS) -> np.ndarray:
         DataError: the file cannot be read or decoded, or is too large.
     """
     try:
-        decoded = decode(path.read_bytes(), reading)
+        decoded = decode(read_whole(path), reading)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {reason(error, path)}, expected an image. Replace or remove the file.") from error
     if decoded.flat:
@@ -130,7 +133,7 @@ def refuse_size(size: tuple[int, int], max_pixels: int) -> None:
 
 def flat_text(contents: Contents, limits: Range) -> str | None:
     """Return the sentence on a picture whose values use less than `LITTLE` of their range, None for others."""
-    if contents.share_of(limits) >= LITTLE or contents.least == contents.most:
+    if contents.share_of(limits) >= LITTLE or contents.least >= contents.most:
         return None
     return (
         f"its values lie from {contents.least:g} to {contents.most:g}, which is under {LITTLE:.0%} of the range "
@@ -139,22 +142,22 @@ def flat_text(contents: Contents, limits: Range) -> str | None:
     )
 
 
-def _deep(data: np.ndarray, value_range: Range | None) -> tuple[np.ndarray | None, str | None]:
+def _deep(data: np.ndarray, value_range: Range | None, missing: float | None) -> tuple[np.ndarray | None, str | None]:
     """Return a picture of more than 8 bits as 8 bits, and what is to be said of its brightness."""
     values = next((found for flags in _DEEP_FLAGS if (found := _opencv(data, *flags)) is not None), None)
     if values is None:
         return None, None
     values = values[..., None] if values.ndim == 2 else values[..., : 3 if values.shape[2] >= 3 else 1]
-    contents = Contents.of(values)
+    contents = Contents.of(values, missing)
     limits = value_range or contents.natural_range()
     flat = flat_text(contents, limits)
-    if value_range is None and values.dtype == np.uint16 and limits[1] == TOPS[-1]:
+    if value_range is None and missing is None and values.dtype == np.uint16 and limits[1] == TOPS[-1]:
         narrow = _opencv(data, "IMREAD_COLOR")  # all 16 bits are used: OpenCV's own way to 8
         if narrow is not None:
             return narrow, flat
         pixels = eight_of_sixteen(values, values.shape[2])
     else:
-        pixels = to_eight_bits(values, limits)
+        pixels = to_eight_bits(values, limits, missing)
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3))), flat
 
 

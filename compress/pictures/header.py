@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compress.pictures.file_bytes import FileBytes
-from compress.pictures.orientation import TAG, UPRIGHT, exif_orientation, orientation_of, upright_size
+from compress.pictures.orientation import UPRIGHT, exif_orientation, upright_size
+from compress.pictures.tiff_header import read_tiff
+from compress.whole_file import open_regular
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 JPEG_SIGNATURE = b"\xff\xd8"
@@ -37,12 +39,16 @@ class Header:
         stored: (height, width) as stored, px.
         orientation: EXIF's, 1 to 8.
         deep: its values have more than 8 bits, or are floats.
+        missing: of a deep picture, the number that stands for "nothing was measured here"; None where none is named.
+        refusal: why it is not read, though OpenCV gives pixels: wrong ones; None where it is read.
     """
 
     format: str
     stored: tuple[int, int]
     orientation: int = UPRIGHT
     deep: bool = False
+    missing: float | None = None
+    refusal: str | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -64,7 +70,8 @@ def read_header(source: FileBytes) -> Header:
             header = reader(source)
             break
     else:
-        raise ValueError(f"OpenCV cannot decode the {len(source)} bytes as an image: none of {KNOWN}")
+        what = next((f", but {name}" for place, mark, name in _FOREIGN if start[place:].startswith(mark)), "")
+        raise ValueError(f"OpenCV cannot decode the {len(source)} bytes as an image: none of {KNOWN}{what}")
     if min(header.stored) < 1 or max(header.stored) > MAX_SIDE:
         height, width = header.stored
         raise ValueError(f"the header says {width} x {height} pixels, expected 1 to {MAX_SIDE:,} each")
@@ -73,7 +80,7 @@ def read_header(source: FileBytes) -> Header:
 
 def header_of(path: Path) -> Header:
     """Return what a file on the disk says of its picture; errors as of `read_header`, and OSError."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return read_header(FileBytes(file))
 
 
@@ -200,27 +207,8 @@ def _check_jpeg(content: bytes) -> None:
 
 
 def _tiff(source: FileBytes) -> Header:
-    """TIFF 6.0, section 2, and BigTIFF: the first directory."""
-    order = "<" if source.at(0, 2) == b"II" else ">"
-    big = source.unpack(f"{order}H", 2)[0] == 43
-    start = source.unpack(f"{order}Q", 8)[0] if big else source.unpack(f"{order}I", 4)[0]
-    count = source.unpack(f"{order}{'Q' if big else 'H'}", start)[0]
-    place, step = start + (8 if big else 2), 20 if big else 12
-    values = {}
-    for entry in range(min(count, _MAX_PARTS)):
-        tag, kind = source.unpack(f"{order}HH", place + step * entry)
-        number = source.unpack(f"{order}{'Q' if big else 'I'}", place + step * entry + 4)[0]
-        form = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
-        if tag in (256, 257, 258, TAG, 339) and form is not None:
-            value = place + step * entry + (12 if big else 8)
-            if number * {"B": 1, "H": 2, "I": 4, "Q": 8}[form] > (8 if big else 4):
-                value = source.unpack(f"{order}{'Q' if big else 'I'}", value)[0]
-            values[tag] = source.unpack(f"{order}{form}", value)[0]
-    if 256 not in values or 257 not in values:
-        raise ValueError("damaged TIFF: its first directory states no size")
-    orientation = orientation_of(values.get(TAG, UPRIGHT))
-    deep = values.get(258, 1) > 8 or values.get(339, 1) in (2, 3)  # signed whole numbers, floats
-    return Header("TIFF", (values[257], values[256]), orientation, deep)
+    found = read_tiff(source)
+    return Header("TIFF", found.stored, found.orientation, found.deep, found.missing, found.refusal)
 
 
 def _webp(source: FileBytes) -> Header:
@@ -281,6 +269,19 @@ def _jpeg2000(source: FileBytes) -> Header:
     return Header("JPEG 2000", (max(bottom - top, 0), max(right - left, 0)), deep=(depth & 0x7F) + 1 > 8)
 
 
+# What people take for a picture: where its mark stands, the mark, and what it is.
+_FOREIGN = (
+    (0, b"version https://git-lfs", "a pointer of Git LFS; run `git lfs pull` first"),
+    (4, b"ftypheic", "HEIC, as telephones write; convert it to JPEG"),
+    (4, b"ftypmif1", "HEIF; convert it to JPEG"),
+    (4, b"ftypavif", "AVIF; convert it to PNG"),
+    (0, b"\x1f\x8b", "compressed by gzip; decompress it first"),
+    (0, b"PK\x03\x04", "a zip archive; unpack it first"),
+    (0, b"\x93NUMPY", "an array of NumPy; store it as TIFF"),
+    (0, b"%PDF", "a PDF; store its pictures as PNG"),
+    (0, b"<!DOCTYPE", "a page of HTML, perhaps of a download that failed"),
+    (0, b"<html", "a page of HTML, perhaps of a download that failed"),
+)
 _READERS = (
     (lambda start: start.startswith(PNG_SIGNATURE), _png),
     (lambda start: start.startswith(JPEG_SIGNATURE), _jpeg),

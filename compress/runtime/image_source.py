@@ -13,14 +13,14 @@ from compress.errors import DataError
 from compress.number_text import size_text
 from compress.pictures.brightness import TOPS, Contents, Range, eight_of_sixteen, to_eight_bits
 from compress.pictures.decoding import AS_IT_IS, Reading, flat_text, read_image, reason
-from compress.pictures.header import header_of
+from compress.pictures.header import Header, header_of
 from compress.pictures.orientation import UPRIGHT, stored_affine, upright, upright_size
 from compress.predictor import ArraySource, Box, ImageSource
 from compress.progress import warn
 from compress.runtime.map_position import MapPosition
 
 RASTER_SUFFIXES = (".tif", ".tiff")
-BAND_TYPES = ("uint8", "uint16", "int16", "float32", "float64")
+BAND_TYPES = ("uint8", "uint16", "int16", "int32", "float32", "float64")
 BLOCK_CACHE_BYTES = 128 << 20  # of GDAL; its own default is a share of the machine's memory
 MAX_BLOCK_BYTES = 256 << 20  # GDAL decodes whole blocks, so a larger one breaks the promise of little memory
 INSTALL = 'Install it: pip install "krimp[geo]" (in Krimp\'s folder: pip install ".[geo]").'
@@ -48,7 +48,9 @@ class RasterSource:
             self._dataset = self._environment.enter_context(_open(rasterio, path))
             self._bands, self._palette = _bands_and_palette(self._dataset, path)
             self._stored = self._dataset.height, self._dataset.width
-            self._orientation = _orientation(path)
+            header = _header(path)
+            self._orientation = UPRIGHT if header is None else header.orientation
+            self._missing = None if header is None else header.missing
             self.position = _position(self._dataset, stored_affine(self._stored, self._orientation))
             self._limits = None if self._dataset.dtypes[self._bands[0] - 1] == "uint8" else self._find_limits(reading)
         except BaseException:
@@ -68,8 +70,10 @@ class RasterSource:
         """
         pixels = self._read_stored(_stored_window(window, self._stored, self._orientation))
         if self._limits is not None:
-            full = pixels.dtype == np.uint16 and self._limits == (0, TOPS[-1])
-            pixels = eight_of_sixteen(pixels, len(pixels)) if full else to_eight_bits(pixels, self._limits)
+            full = pixels.dtype == np.uint16 and self._limits == (0, TOPS[-1]) and self._missing is None
+            pixels = (
+                eight_of_sixteen(pixels, len(pixels)) if full else to_eight_bits(pixels, self._limits, self._missing)
+            )
         if self._palette is not None:
             return upright(self._palette[pixels[0]], self._orientation)
         _, height, width = pixels.shape
@@ -95,7 +99,7 @@ class RasterSource:
         contents = None
         for _, window in self._dataset.block_windows(self._bands[0]):
             box = (window.col_off, window.row_off, window.width, window.height)
-            found = Contents.of(self._read_stored(box))
+            found = Contents.of(self._read_stored(box), self._missing)
             contents = found if contents is None else contents.with_(found)
             limits = contents.natural_range()
             if contents.whole and limits == (0, TOPS[-1]) and flat_text(contents, limits) is None:
@@ -191,11 +195,12 @@ def _bands_and_palette(dataset: Any, path: Path) -> tuple[list[int], np.ndarray 
     return bands, palette
 
 
-def _orientation(path: Path) -> int:
+def _header(path: Path) -> Header | None:
+    """Return what the file says of its picture; None where GDAL reads it and Krimp does not know it."""
     try:
-        return header_of(path).orientation
-    except ValueError:  # GDAL reads more than TIFFs; what has no header that is known has no orientation
-        return UPRIGHT
+        return header_of(path)
+    except ValueError:
+        return None
     except OSError as error:
         raise DataError(f"{path}: {reason(error, path)}. Check or remove the file.") from error
 

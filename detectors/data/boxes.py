@@ -19,9 +19,10 @@ from compress.dataset import DataFolder, InputFormat, Scores
 from compress.errors import DataError
 from compress.pictures.decoding import reason
 from compress.progress import track, warn
+from compress.whole_file import read_whole
 from detectors.data.config import BoxData
 from detectors.data.image_header import read_image_size
-from detectors.data.labels import DroppedBox, dropped_text
+from detectors.data.problems import Findings, raise_all
 from detectors.data.samples import Sample, SampleImages, Truth, class_table
 from detectors.geometry.detections import Detections
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
     from detectors.data.loader import BoxBatch
 
-MAX_LISTED = 20
 SIZED_IMAGES = 50  # read for the size that a first recipe names
 LARGEST_FIRST_SIDE = 1024  # px; larger pictures are looked at in tiles of this size
 Check = Literal["header", "full"]
@@ -250,26 +250,11 @@ class BoxDataset(ABC, Generic[Config]):
 
     def _read(self, split: str, check: Check | None) -> list[Sample]:
         samples, found = self.read(split, class_table(self.config, self.classes), check=check)
-        problems = [problem for problem in found if not isinstance(problem, DroppedBox)]
-        if problems:
-            listed = "\n".join(f"  {problem}" for problem in problems[:MAX_LISTED])
-            more = f"\n  ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
-            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-            raise DataError(
-                f"data split '{split}' in {self.config.root}: {count}, expected none. Fix these files:\n{listed}{more}"
-            )
+        findings = Findings.of(samples, found)
+        raise_all(f"data split '{split}' in {self.config.root}", findings.mistakes, advice="Fix these files:")
         if check is not None:  # once a split, not at every epoch
-            _tell(split, samples, [problem for problem in found if isinstance(problem, DroppedBox)])
+            findings.tell(split)
         return samples
-
-
-def _tell(split: str, samples: Sequence[Sample], dropped: Sequence[str]) -> None:
-    """Warn about boxes that were dropped and pictures that are nearly flat, one line each."""
-    if dropped:
-        warn(f"data split '{split}': {dropped_text(dropped)}")
-    flat = [f"{sample.image_path}: {sample.flat}" for sample in samples if sample.flat]
-    if flat:
-        warn(f"data split '{split}': {len(flat)} of {len(samples)} pictures are nearly flat, e.g. {flat[0]}")
 
 
 def _size_of(path: Path) -> tuple[int, int]:
@@ -281,7 +266,7 @@ def _size_of(path: Path) -> tuple[int, int]:
 
 def _digest_of(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_whole(path)).hexdigest()
     except OSError as error:
         raise DataError(
             f"{path}: {reason(error, path)}, expected a file that can be read. Remove or replace it."

@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+WARNINGS = {"dropped": "warning, a box that is dropped", "flat": "warning, a picture without contrast"}
 Format = Annotated[
     Literal["dota", "coco", "yolo"] | None, typer.Option("--format", help="Of ROOT; default: what lies there.")
 ]
@@ -45,7 +46,9 @@ def check(
 ) -> int:
     """Check a data set and count what is in it.
 
-    Lists every wrong line, record, image and box with its place, its value and what was expected (exit code 3).
+    Lists every wrong line, record and image with its place, its value and what was expected (exit code 3). Boxes
+    without area or outside their image are dropped wherever labels are read, and pictures without contrast are read:
+    these are warnings, each with its place.
 
     \b
     dota  ROOT/SPLIT/{images,labelTxt}       x1 y1 x2 y2 x3 y3 x4 y4 class difficult, px
@@ -58,7 +61,7 @@ def check(
     krimp data check dota8/data.yaml --full --json
     """  # noqa: D301 click ends no line after \b
     from compress.errors import DataError, printable
-    from detectors.data.conversion import check_source, open_source
+    from detectors.data.source import check_source, open_source
 
     with progress_aside(as_json):
         facts, problems = check_source(
@@ -68,10 +71,17 @@ def check(
         print(json.dumps(facts | {"problems": problems}))
     else:
         print(f"{printable(root)}: {facts['format']}, {len(facts['classes'])} classes")
+        for one, other in facts["near_classes"]:
+            print(f"  warning, classes that differ by little: {printable(one)} and {printable(other)}")
+        for name in facts["other_splits"]:
+            print(f"  warning, a folder that is not looked at: {printable(name)} (--split {printable(name)})")
         for name, counts in facts["splits"].items():
             print(f"  {name}: {counts['images']} images, {counts['objects']} objects, {counts['ignored']} ignored")
             lines = (f"    {count:8d}  {printable(kind)}\n" for kind, count in counts["per_class"].items())
             print("".join(lines), end="")
+            for what in ("dropped", "flat"):
+                notes = (f"    {WARNINGS[what]}: {printable(note)}\n" for note in counts[what])
+                print("".join(notes), end="")
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise DataError(f"{root}: {len(problems)} problems, expected none. Fix these files:\n{listed}")
@@ -110,10 +120,11 @@ def convert(
     krimp data convert /data/hit-uav --to yolo-detect --enclose --clip --difficult keep --out /data/upright
     """  # noqa: D301 click ends no line after \b
     from detectors.data import conversion
+    from detectors.data.source import open_source
 
     choices = conversion.Choices(enclose=enclose, clip=clip, difficult=difficult, copy=copy)
     with progress_aside(as_json):
-        source = conversion.open_source(root, format_name=format_name, splits=_places(split))
+        source = open_source(root, format_name=format_name, splits=_places(split))
         facts = conversion.convert(source, to, out, choices=choices, force=force)
     if as_json:
         print(json.dumps(facts | {"out": str(out)}))
@@ -122,6 +133,8 @@ def convert(
         print(f"{out}: {name}: {counts['images']} images, {counts['objects']} objects")
     if facts["dropped"]:
         print(f"{facts['dropped']} difficult objects were dropped")
+    if facts["empty"]:
+        print(f"{facts['empty']} boxes without area or outside their image were dropped")
     if facts["outside"] and to.startswith("yolo"):
         print(
             f"{facts['outside']} boxes reach outside their image; some programs refuse such labels (--clip cuts them)"

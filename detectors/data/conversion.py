@@ -1,8 +1,7 @@
-"""Check data sets of any format, and turn one into another. Imports no torch."""
+"""Turn a data set of one format into another. Imports no torch."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import shutil
 import tempfile
@@ -11,125 +10,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from compress.errors import DataError, suggest
 from compress.progress import track
-from detectors.data.boxes import Check
 from detectors.data.folder_builder import link_or_copy
 from detectors.data.image_header import read_image_size
-from detectors.data.labels import LabelledObject
+from detectors.data.labels import LabelledObject, is_empty
+from detectors.data.problems import Findings, raise_all
 from detectors.data.samples import Sample
+from detectors.data.source import Source
 from detectors.data.writers import TARGETS, LabelledImage, Target, enclosing_quad, flat_name, is_upright
 
-FORMATS = ("dota", "coco", "yolo")
 RECORD = "conversion.json"
 FORMAT_VERSION = 1
-MAX_LISTED = 20
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set as it lies on the disk.
-
-    Attributes:
-        format: 'dota', 'coco' or 'yolo'.
-        root: its folder.
-        dataset: reads it.
-        classes: that its files declare, in their order.
-        splits: that are looked at.
-    """
-
-    format: str
-    root: Path
-    dataset: Any
-    classes: tuple[str, ...]
-    splits: tuple[str, ...]
-
-    def read(self, split: str, check: Check | None) -> tuple[list[Sample], list[str]]:
-        """Return the images of a split, sorted by name, and every problem."""
-        labels = {name: label for label, name in enumerate(self.classes)}
-        found: tuple[list[Sample], list[str]] = self.dataset.read(split, labels, check=check)
-        return found
-
-
-def open_source(root: Path, *, format_name: str | None = None, splits: Mapping[str, str] | None = None) -> Source:
-    """Open a data set.
-
-    Args:
-        root: its folder, or the YAML file of a data set in YOLO format.
-        format_name: one of FORMATS; None looks at what lies there.
-        splits: split -> its place as in `data.splits` ('' takes the format's own); None takes all that are there.
-
-    Raises:
-        DataError: nothing like a data set lies there, or none of the splits.
-    """
-    name = format_name or find_format(root)
-    if name not in FORMATS:
-        raise DataError(f"format '{name}': unknown.{suggest(name, FORMATS)}")
-    kind = importlib.import_module(f"detectors.data.formats.{name}").DATASET
-    # The size at which a network would look at the images plays no part in reading them.
-    config = kind.CONFIG(root=str(root), image_size=(1, 1))
-    if splits:
-        own = config.splits
-        wanted = {split: place or own.get(split, split) for split, place in splits.items()}
-        config = kind.CONFIG(root=str(root), image_size=(1, 1), splits=wanted)
-    present = tuple(splits or kind.splits_present(config))
-    if not present:
-        places = ", ".join(f"{split} ({place})" for split, place in config.splits.items())
-        raise DataError(f"{root}: no split found, looked for {places}. Name it: --split NAME=PLACE.")
-    classes = kind.class_names(config)
-    return Source(name, root, kind(config, classes), classes, present)
-
-
-def find_format(root: Path) -> str:
-    """Return the format of what lies in a folder.
-
-    Raises:
-        DataError: no folder, or nothing that is known.
-    """
-    if root.suffix.lower() in (".yaml", ".yml") and root.is_file():
-        return "yolo"
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder, expected that of a data set.")
-    if any(root.glob("*/labelTxt")):
-        return "dota"
-    if any(root.glob("*.yaml")) or any(root.glob("*.yml")):
-        return "yolo"
-    if any(root.glob("annotations/*.json")) or any(root.glob("*/_annotations.coco.json")):
-        return "coco"
-    raise DataError(
-        f"{root}: no data set found: neither SPLIT/labelTxt (dota) nor data.yaml (yolo) nor annotations/*.json (coco). "
-        "Check the path, or say what it is with --format."
-    )
-
-
-def check_source(source: Source, check: Check = "header") -> tuple[dict[str, Any], list[str]]:
-    """Read all splits of a data set.
-
-    Args:
-        source: from `open_source`.
-        check: 'header' reads size and end of each image, 'full' decodes it.
-
-    Returns:
-        Facts (format, root, classes, and of each split: images, objects, ignored objects, objects of each class), and
-        every problem as 'file:place: what, expected what.'
-    """
-    facts: dict[str, Any] = {"format": source.format, "root": str(source.root), "classes": list(source.classes)}
-    facts["splits"] = {}
-    problems: list[str] = []
-    for split in source.splits:
-        samples, found = source.read(split, check)
-        problems += found
-        objects = [item for sample in samples for item in sample.objects]
-        counts = np.bincount([item.label for item in objects if not item.ignored], minlength=len(source.classes))
-        facts["splits"][split] = {
-            "images": len(samples),
-            "objects": sum(not item.ignored for item in objects),
-            "ignored": sum(item.ignored for item in objects),
-            "per_class": dict(zip(source.classes, counts.tolist(), strict=True)),
-        }
-    return facts, problems
 
 
 @dataclass(frozen=True)
@@ -162,8 +54,8 @@ def convert(
         force: replace a folder that an earlier conversion made.
 
     Returns:
-        Facts: format, classes, and of each split: images and objects; objects that reach outside their image, were
-        clipped or dropped.
+        Facts: format, classes, and of each split: images and objects; objects that reach `outside` their image, were
+        `dropped` as difficult or as `empty` (without area, or wholly outside their image).
 
     Raises:
         DataError: the source is wrong, the format cannot hold it, or the folder is not to be replaced.
@@ -172,12 +64,17 @@ def convert(
         raise DataError(f"format '{to}': cannot be written.{suggest(to, list(TARGETS))}")
     _refuse_folder(folder, source.root, force)
     read = {split: source.read(split, "header") for split in source.splits}
-    _raise_all(str(source.root), [problem for _, problems in read.values() for problem in problems])
+    findings = {split: Findings.of(*found) for split, found in read.items()}
+    mistakes = [mistake for each in findings.values() for mistake in each.mistakes]
+    raise_all(str(source.root), mistakes, advice="Nothing was written:")
+    for split, each in findings.items():
+        each.tell(split)
     samples = {split: found for split, (found, _) in read.items()}
     target = TARGETS[to]
     _refuse_content(samples, to, choices)
     images = {split: [_image(sample, target, choices) for sample in samples[split]] for split in samples}
-    facts = _facts(to, source, samples, images)
+    facts = _facts(to, source, samples, images, choices)
+    facts["empty"] += sum(len(each.dropped) for each in findings.values())
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -210,13 +107,6 @@ def _refuse_folder(folder: Path, root: Path, force: bool) -> None:
         raise DataError(f"{folder}: is there already. Choose another --out, or replace it with --force.")
 
 
-def _raise_all(what: str, problems: Sequence[str]) -> None:
-    if problems:
-        listed = "\n".join(f"  {problem}" for problem in problems[:MAX_LISTED])
-        more = f"\n  ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
-        raise DataError(f"{what}: {len(problems)} problems, expected none. Nothing was written:\n{listed}{more}")
-
-
 def _refuse_content(samples: Mapping[str, Sequence[Sample]], to: str, choices: Choices) -> None:
     """Raise DataError if the format cannot hold something and nothing was said about it."""
     target = TARGETS[to]
@@ -242,16 +132,18 @@ def _refuse_content(samples: Mapping[str, Sequence[Sample]], to: str, choices: C
 
 
 def _image(sample: Sample, target: Target, choices: Choices) -> LabelledImage:
-    """Return an image as it is to be written."""
+    """Return an image as it is to be written; what its borders cut to nothing is left out."""
     size = read_image_size(sample.image_path)
-    objects = [
-        item
-        for item in sample.objects
-        if not (item.difficult and not target.holds_difficult and choices.difficult == "drop")
-    ]
+    kept = (item for item in sample.objects if not _is_left_out(item, target, choices))
+    objects = (_object(item, size, target, choices) for item in kept)
     return LabelledImage(
-        sample.name, sample.image_path.suffix, size, tuple(_object(item, size, target, choices) for item in objects)
+        sample.name, sample.image_path.suffix, size, tuple(item for item in objects if not is_empty(item.quad, size))
     )
+
+
+def _is_left_out(item: LabelledObject, target: Target, choices: Choices) -> bool:
+    """Return whether an object is difficult where that cannot be said and such ones are to be dropped."""
+    return item.difficult > 0 and not target.holds_difficult and choices.difficult == "drop"
 
 
 def _object(item: LabelledObject, size: tuple[int, int], target: Target, choices: Choices) -> LabelledObject:
@@ -272,7 +164,9 @@ def _facts(
     source: Source,
     samples: Mapping[str, Sequence[Sample]],
     images: Mapping[str, Sequence[LabelledImage]],
+    choices: Choices,
 ) -> dict[str, Any]:
+    target = TARGETS[to]
     written = {split: [item for image in images[split] for item in image.objects] for split in images}
     outside = [
         clipped(item.quad, image.size) != tuple(item.quad)
@@ -280,13 +174,15 @@ def _facts(
         for image in found
         for item in image.objects
     ]
-    before = sum(len(sample.objects) for found in samples.values() for sample in found)
+    objects = [item for found in samples.values() for sample in found for item in sample.objects]
+    dropped = sum(_is_left_out(item, target, choices) for item in objects)
     return {
         "format": to,
         "made_from": source.format,
         "classes": list(source.classes),
         "splits": {split: {"images": len(images[split]), "objects": len(written[split])} for split in images},
-        "dropped": before - sum(map(len, written.values())),
+        "dropped": dropped,
+        "empty": len(objects) - dropped - sum(map(len, written.values())),
         "outside": sum(outside),
     }
 

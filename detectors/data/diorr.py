@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import DataError
-from detectors.data.dota_release import Source, raise_all
+from detectors.data.dota_release import Source
 from detectors.data.folder_builder import ONE_PROCESS, Limits, build_folder, link_or_copy, write_file
 from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.labels import EmptyBoxError, parse_line
 from detectors.data.places import inspect_image, is_image
+from detectors.data.problems import raise_all
 
 CLASSES = (
     "airplane", "airport", "baseballfield", "basketballcourt", "bridge", "chimney", "expressway-service-area",

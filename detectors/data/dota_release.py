@@ -20,6 +20,7 @@ from compress.errors import DataError
 from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
 from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER, label_files
 from detectors.data.places import is_image
+from detectors.data.problems import raise_all
 
 _DOTA10 = (
     "plane", "baseball-diamond", "bridge", "ground-track-field", "small-vehicle", "large-vehicle", "ship",
@@ -32,7 +33,6 @@ CLASSES = {
     "2.0": (*_DOTA10, "container-crane", "airport", "helipad"),
 }
 SPLITS = ("train", "val", "test", "test-dev", "test-challenge")
-MAX_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,6 @@ def find_sources(roots: Sequence[Path], split: str, version: str) -> list[Source
         problems += [f"{labels[name]}: no image of that name." for name in sorted(labels.keys() - images.keys())]
     raise_all(f"split '{split}'", problems)
     return sources
-
-
-def raise_all(what: str, problems: Sequence[str]) -> None:
-    """Raise one DataError that lists problems (the first 20 and the count), if there are any."""
-    if not problems:
-        return
-    listed = "\n".join(f"  {problem}" for problem in problems[:MAX_LISTED])
-    more = f"\n  ... and {len(problems) - MAX_LISTED} more" if len(problems) > MAX_LISTED else ""
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    raise DataError(f"{what}: {count}, expected none. Fix these files and start again:\n{listed}{more}")
 
 
 def _images(roots: Sequence[Path], split: str) -> tuple[dict[str, Path], list[str]]:

@@ -26,7 +26,8 @@ from typing import Any
 from compress.errors import DataError
 from compress.progress import say, track
 from compress.whole_file import write_whole
-from detectors.data.dota_release import Source, raise_all
+from detectors.data.dota_release import Source
+from detectors.data.problems import raise_all
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1

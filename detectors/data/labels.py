@@ -20,6 +20,14 @@ CORNERS = ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")
 IGNORED = -1  # label index of a class that is ignored
 MIN_AREA_PX = 1e-3  # a quadrilateral below is a line or a point
 MAX_PX = 1e9  # no picture is that large
+_YOLO_HINT = (
+    " It looks like a line of YOLO (class and shares of the picture): set data.format: yolo, or turn the data set into "
+    "DOTA's format with `krimp data convert`."
+)
+SHARES = (
+    "this box and all others lie inside the first pixel, expected pixels. They look like shares of the picture's size: "
+    "multiply x by its width and y by its height."
+)
 COLUMNS = "x1 y1 x2 y2 x3 y3 x4 y4 class difficult, separated by blanks"
 
 
@@ -106,15 +114,25 @@ def parse_labels(
     """
     objects: list[LabelledObject] = []
     problems: list[LineProblem] = []
+    first = 0
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
         if not stripped or stripped.lower().startswith(HEADERS):
             continue
         try:
             objects.append(parse_line(stripped, table, image_size=image_size))
+            first = first or number
         except ValueError as error:
             problems.append(LineProblem(number, str(error), isinstance(error, EmptyBoxError)))
+    if are_shares(objects):
+        problems.append(LineProblem(first, SHARES, dropped=False))
     return objects, problems
+
+
+def are_shares(objects: Sequence[LabelledObject]) -> bool:
+    """Return whether all boxes lie inside the first pixel, by fractions of it: they are in another unit."""
+    values = [value for item in objects for value in item.quad]
+    return bool(values) and all(0 <= value <= 1 for value in values) and not all(v.is_integer() for v in values)
 
 
 def parse_line(line: str, table: Mapping[str, int], *, image_size: tuple[int, int] | None = None) -> LabelledObject:
@@ -128,6 +146,8 @@ def parse_line(line: str, table: Mapping[str, int], *, image_size: tuple[int, in
     if len(columns) != 10:
         raise ValueError(f"{len(columns)} columns, expected 10 ({COLUMNS}).{_form_hint(columns, table)}")
     quad = _quad(columns[:8])
+    if is_of_yolo(columns):
+        raise ValueError(f"class is '{columns[8]}', expected a name.{_YOLO_HINT}")
     label = label_of(columns[8], table)
     if columns[9] not in ("0", "1", "2"):
         raise ValueError(f"difficult is '{columns[9]}', expected 0, 1 or 2.")
@@ -138,19 +158,14 @@ def parse_line(line: str, table: Mapping[str, int], *, image_size: tuple[int, in
 
 def _form_hint(columns: Sequence[str], table: Mapping[str, int]) -> str:
     """Return what a line of another number of columns seems to be, '' where nothing is near."""
-    if any("," in column for column in columns) and len([part for part in ",".join(columns).split(",") if part]) >= 9:
-        return " It has commas; write blanks."
+    for sign, what in ((",", "commas"), (";", "semicolons")):
+        if sign in "".join(columns) and len([part for part in sign.join(columns).split(sign) if part]) >= 9:
+            return f" It has {what}; write blanks."
+    if columns[0].startswith(("<", "{", "[")):
+        return " It looks like XML or JSON, which are no labels of DOTA."
     numbers = [_number(column) for column in columns]
-    known = [number for number in numbers if number is not None]
-    if len(known) == len(columns):
-        if len(columns) >= 5 and known[0].is_integer() and all(-1 <= share <= 2 for share in known[1:]):
-            return (
-                " It looks like a line of YOLO (class and shares of the picture): set data.format: yolo, or turn the "
-                "data set into DOTA's format with `krimp data convert`."
-            )
-        if len(columns) in (8, 9):
-            return " The class and difficult (0 or 1) seem to be missing."
-        return ""
+    if None not in numbers:
+        return _numbers_hint(columns)
     if len(columns) == 9 and None not in numbers[:8]:
         return " The last one, difficult (0 or 1), seems to be missing."
     if len(columns) > 10 and None not in numbers[:8] and columns[-1] in ("0", "1", "2"):
@@ -166,9 +181,40 @@ def _form_hint(columns: Sequence[str], table: Mapping[str, int]) -> str:
     return ""
 
 
+def _numbers_hint(columns: Sequence[str]) -> str:
+    """Return what a line of numbers alone seems to be."""
+    if is_of_yolo(columns):
+        return _YOLO_HINT
+    if len(columns) in (8, 9):
+        return " The class and difficult (0 or 1) seem to be missing."
+    if len(columns) in (5, 6):
+        return " It looks like a class and an upright or turned box; four corners and the class's name are needed."
+    return ""
+
+
+def is_of_yolo(columns: Sequence[str]) -> bool:
+    """Return whether the columns of a line are the index of a class and shares of the picture's size."""
+    found = [_number(column) for column in columns]
+    numbers = [number for number in found if number is not None]
+    if len(numbers) < 5 or len(numbers) < len(found) or not numbers[0].is_integer():
+        return False
+    return all(-1 <= share <= 2 for share in numbers[1:]) and not all(share.is_integer() for share in numbers[1:])
+
+
+def plain_float(text: str) -> float:
+    """Return the number of a column; Python's own underscores between digits are none.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
 def _number(text: str) -> float | None:
     try:
-        value = float(text)
+        value = plain_float(text)
     except ValueError:
         return None
     return value if math.isfinite(value) else None
@@ -178,7 +224,7 @@ def _quad(columns: list[str]) -> tuple[float, ...]:
     values = []
     for name, column in zip(CORNERS, columns, strict=True):
         try:
-            value = float(column)
+            value = plain_float(column)
         except ValueError:
             hint = " It has commas; write blanks." if "," in column else ""
             raise ValueError(f"{name} is '{column}', expected a number in pixels.{hint}") from None
@@ -244,6 +290,15 @@ def check_geometry(quad: tuple[float, ...], image_size: tuple[int, int] | None) 
             f"the box (x {left:g} to {right:g}, y {top:g} to {bottom:g}) lies outside the image of "
             f"{width} x {height} px, expected at least a part of it inside."
         )
+
+
+def is_empty(quad: tuple[float, ...], image_size: tuple[int, int]) -> bool:
+    """Return whether a box (px) holds nothing of an image of (height, width) px: what `check_geometry` drops."""
+    try:
+        check_geometry(quad, image_size)
+    except EmptyBoxError:
+        return True
+    return False
 
 
 def is_outside(quad: Sequence[float], image_size: tuple[int, int]) -> bool:

@@ -15,13 +15,14 @@ import numpy as np
 
 from compress.errors import DataError
 from compress.progress import track
-from detectors.data.dota_release import Source, raise_all
+from detectors.data.dota_release import Source
 from detectors.data.folder_builder import read_manifest, write_file
 from detectors.data.formats.dota import IMAGE_FOLDER, label_files
 from detectors.data.patch_names import Convention, PatchName, Place, places_of
 from detectors.data.patch_writer import read_objects
 from detectors.data.patches import Patch
 from detectors.data.places import is_image
+from detectors.data.problems import raise_all
 from detectors.data.samples import Truth, quads_to_boxes
 from detectors.geometry.corners import box_corners
 from detectors.geometry.detections import Detections

@@ -15,12 +15,14 @@ from compress.pictures import decoding
 from compress.pictures.brightness import Range
 from compress.pictures.decoding import AS_IT_IS, Reading
 from compress.pictures.header import header_of
-from detectors.data.dota_release import Source, raise_all
+from compress.whole_file import read_whole
+from detectors.data.dota_release import Source
 from detectors.data.folder_builder import ONE_PROCESS, Limits, build_folder, link_or_copy, read_manifest, write_file
 from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.labels import LabelledObject, parse_labels
 from detectors.data.patches import CUT, PatchSettings, cut_patch, image_patches, objects_in_patches, patch_quads
 from detectors.data.places import read_label_text
+from detectors.data.problems import raise_all
 
 SUFFIX = ".png"
 
@@ -132,7 +134,7 @@ def read_source_image(path: Path, reading: Reading = AS_IT_IS) -> np.ndarray:
         DataError: missing, damaged or too large; the text says which.
     """
     try:
-        _, decoded = decoding.inspect(path.read_bytes(), full=True, reading=reading)
+        _, decoded = decoding.inspect(read_whole(path), full=True, reading=reading)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: {decoding.reason(error, path)}, expected a complete image.") from error
     assert decoded is not None

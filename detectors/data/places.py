@@ -13,6 +13,7 @@ from compress.pictures import decoding
 from compress.pictures.decoding import AS_IT_IS, Reading
 from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
 from compress.progress import track
+from compress.whole_file import read_whole
 from detectors.data.boxes import Check
 from detectors.data.labels import IGNORED, LabelledObject, check_geometry, label_of
 
@@ -84,7 +85,7 @@ def inspect_image(path: Path, check: Check | None, reading: Reading = AS_IT_IS) 
     if check is None:
         return Inspection()
     try:
-        header, decoded = decoding.inspect(path.read_bytes(), full=check == "full", reading=reading)
+        header, decoded = decoding.inspect(read_whole(path), full=check == "full", reading=reading)
     except (OSError, ValueError) as error:
         return Inspection(problems=(f"{path}: {decoding.reason(error, path)}, expected a complete image.",))
     return Inspection(header.size, flat=None if decoded is None else decoded.flat)
@@ -104,7 +105,7 @@ def inspect_images(
 def read_label_text(path: Path) -> tuple[str, list[str]]:
     """Return the text of a label file, or '' and why it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8-sig"), []
+        return read_whole(path).decode("utf-8-sig"), []
     except UnicodeDecodeError:
         return "", [f"{path}: not UTF-8, expected a text file."]
     except OSError as error:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detectors.data.labels import DegenerateBoxError
+from detectors.data.labels import DegenerateBoxError, plain_float
 from detectors.geometry.minimal_rectangle import minimal_rectangle
 
 DETECT, OBB, SEGMENT_AT_LEAST = 5, 9, 7  # columns
@@ -94,7 +94,7 @@ def _is_of_dota(columns: Sequence[str]) -> bool:
 
 def _label(text: str, num_classes: int) -> int:
     try:
-        value = float(text)
+        value = plain_float(text)
     except ValueError:
         value = -1.0
     if not value.is_integer() or not 0 <= value < num_classes:
@@ -104,7 +104,7 @@ def _label(text: str, num_classes: int) -> int:
 
 def _share(text: str, column: int) -> float:
     try:
-        value = float(text)
+        value = plain_float(text)
     except ValueError:
         raise ValueError(f"column {column} is '{text}', expected a number from 0 to 1") from None
     if not LOWEST <= value <= HIGHEST:  # nan too

@@ -75,7 +75,9 @@ def inspect_file(
             span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, _kind(tensor)))
             if span.num_bytes != tensor.record.num_bytes:  # one of several parts of it
                 span = replace(span, num_bytes=tensor.record.num_bytes, dims=())
-            facts.append(_facts(packed, tensor, span))
+            size, coder = _own_bytes(packed, tensor), _words(packed, tensor)
+            blocks = packed.blocks(tensor)
+            facts.append(_facts(span, blocks, size=size, total=packed.file_bytes, coder=coder))
             if progress:
                 progress(number + 1, len(packed.tensors))
     return facts
@@ -85,26 +87,8 @@ def _plain_facts(source: Source, progress: Progress | None) -> list[TensorFacts]
     """Return facts about the tensors of a network that is not packed."""
     facts, total = [], source.num_bytes
     for number, span in enumerate(source.spans):
-        kind = KINDS[span.kind]
         data = source.array(span.start, span.num_bytes)
-        elements = span.num_bytes * (8 // kind.value_bits) if kind.planes == 1 else span.num_bytes // kind.planes
-        bit_width, zeros, entropy = _values([data], kind)
-        facts.append(
-            TensorFacts(
-                name=span.name,
-                dims=span.dims,
-                data_type=span.data_type or kind.name,
-                elements=elements,
-                bit_width=bit_width,
-                zeros=zeros / elements,
-                entropy_bits_per_weight=entropy / elements,
-                bits_per_weight=8 * span.num_bytes / elements,
-                original_bytes=span.num_bytes,
-                packed_bytes=span.num_bytes,
-                share=span.num_bytes / total,
-                coder="not packed",
-            )
-        )
+        facts.append(_facts(span, [data], size=span.num_bytes, total=total, coder="not packed"))
         forget(data)
         if progress:
             progress(number + 1, len(source.spans))
@@ -133,10 +117,19 @@ def _kind(tensor: Placed) -> int:
     return tensor.record.kind if tensor.record.way is None else 0
 
 
-def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
-    record, kind = tensor.record, KINDS[span.kind]
-    elements, size = span.num_bytes // kind.planes * (8 // kind.value_bits), _own_bytes(packed, tensor)
-    bit_width, zeros, entropy = _values(packed.blocks(tensor), kind)
+def _facts(span: Span, blocks: Iterable[np.ndarray], *, size: int, total: int, coder: str) -> TensorFacts:
+    """Return facts about a tensor.
+
+    Args:
+        span: its place and type.
+        blocks: its bytes, piece by piece, uint8.
+        size: bytes that it takes in its file.
+        total: bytes of the file.
+        coder: how it is stored, in words.
+    """
+    kind = KINDS[span.kind]
+    elements = span.num_bytes // kind.planes * (8 // kind.value_bits)
+    bit_width, zeros, entropy = _values(blocks, kind)
     return TensorFacts(
         name=span.name,
         dims=span.dims,
@@ -146,10 +139,10 @@ def _facts(packed: PackedFile, tensor: Placed, span: Span) -> TensorFacts:
         zeros=zeros / elements,
         entropy_bits_per_weight=entropy / elements,
         bits_per_weight=8 * size / elements,
-        original_bytes=record.num_bytes,
+        original_bytes=span.num_bytes,
         packed_bytes=size,
-        share=size / packed.file_bytes,
-        coder=_words(packed, tensor),
+        share=size / total,
+        coder=coder,
     )
 
 

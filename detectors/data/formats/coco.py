@@ -12,10 +12,11 @@ from pydantic import BaseModel, Field
 
 from compress.errors import DataError
 from compress.pictures.decoding import Reading
+from compress.whole_file import read_whole
 from detectors.data.boxes import BoxDataset, Check
 from detectors.data.coco_boxes import annotation_quad, bbox_quad
 from detectors.data.config import BoxData
-from detectors.data.labels import DroppedBox, EmptyBoxError, LabelledObject
+from detectors.data.labels import SHARES, DroppedBox, EmptyBoxError, LabelledObject, are_shares
 from detectors.data.places import (
     Inspection,
     below,
@@ -192,6 +193,8 @@ class _Reading:
                 self._tell(_place(index, row), str(error))
             else:
                 objects[row["image_id"]].append(item)
+        if are_shares([item for items in objects.values() for item in items]):
+            self._tell("annotations", SHARES)
         found = [
             Sample(name, path, tuple(objects[identity]), seen[identity].flat)
             for name, (identity, path) in zip(names, paths.items(), strict=True)
@@ -307,7 +310,7 @@ def difficulty(annotation: Mapping[str, Any]) -> int:
 def _load(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the document, or None and why not; lists that are missing are problems."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        document = json.loads(read_whole(path).decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         return None, [f"{path}:{error.lineno}:{error.colno}: {error.msg}, expected JSON."]
     except (UnicodeDecodeError, RecursionError) as error:

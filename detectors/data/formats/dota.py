@@ -15,7 +15,7 @@ from compress.errors import DataError
 from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
 from detectors.data.boxes import BoxDataset, Check
 from detectors.data.config import BoxData
-from detectors.data.labels import HEADERS, DroppedBox, parse_labels
+from detectors.data.labels import HEADERS, DroppedBox, is_of_yolo, parse_labels
 from detectors.data.places import Inspection, inspect_images, is_image, is_label, near_names, read_label_text
 from detectors.data.samples import Sample
 
@@ -90,7 +90,8 @@ class DotaDataset(BoxDataset[DotaData]):
         for split in cls.splits_present(config) or list(config.splits)[:1]:
             for path in label_files(split_folder(config, split) / LABEL_FOLDER)[0].values():
                 rows = [line.split() for line in read_label_text(path)[0].splitlines()]
-                names.update(row[8] for row in rows if len(row) == 10 and not row[0].lower().startswith(HEADERS))
+                lines = [row for row in rows if len(row) == 10 and not row[0].lower().startswith(HEADERS)]
+                names.update(row[8] for row in lines if not is_of_yolo(row))
         return tuple(sorted(names))
 
     @classmethod

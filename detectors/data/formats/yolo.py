@@ -24,6 +24,7 @@ from compress.errors import DataError
 from compress.pictures.decoding import reason
 from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
 from compress.progress import track
+from compress.whole_file import read_whole
 from detectors.data.boxes import BoxDataset, Check
 from detectors.data.config import BoxData
 from detectors.data.image_header import read_image_size
@@ -174,7 +175,7 @@ def read_data_file(path: Path) -> DataFile:
         DataError: no YAML, or names, nc or path are wrong.
     """
     try:
-        entries = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8-sig"))
+        entries = YAML(typ="safe", pure=True).load(read_whole(path).decode("utf-8-sig"))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DataError(f"{path}:{line}: {error.problem}, expected YAML.") from error
@@ -278,7 +279,7 @@ def _place(document: DataFile, key: str, entry: str) -> Path:
 def _listed(path: Path, base: Path) -> tuple[list[Path], list[str]]:
     """Return the images that a text file lists; `./` is its own folder, else the root of the data set comes first."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_whole(path).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         return [], [f"{path}: {error}, expected a text file with a path of an image a line."]
     images, problems = [], []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import detectors
-from compress.errors import StageError
+from compress.errors import CompressError, StageError
 
 RECIPE = """\
 format_version: 1
@@ -66,5 +66,5 @@ def test_two_detectors_are_trained_scored_and_recorded(tmp_path):
     assert str(tmp_path) not in json.dumps(record)
     assert "narrow" in done.stdout.splitlines()[-2]
     again = subprocess.run(command, cwd=detectors.ROOT, capture_output=True, text=True, check=False)
-    assert again.returncode == StageError.exit_code
+    assert again.returncode == CompressError.exit_code
     assert "exists, and records are not edited" in again.stderr

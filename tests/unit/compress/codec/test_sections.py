@@ -1,5 +1,6 @@
 """Sections are unpacked a part at a time, and refused where they are not what the header says."""
 
+import json
 import lzma
 
 import numpy as np
@@ -65,6 +66,25 @@ def test_a_file_with_much_between_its_tensors_comes_back_through_every_door(tmp_
     codec.verify_file(tmp_path / "w.krimp")
     found = codec.load_tensors(tmp_path / "w.krimp")
     assert all(np.array_equal(found[f"t{i:03}"], values[: 20 + i]) for i in range(60))
+
+
+def counted(count):
+    """Return a header of safetensors with many names, and numbers behind it that no coder shrinks."""
+    row = {"dtype": "F32", "shape": [4]}
+    places = {f"layer.{i}.weight": row | {"data_offsets": [16 * i, 16 * i + 16]} for i in range(count)}
+    return json.dumps(places).encode() + np.random.default_rng(0).bytes(16 * count)
+
+
+def test_a_long_section_is_packed_in_one_try_and_no_larger_than_xz_packs_it(monkeypatch):
+    long, tries = counted(30_000), []
+    pack = sections._pack
+    monkeypatch.setattr(sections, "_pack", lambda data, settings: tries.append(len(data)) or pack(data, settings))
+    packed, is_lzma = shrink(long, is_thorough=True)
+    assert is_lzma
+    assert len(packed) <= 1.005 * len(lzma.compress(long, preset=9)) + 200
+    assert tries.count(len(long)) == 1  # each try takes as long as all that is known of the tensors
+    assert sum(tries) < 2 * len(long)
+    assert expand(np.frombuffer(packed, np.uint8), len(long), True, "a") == long
 
 
 def test_a_damaged_skeleton_that_is_read_in_parts_is_refused(tmp_path, small_parts, monkeypatch):

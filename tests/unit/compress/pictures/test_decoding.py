@@ -1,5 +1,6 @@
 """One decoder: every orientation, every depth, every size, and what is no picture."""
 
+import re
 import struct
 
 import cv2
@@ -137,6 +138,80 @@ def test_missing_values_of_floats_are_black(tmp_path):
     assert found[47, 63] == 255
 
 
+CELSIUS = np.linspace(20, 30, 48 * 64).reshape(48, 64)
+
+
+def geotiff(path, bands, **options):
+    """Write a TIFF of bands, (n, H, W), as GDAL does."""
+    bands = np.atleast_3d(bands.T).T if bands.ndim == 2 else bands
+    with rasterio.open(
+        path, "w", driver="GTiff", count=len(bands), height=bands.shape[1], width=bands.shape[2],
+        dtype=str(bands.dtype), **options,
+    ) as file:  # fmt: skip
+        file.write(bands)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number", "named"),
+    [
+        ("float32", -9999, "-9999"), ("float64", -9999, -9999), ("float32", float(np.finfo("f4").min), None),
+        ("int16", -32768, -32768), ("uint16", 65535, 65535), ("uint16", 0, 0), ("float32", np.nan, np.nan),
+        ("int32", -(2**31), -(2**31)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("blocks", [{}, {"tiled": True, "blockxsize": 16, "blockysize": 16}])
+def test_the_number_that_stands_for_nothing_is_black_and_not_part_of_the_range(tmp_path, dtype, number, named, blocks):
+    values = (CELSIUS * (100 if "int" in dtype else 1)).astype(dtype)
+    whole = read_image(geotiff(tmp_path / "a.tif", values, **blocks))
+    nothing = values.copy()
+    nothing[:16, :20] = number  # a whole block of it and a part of another
+    nodata = number if named is None else float(named)
+    path = geotiff(tmp_path / "b.tif", nothing, nodata=nodata, **blocks)
+    found = read_image(path)
+    assert (found[:16, :20] == 0).all()
+    assert found[47, 63, 0] == whole[47, 63, 0]
+    if "int" in dtype and number >= 0:
+        np.testing.assert_array_equal(found[20:], whole[20:])
+    with open_source(path) as source:
+        np.testing.assert_array_equal(source.read((0, 0, 64, 48)), found)
+    reading = Reading(value_range=(0.0, 3000.0))
+    with open_source(path, reading) as source:
+        np.testing.assert_array_equal(source.read((0, 0, 64, 48)), read_image(path, reading))
+
+
+def test_a_picture_of_which_all_is_missing_is_black_and_no_warning(tmp_path):
+    clear_warnings()
+    for name, values, nodata in (("a", np.full((48, 64), -9999, "f4"), -9999), ("b", np.full((48, 64), np.nan), None)):
+        path = geotiff(tmp_path / f"{name}.tif", values, nodata=nodata)
+        assert not read_image(path).any()
+        with open_source(path) as source:
+            assert not source.read((0, 0, 64, 48)).any()
+    assert collected_warnings() == []
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64", "int32"])
+@pytest.mark.parametrize(
+    ("count", "options", "why"),
+    [
+        (3, {"interleave": "band"}, r"in planes apart .*INTERLEAVE=PIXEL"),
+        (4, {"interleave": "band", "tiled": True, "blockxsize": 16, "blockysize": 16}, "in planes apart"),
+        (2, {}, "two values a pixel"),
+        (1, {"photometric": "MINISWHITE"}, "0 is white"),
+    ],
+)
+def test_deep_tiffs_of_which_opencv_gives_wrong_pixels_are_refused_in_words(tmp_path, dtype, count, options, why):
+    path = geotiff(tmp_path / "a.tif", np.stack([CELSIUS.astype(dtype)] * count), **options)
+    with pytest.raises(ValueError, match=why):
+        inspect(path.read_bytes(), full=False)
+    with pytest.raises(DataError, match=why):
+        read_image(path)
+    if count > 1:  # GDAL reads them right, so detect does
+        plain = geotiff(tmp_path / "b.tif", CELSIUS.astype(dtype))
+        with open_source(path) as source, open_source(plain) as gray:
+            np.testing.assert_array_equal(source.read((0, 0, 64, 48)), gray.read((0, 0, 64, 48)))
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_a_picture_that_uses_little_of_its_range_is_warned_about(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
@@ -268,3 +343,18 @@ def test_a_raster_of_twelve_bits_is_looked_through_for_its_range(tmp_path, block
     with open_source(tmp_path / "a.tif") as source:
         assert source.read((90, 100, 1, 1)).tolist() == [[[249] * 3]]
     assert read_image(tmp_path / "a.tif")[100, 90].tolist() == [249] * 3
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS; run `git lfs pull` first"),
+        (b"\0\0\0\x18ftypheic", "HEIC, as telephones write; convert it to JPEG"),
+        (b"\0\0\0\x20ftypavif", "AVIF"),
+        (b"\x1f\x8b\x08\0", "compressed by gzip"),
+        (b"<html><head>", "a page of HTML"),
+    ],
+)
+def test_what_people_take_for_a_picture_is_named(content, what):
+    with pytest.raises(ValueError, match=re.escape(what)):
+        inspect(content, full=False)

@@ -97,7 +97,7 @@ def test_other_pictures_are_decoded_whole(tmp_path):
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda path: write(path, noise(3).astype(np.int32)), r"bands \[1, 2, 3\] are int32, expected one of uint8"),
+        (lambda path: write(path, noise(3).astype(np.uint32)), r"bands \[1, 2, 3\] are uint32, expected one of uint8"),
         (lambda path: path.write_bytes(b"II*\0 no raster"), r"a\.tif: .*expected a raster file"),
         (
             lambda path: write(path, np.zeros((3, 64, 64), np.uint8), tiled=True, blockxsize=16384, blockysize=16384,

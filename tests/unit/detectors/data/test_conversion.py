@@ -1,6 +1,7 @@
 """Data sets from one format to another and back: the same boxes, on real files and on small ones of each style."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,9 @@ import pytest
 
 from compress.cli.main import main
 from compress.errors import DataError
-from detectors.data.conversion import Choices, check_source, convert, find_format, open_source
+from compress.progress import clear_warnings
+from detectors.data.conversion import Choices, convert
+from detectors.data.source import check_source, find_format, open_source
 from detectors.data.writers import enclosing_quad, is_upright, plain_number
 
 HERE = Path(__file__).parent
@@ -157,11 +160,12 @@ def test_a_wrong_data_set_is_refused_with_its_mistakes_and_nothing_is_written(tm
     root = tmp_path / "wrong"
     convert(open_source(STYLES / "dota8"), "dota", root)
     path = sorted((root / "val" / "labelTxt").iterdir())[0]
-    path.write_text("1 2 3\n" + path.read_text() + "1 1 1 1 1 1 1 1 ship 0\n")
+    path.write_text("1 2 3\n" + path.read_text() + "1 1 1 1 1 1 1 1 ship 0\n1 2\n")
     with pytest.raises(DataError) as error:
         convert(open_source(root), "coco", tmp_path / "out")
     assert "2 problems, expected none. Nothing was written" in str(error.value)
     assert f"{path.name}:1: 3 columns, expected 10" in str(error.value)
+    assert "degenerate" not in str(error.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["wrong"]
 
 
@@ -251,6 +255,131 @@ def test_the_command_check_counts_and_lists_every_problem(diorr, tmp_path, capsy
     assert krimp("check", tmp_path / "wrong") == 3
     text = capsys.readouterr().err
     assert text.count(": 2 columns, expected 10") == 15 * len(list((tmp_path / "wrong" / "val" / "labelTxt").iterdir()))
+
+
+EMPTY = {  # format -> the ways to write a box that holds nothing of a picture of 64 x 48 px
+    "dota": ["10 10 30 10 30 10 10 10 ship 0", "5 5 5 5 5 5 5 5 ship 0", "70 10 90 10 90 20 70 20 ship 0"],
+    "yolo": ["0 .5 .5 0 .1", "0 .5 .5 .1 0", "0 .1 .1 .2 .2 .3 .3 .4 .4", "0 .1 .1 .2 .2 .3 .3", "0 1.5 .5 .1 .1"],
+    "coco": [
+        {"bbox": [5, 5, 0, 9]}, {"bbox": [5, 5, 9, 0]}, {"bbox": [70, 5, 9, 9]},
+        {"obb": [1, 1, 5, 5, 9, 9, 5, 5]}, {"bbox": [5, 5, 0, 9], "attributes": {"rotation": 30}},
+        {"bbox": [5, 5, 9, 9], "segmentation": [[1, 1, 2, 2, 3, 3]]},
+        {"bbox": [5, 5, 9, 9], "segmentation": {"size": [48, 64], "counts": [48 * 64]}},
+    ],
+}  # fmt: skip
+GOOD = {
+    "dota": "10 10 30 10 30 20 10 20 ship 0",
+    "yolo": "0 .3 .3 .2 .2",
+    "coco": {"bbox": [10, 10, 20, 10]},
+}
+
+
+def write_set(root, kind, objects):
+    """Write a data set of one picture, 64 x 48 px, in split val."""
+    folder = root / ("val/images" if kind == "dota" else "images/val")
+    labels = root / {"dota": "val/labelTxt", "yolo": "labels/val", "coco": "annotations"}[kind]
+    for path in (folder, labels):
+        path.mkdir(parents=True)
+    cv2.imwrite(str(folder / "a.png"), np.full((48, 64, 3), 99, np.uint8))
+    if kind == "coco":
+        rows = [{"id": i, "image_id": 1, "category_id": 1} | row for i, row in enumerate(objects)]
+        document = {"images": [{"id": 1, "file_name": "a.png", "height": 48, "width": 64}], "annotations": rows}
+        document["categories"] = [{"id": 1, "name": "ship"}]
+        (labels / "val.json").write_text(json.dumps(document))
+        return
+    (labels / "a.txt").write_text("".join(f"{line}\n" for line in objects))
+    if kind == "yolo":
+        (root / "data.yaml").write_text("val: images/val\nnames: [ship]\n")
+
+
+@pytest.mark.parametrize(("kind", "empty"), [(kind, row) for kind, rows in EMPTY.items() for row in rows])
+def test_an_empty_box_is_dropped_counted_and_told_by_check_and_convert_in_every_format(tmp_path, capsys, kind, empty):
+    write_set(tmp_path / "set", kind, [GOOD[kind], empty, GOOD[kind]])
+    assert krimp("check", tmp_path / "set", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    (place,) = facts["splits"]["val"]["dropped"]
+    assert ("annotations[1] (id 1): " if kind == "coco" else "a.txt:2: ") in place
+    assert (facts["problems"], facts["splits"]["val"]["objects"]) == ([], 2)
+    assert krimp("check", tmp_path / "set") == 0
+    assert f"warning, a box that is dropped: {place}" in capsys.readouterr().out
+    for to in ROTATED:
+        clear_warnings()
+        assert krimp("convert", tmp_path / "set", "--to", to, "--out", tmp_path / to) == 0
+        printed = capsys.readouterr()
+        assert "1 boxes without area or outside their image were dropped" in printed.out
+        assert "data split 'val': 1 boxes were dropped, e.g. " in printed.err
+        assert len(content(tmp_path / to)["val"]["a"]) == 2
+
+
+def test_a_box_that_its_clipped_corners_leave_nothing_of_is_dropped_and_counted(tmp_path):
+    # Its upright rectangle touches the picture by a hair, its corners moved to the border have no area.
+    write_set(tmp_path / "set", "dota", [GOOD["dota"], "63.9999 10 90 10 90 10.002 63.9999 10.002 ship 0"])
+    facts = convert(open_source(tmp_path / "set"), "yolo-obb", tmp_path / "out", choices=Choices(clip=True))
+    assert (facts["empty"], facts["dropped"], facts["splits"]["val"]["objects"]) == (1, 0, 1)
+    assert len(content(tmp_path / "out")["val"]["a"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "shares"),
+    [("dota", ["0.1 0.1 0.4 0.1 0.4 0.3 0.1 0.3 ship 0"] * 2), ("coco", [{"bbox": [0.1, 0.1, 0.3, 0.2]}] * 2)],
+)
+def test_boxes_in_shares_where_pixels_are_expected_are_refused_and_one_tiny_box_is_not(tmp_path, capsys, kind, shares):
+    write_set(tmp_path / "set", kind, shares)
+    assert krimp("check", tmp_path / "set") == 3
+    assert "all others lie inside the first pixel, expected pixels. They look like shares" in capsys.readouterr().err
+    write_set(tmp_path / "tiny", kind, [GOOD[kind], *shares])
+    assert krimp("check", tmp_path / "tiny") == 0
+
+
+def test_the_check_tells_folders_that_are_no_split_and_classes_that_differ_by_case(tmp_path, capsys):
+    write_set(tmp_path / "set", "dota", [GOOD["dota"], GOOD["dota"].replace("ship", "Ship")])
+    (tmp_path / "set" / "Training" / "labelTxt").mkdir(parents=True)
+    assert krimp("check", tmp_path / "set") == 0
+    text = capsys.readouterr().out
+    assert "warning, classes that differ by little: Ship and ship" in text
+    assert "warning, a folder that is not looked at: Training (--split Training)" in text
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        (
+            ["train/labels/a.txt"],
+            "There is train/labels: DOTA's labels lie in train/labelTxt, YOLO's beside",
+        ),
+        (["train/LabelTxt-v1.0/a.txt"], "There is train/LabelTxt-v1.0: DOTA's"),
+        (["labelTxt/a.txt", "images/a.png"], "looks like a split: name the folder above it"),
+        (["train/instances.json"], "If train/instances.json is COCO's: --format coco --split NAME=PLACE"),
+    ],
+)
+def test_a_folder_that_is_nearly_a_data_set_is_told_what_is_missing(tmp_path, files, hint):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    with pytest.raises(DataError) as error:
+        find_format(tmp_path)
+    assert hint in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["images/a.png", "labelTxt/a.txt"])
+def test_pipes_and_devices_among_the_files_are_refused_and_not_waited_for(tmp_path, capsys, part):
+    for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero")):
+        root = tmp_path / f"set{len(list(tmp_path.iterdir()))}"
+        write_set(root, "dota", [GOOD["dota"]])
+        path = root / "val" / part
+        path.unlink()
+        make(path)
+        assert krimp("check", root) == 3
+        assert f"{path}: a device or pipe, not a file" in capsys.readouterr().err
+
+
+def test_the_check_tells_pictures_without_contrast(tmp_path, capsys):
+    write_set(tmp_path / "set", "dota", [GOOD["dota"]])
+    deep = np.full((48, 64), 30000, np.uint16)
+    deep[0, 0] = 30100
+    cv2.imwrite(str(tmp_path / "set/val/images/a.png"), deep)
+    assert krimp("check", tmp_path / "set") == 0
+    assert "warning, a picture without contrast: " in capsys.readouterr().out
 
 
 def test_the_command_check_takes_splits_by_place(tmp_path, capsys):
