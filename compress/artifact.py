@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
 import re
 import shutil
-import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.errors import StageError
+from compress.errors import StageError, printable
 from compress.kind import Kind
 from compress.whole_file import sync, write_whole
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 _NEW = ".new"  # artifacts in the making, beside the sealed ones
-LOCK = ".lock"
 _OLD = ".old"  # artifacts that were just replaced
+_LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # that systems leave wherever somebody looks
 
 
 @dataclass(frozen=True)
@@ -172,13 +171,46 @@ def _put_in_place(folder: Path, root: Path, name: str) -> Path:
     final, old = root / name, root / _OLD / name
     if final.is_dir() and not final.is_symlink():
         old.parent.mkdir(exist_ok=True)
-        remove(old)
+        retire(old, root)
         final.rename(old)
     remove(final)
     folder.rename(final)
     sync(root)
-    remove(old)
+    retire(old, root)
     return final
+
+
+def retire(folder: Path, root: Path) -> None:
+    """Remove a sealed folder that is not needed any more; one in which somebody's files lie is kept beside the others.
+
+    Somebody's is what the manifest does not name, or names with another hash: notes, a report that was edited.
+
+    Args:
+        folder: the folder; of a link only the link goes.
+        root: folder of all artifacts of the recipe.
+
+    Raises:
+        StageError: a file is in its place.
+    """
+    found = [] if folder.is_symlink() else _files_of_somebody(folder)
+    if not found:
+        remove(folder)
+        return
+    kept = next(place for n in itertools.count(1) if not (place := root / f"{folder.name}.kept-{n}").exists())
+    folder.rename(kept)
+    logging.getLogger("krimp").warning(
+        f"{printable(kept)}: the stage was made again, and {printable(found[0])} is not as it left it there, so the "
+        "old folder was kept"
+    )
+
+
+def _files_of_somebody(folder: Path) -> list[str]:
+    names = [name for name in _file_names(folder) if Path(name).name not in (MANIFEST, *_LITTER)]
+    try:
+        left = _read_manifest(folder)["files"]
+    except StageError:
+        left = {}
+    return [name for name in names if left.get(name) != file_digest(folder / name)]
 
 
 def recover(root: Path) -> None:
@@ -194,7 +226,7 @@ def recover(root: Path) -> None:
             remove(folder)
     for name in _subfolders(root / _OLD):
         if (root / name).exists():
-            remove(root / _OLD / name)
+            retire(root / _OLD / name, root)
         else:
             (root / _OLD / name).rename(root / name)
 
@@ -258,76 +290,6 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if hash_json(manifest) != stored:
         raise StageError(f"{file}: content differs from its own hash")
     return manifest
-
-
-@contextlib.contextmanager
-def lock(root: Path, *, wait: bool = False) -> Iterator[int]:
-    """Hold the lock of a folder of artifacts; the kernel frees it when the process ends, however.
-
-    Args:
-        root: the folder, created if needed.
-        wait: wait for another run instead of refusing.
-
-    Yields:
-        File descriptor of the lock; a forked child closes it so that it cannot outlive its parent.
-
-    Raises:
-        StageError: another process holds it.
-    """
-    import fcntl
-
-    root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            if not wait:
-                raise StageError(
-                    f"{root}: in use by {holder}. Wait until it ends, pass --wait, or choose another --out."
-                ) from None
-            logging.getLogger("krimp").info(f"{root}: waiting for {holder}")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with contextlib.suppress(OSError):  # a courtesy to others, for which a full disk must not end the run
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def keep_lock(root: Path, descriptor: int) -> None:
-    """Make sure that the lock is still that of the folder; where its file was removed, take the lock again.
-
-    Args:
-        root: the folder.
-        descriptor: from `lock`; it stays valid.
-
-    Raises:
-        StageError: the folder is gone, or another run has taken it meanwhile.
-    """
-    import fcntl
-
-    file = root / LOCK
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if os.path.samestat(os.fstat(descriptor), file.stat()):
-            return
-    try:
-        again = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except (FileNotFoundError, NotADirectoryError):
-        raise StageError(f"{root}: was removed while a run used it. Run the same command again.") from None
-    try:
-        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.dup2(again, descriptor, inheritable=False)
-    except BlockingIOError:
-        raise StageError(
-            f"{file}: was removed while a run used the folder, and another run has it now. Wait until that ends, and "
-            "run the same command again."
-        ) from None
-    finally:
-        os.close(again)
-    logging.getLogger("krimp").warning(f"{file}: was removed while a run used the folder; it was made again")
 
 
 def _file_names(folder: Path) -> list[str]:

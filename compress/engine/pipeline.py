@@ -25,6 +25,7 @@ from compress.engine.dry_pass import DryPass, dry_pass
 from compress.engine.keys import KeyMaker, explain_change
 from compress.engine.objects import tell_objects
 from compress.errors import DataError, RecipeError, suggest
+from compress.folder_lock import keep_lock, lock_folder
 from compress.kind import Kind
 from compress.number_text import duration_text
 from compress.plugins import make_detector
@@ -141,7 +142,7 @@ class Run:
         """
         planned, stage = decision.planned, decision.planned.stage
         key = hash_json(decision.parts)
-        artifacts.keep_lock(self.root, lock)
+        keep_lock(self.root, lock)
         with disk_errors_named(planned.label, self.root):
             folder = artifacts.new_folder(self.root, planned.folder_name)
             context = self.context(planned, earlier, folder, key)
@@ -153,7 +154,7 @@ class Run:
                 close=(lock,),
                 folders=(folder, *(artifact.path for artifact in context.inputs.values())),
             )
-            artifacts.keep_lock(self.root, lock)
+            keep_lock(self.root, lock)
             progress.restore_warnings(outcome.warnings)
             facts = {**outcome.facts, "warnings": outcome.warnings} if outcome.warnings else outcome.facts
             old = artifacts.find_folder(self.root, planned.label)
@@ -173,7 +174,7 @@ class Run:
             )
             sealed = artifacts.seal(draft, root=self.root, name=planned.folder_name)
             if old is not None and old != sealed.path:
-                artifacts.remove(old)
+                artifacts.retire(old, self.root)
         for scratch in context.scratch.parent.glob(f"{planned.label}-????????????????"):
             artifacts.remove(scratch)
         return sealed
@@ -183,7 +184,7 @@ class Run:
         assert decision.artifact is not None
         target = self.root / decision.planned.folder_name
         if decision.artifact.path != target:
-            artifacts.remove(target)
+            artifacts.retire(target, self.root)
             decision.artifact.path.rename(target)
         return replace(decision.artifact, path=target)
 
@@ -218,7 +219,7 @@ def run(
     """
     progress.clear_warnings()
     job = Run(recipe, out, start=start, until=until)
-    with artifacts.lock(job.root, wait=wait) as lock:
+    with lock_folder(job.root, wait=wait) as lock:
         artifacts.recover(job.root)
         decisions = job.decide_all()
         progress.say(plan_text(decisions))

@@ -167,7 +167,7 @@ def link_or_copy(source: Path, target: Path) -> int:
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Keep other runs out of the parent folder; the lock goes with the process, however it ends."""
-    with open(folder.parent / _LOCK, "w") as file:
+    with open(folder.parent / _LOCK, "a") as file:
         deadline = time.monotonic() + _LOCK_WAIT_S
         while True:
             try:

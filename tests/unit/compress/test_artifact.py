@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,6 @@ from compress.artifact import (
     file_digest,
     find_folder,
     hash_json,
-    lock,
     new_folder,
     open_artifact,
     recover,
@@ -21,6 +21,7 @@ from compress.artifact import (
     to_json,
 )
 from compress.errors import StageError
+from compress.folder_lock import lock_folder
 from compress.kind import Kind
 
 ROOT = Path(__file__).parents[3]
@@ -113,13 +114,56 @@ def test_the_digest_of_a_folder_is_that_of_its_files(tmp_path):
     assert file_digest(tmp_path) != digest
 
 
+@pytest.mark.parametrize("file", ["notes.txt", "sub/notes.txt", "model.txt"])
+def test_files_of_somebody_in_a_folder_that_is_made_again_are_kept(tmp_path, caplog, file):
+    for number, content in enumerate(("first", "second", "third")):
+        path = make(tmp_path, content=content).path / file
+        if number < 2:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"mine {number}")
+    assert (tmp_path / "01_qat" / "model.txt").read_text() == "third"
+    for number in (0, 1):
+        assert (tmp_path / f"01_qat.kept-{number + 1}" / file).read_text() == f"mine {number}"
+    assert f"01_qat.kept-1: the stage was made again, and {file} is not as it left it there" in caplog.text
+    assert find_folder(tmp_path, "qat") == tmp_path / "01_qat"
+
+
+def test_a_folder_of_somebody_in_the_place_of_a_stage_is_kept_and_litter_of_systems_is_not(tmp_path):
+    (tmp_path / "01_qat").mkdir()
+    (tmp_path / "01_qat" / "thesis.tex").write_text("mine")
+    make(tmp_path)
+    assert (tmp_path / "01_qat.kept-1" / "thesis.tex").read_text() == "mine"
+    (tmp_path / "01_qat" / ".DS_Store").write_text("x")
+    make(tmp_path, content="new")
+    assert not (tmp_path / "01_qat.kept-2").exists()
+
+
+def test_what_was_just_replaced_is_kept_by_a_recovery_too(tmp_path):
+    sealed = make(tmp_path)
+    (tmp_path / ".old").mkdir()
+    shutil.copytree(sealed.path, tmp_path / ".old" / "01_qat")
+    (tmp_path / ".old" / "01_qat" / "notes.txt").write_text("mine")
+    recover(tmp_path)
+    assert (tmp_path / "01_qat.kept-1" / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / ".old" / "01_qat").exists()
+
+
+@pytest.mark.parametrize("content", ["mine", "process of thought\n", "process 12 on earth\nmine\n"])
+def test_a_file_of_somebody_that_is_called_like_the_lock_keeps_its_content(tmp_path, content):
+    (tmp_path / ".lock").write_text(content)
+    with lock_folder(tmp_path):
+        pass
+    assert (tmp_path / ".lock").read_text() == content
+    (tmp_path / ".lock").write_text("process 12 on earth\n")
+    with lock_folder(tmp_path):
+        assert f"process {os.getpid()} on " in (tmp_path / ".lock").read_text()
+
+
 def test_a_lock_is_held_against_other_processes_and_freed_at_the_end(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from compress.artifact import lock\nwith lock(Path(sys.argv[1])): pass"
-    )
+    code = "import sys, pathlib as p; from compress.folder_lock import lock_folder\nwith lock_folder(p.Path(sys.argv[1])): 1"
     command = [sys.executable, "-c", code, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    with lock(tmp_path):
+    with lock_folder(tmp_path):
         refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert refused.returncode == 1
     assert f"in use by process {os.getpid()} on " in refused.stderr

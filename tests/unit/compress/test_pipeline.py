@@ -16,10 +16,11 @@ import engine_fakes
 import pytest
 
 from compress import artifact as artifacts
-from compress.artifact import damage, find_folder, hash_json, lock, open_artifact
+from compress.artifact import damage, find_folder, hash_json, open_artifact
 from compress.engine import pipeline
 from compress.engine.child import _wait
 from compress.errors import DataError, RecipeError, StageError
+from compress.folder_lock import lock_folder
 from compress.recipe.loading import load_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -527,7 +528,7 @@ def test_a_lock_that_another_run_has_taken_meanwhile_ends_the_first_in_one_line(
     process = command(recipe_file, out, "--set", "stages.finetune.sleep_s=1")
     wait_for(out / "small" / ".scratch" / "finetune-*", process)
     (out / "small" / ".lock").unlink()
-    with lock(out / "small"):
+    with lock_folder(out / "small"):
         _, text = process.communicate(timeout=60)
     assert process.returncode == 4
     assert len(text.strip().splitlines()) == 1
