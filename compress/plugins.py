@@ -208,6 +208,23 @@ def deploy_of(detector: Detector) -> Deploy:
     return _make_deploy(detector.NAME, type(detector), detector.metadata())
 
 
+def check_metadata(detector: Detector) -> None:
+    """Refuse a detector whose deployed part would refuse the metadata of its model files.
+
+    One whose outputs the network itself may have to decode is passed over: what it says needs the network.
+
+    Raises:
+        DetectorError: says which field.
+    """
+    if isinstance(detector, DecodesInTorch):
+        return
+    try:
+        _make_deploy(detector.NAME, type(detector), deploy_metadata(detector))
+    except DetectorError as error:
+        what = str(error).removesuffix(" Export the model again.")
+        raise DetectorError(f"model files of this recipe would be refused: {what} Correct it in the recipe.") from error
+
+
 def deploy_metadata(detector: Detector) -> dict[str, Any]:
     """Return what a model file carries as `krimp.deploy`: the detector's own, and the value range of its data set."""
     data = detector.data

@@ -28,7 +28,7 @@ from compress.errors import DataError, RecipeError, suggest
 from compress.folder_lock import keep_lock, lock_folder
 from compress.kind import Kind
 from compress.number_text import duration_text
-from compress.plugins import make_detector
+from compress.plugins import check_metadata, make_detector
 from compress.recipe.model import Recipe
 from compress.recipe.plan import MODEL_KINDS, PlannedStage, make_plan
 from compress.stage import Stage, StageContext
@@ -96,15 +96,18 @@ class Run:
         return Decision(planned, "cached", (), parts, artifact)
 
     def check(self, decisions: Sequence[Decision]) -> None:
-        """Refuse now what would fail later: an export that the plug-in cannot do, a split that is wrong or empty.
+        """Refuse now what would fail later: metadata out of bounds, an impossible export, a wrong or empty split.
 
         Only what is to be run is looked at.
 
         Raises:
+            DetectorError: the metadata that model files would carry.
             RecipeError: an export, with its place in the recipe.
             DataError: lists what is wrong with a split, or that it has no object to learn or to measure by.
         """
         planned = [decision.planned for decision in decisions if decision.state == "run"]
+        if planned:
+            check_metadata(self.detector)
         exports = [one for one in planned if one.stage.MAKES is Kind.ONNX]
         if exports and isinstance(self.detector, RefusesExport):
             refusal = self.detector.export_refusal()

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from compress.detector import MAX_WINDOW_PIXELS
 from compress.pictures.brightness import range_of_text
 from compress.pictures.decoding import Reading
 
@@ -63,6 +64,12 @@ class BoxData(BaseModel):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
+        for field, size in (("image_size", self.image_size), ("crop_size", self.crop)):
+            if size is not None and size[0] * size[1] > MAX_WINDOW_PIXELS:
+                raise ValueError(
+                    f"{field}: {size[0]} x {size[1]} px are more than the {MAX_WINDOW_PIXELS:,} that a network looks at "
+                    "at once; larger pictures are looked at in windows of image_size"
+                )
         both = sorted(set(self.ignore) & set(self.merge))
         if both:
             raise ValueError(f"class {both[0]!r} is in ignore and in merge; keep it in one of them")

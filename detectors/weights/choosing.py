@@ -18,7 +18,9 @@ from typing import Any, TypeVar
 
 from detectors.weights.pickled import Call, calls_in
 
-EMA = ("ema", "state_dict_ema", "model_ema", "ema_model", "ema_network", "ema_weights", "averaged_model")
+EMA = (
+    "ema", "state_dict_ema", "model_ema", "ema_model", "ema_network", "ema_weights", "averaged_model", "params_ema",
+)  # fmt: skip
 MODEL = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "net_state_dict", "network", "network_state_dict",
     "weights", "params", "module", "detector", "state",
@@ -26,8 +28,10 @@ MODEL = (
 # How names begin whose tables are never weights.
 NEVER = ("optim", "scheduler", "lr_sched", "scaler", "param_sched", "message_hub", "amp", "meta", "ema_state_dict")
 WRAPPERS = ("module.", "_orig_mod.", "averaged_model.")  # of DataParallel, DDP, torch.compile and their averages
+INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # parts inside names, of wrapped layers
+AVERAGES = ("teacher", "ema", "model_ema", "ema_model", "averaged_model")  # first parts of names beside another copy's
 EXTRA = "_extra_state"  # of a module that keeps more than tensors; inference needs none of it
-COUNTERS = ("n_averaged",)  # of torch's AveragedModel
+COUNTERS = ("n_averaged", "total_ops", "total_params")  # last parts: of torch's AveragedModel, and thop's counts
 _MAX_DEPTH = 4  # of tables in tables
 _MAX_MODULES = 100_000
 
@@ -72,15 +76,17 @@ def choose_table(content: Any, is_tensor: Callable[[Any], bool]) -> Chosen | Non
 def without_wrappers(table: Mapping[str, Value]) -> dict[str, Value]:
     """Return a table without the prefixes of wrappers and without the copies that an averaging hook keeps in it.
 
-    >>> without_wrappers({"module.a": 1, "module.b": 2})
-    {'a': 1, 'b': 2}
+    >>> without_wrappers({"module.a": 1, "module.b._orig_mod.c": 2})
+    {'a': 1, 'b.c': 2}
     """
-    table = {name: value for name, value in table.items() if name not in COUNTERS}
+    table = {name: value for name, value in table.items() if name.rpartition(".")[2] not in COUNTERS}
     while table:
         prefix = next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in table)), None)
         if prefix is None or any(name == prefix for name in table):
             break
         table = {name.removeprefix(prefix): value for name, value in table.items()}
+    inner = {".".join(part for part in name.split(".") if part not in INNER): value for name, value in table.items()}
+    table = inner if len(inner) == len(table) else table
     # MMCV's EMAHook keeps the other weights as buffers `ema_backbone_conv1_weight`.
     copies = {f"ema_{name.replace('.', '_')}" for name in table}
     return {name: value for name, value in table.items() if name not in copies}
@@ -94,13 +100,27 @@ def _places(content: Any) -> Iterator[tuple[str, Any]]:
     for names in (EMA, MODEL):
         yield from _below(content, names, "")
     yield "", content
-    others = [
+    others = _others(content)
+    if len(others) == 1:
+        key, value = others[0]
+        if isinstance(value, Mapping):
+            yield from _below(value, (*EMA, *MODEL), key)
+        yield key, value
+
+
+def _others(content: Mapping[Any, Any]) -> list[tuple[str, Any]]:
+    """Return (key, value) of tables under names that say nothing."""
+    return [
         (key, value)
         for key, value in content.items()
         if isinstance(key, str) and key not in (*EMA, *MODEL) and not key.startswith(NEVER) and _may_hold(value)
     ]
-    if len(others) == 1:
-        yield others[0]
+
+
+def tables_of(content: Any, is_tensor: Callable[[Any], bool]) -> list[str]:
+    """Return the names of the tables of tensors of which `choose_table` could not tell which holds the weights."""
+    others = _others(content) if isinstance(content, Mapping) else []
+    return [key for key, value in others if _table(value, is_tensor) is not None]
 
 
 def _below(content: Mapping[Any, Any], names: tuple[str, ...], place: str) -> Iterator[tuple[str, Any]]:

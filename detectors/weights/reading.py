@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compress.errors import DetectorError
 from compress.progress import say
-from detectors.weights.choosing import choose_table, without_wrappers
+from detectors.weights.choosing import AVERAGES, choose_table, tables_of, without_wrappers
 from detectors.weights.pickled import PickleError
 from detectors.weights.torch_files import ZIP_SIGNATURE, Stored, TorchFile, array_of
 
@@ -85,8 +85,12 @@ def read_file(path: Path) -> tuple[State, Mapping[str, Any]]:
 
 def _read_torch(path: Path) -> tuple[State | None, Mapping[str, Any]]:
     with TorchFile(path) as file:
-        chosen = choose_table(file.content, lambda value: isinstance(value, Stored) or array_of(value) is not None)
+        chosen = choose_table(file.content, _is_tensor)
         if chosen is None:
+            if several := tables_of(file.content, _is_tensor):
+                raise PickleError(
+                    f"tables of tensors in {', '.join(several[:MAX_LISTED])}, and none is named as weights"
+                )
             return None, {}
         if chosen.left:
             say(f"{path}: {chosen.text()}")
@@ -96,6 +100,10 @@ def _read_torch(path: Path) -> tuple[State | None, Mapping[str, Any]]:
             state[name] = file.tensor(value) if array is None else array
         meta = file.content.get("meta") if isinstance(file.content, Mapping) else None
     return state, _plain(meta)
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Stored) or array_of(value) is not None
 
 
 def _why(error: Exception) -> str:
@@ -117,7 +125,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def below_wrapper(state: Mapping[str, Tensor], tops: Collection[str]) -> State:
-    """Return a state without a common first part of its names, as of Lightning's `model.`, where a known one follows.
+    """Return the part of a state below a first part of names that is no network's, as of Lightning's `model.`.
+
+    What a program keeps beside it (`criterion.weight`) is left and said. Of two copies of a network the averaged one is
+    taken (`teacher.` beside `student.`); where nothing tells them apart, the state is returned as it is.
 
     Args:
         state: name -> tensor.
@@ -126,11 +137,22 @@ def below_wrapper(state: Mapping[str, Tensor], tops: Collection[str]) -> State:
     >>> below_wrapper({"model.neck.a": 1, "model.head.b": 2}, {"neck", "head"})
     {'neck.a': 1, 'head.b': 2}
     """
-    firsts = {name.partition(".")[0] for name in state}
-    seconds = {name.partition(".")[2].partition(".")[0] for name in state}
-    if len(firsts) == 1 and not firsts <= set(tops) and seconds <= set(tops):
-        return {name.partition(".")[2]: value for name, value in state.items()}
-    return dict(state)
+    below: dict[str, State] = {}
+    for name, value in state.items():
+        first, _, rest = name.partition(".")
+        below.setdefault(first, {})[rest] = value
+    if below.keys() & set(tops):
+        return dict(state)
+    fitting = [
+        first for first, inner in below.items() if {name.partition(".")[0] for name in inner} <= set(tops) - {""}
+    ]
+    chosen = fitting if len(fitting) == 1 else [first for first in fitting if first in AVERAGES]
+    if len(chosen) != 1:
+        return dict(state)
+    if len(below) > 1:
+        left = len(state) - len(below[chosen[0]])
+        say(f"the {len(below[chosen[0]])} tensors of {chosen[0]!r} are taken, {left} beside it are left")
+    return below[chosen[0]]
 
 
 def fitted_names(own: Collection[str], state: Mapping[str, Tensor]) -> State:
@@ -141,9 +163,9 @@ def fitted_names(own: Collection[str], state: Mapping[str, Tensor]) -> State:
     """
     inner = {".".join(part for part in name.split(".") if part != "module"): value for name, value in state.items()}
     tops = {name.partition(".")[0] for name in own}
+    inner = inner if len(inner) == len(state) else dict(state)
     tries = [dict(state), inner, below_wrapper(state, tops), below_wrapper(inner, tops)]
-    kept = [names for names in tries if len(names) == len(state)]
-    return max(kept, key=lambda names: sum(name in own for name in names))  # the first of equal ones
+    return max(tries, key=lambda names: sum(name in own for name in names))  # the first of equal ones
 
 
 def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Misfit:

@@ -296,7 +296,7 @@ def array_of(value: Any) -> Tensor | None:
     if not isinstance(shape, tuple) or not all(type(side) is int and side >= 0 for side in shape):
         raise PickleError("an array of an impossible shape")
     values = _numpy_values(dtype, data).reshape(shape, order="F" if by_columns else "C")
-    return torch.from_numpy(np.ascontiguousarray(values))
+    return torch.from_numpy(np.ascontiguousarray(values).reshape(shape))  # a number alone would get a dimension
 
 
 def _numpy_values(dtype: Any, data: Any) -> np.ndarray:

@@ -15,11 +15,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from compress import progress
 from compress import stages as stage_table
 from compress.dataset import Scores
-from compress.errors import DataError, StageError
+from compress.errors import DataError, DetectorError, StageError
 from compress.kind import Kind
 from compress.stage import Stage, StageContext
 
 NAME = "engine_fakes:FakeDetector"
+
+
+def make_deploy(meta):
+    """Return what stands for the deployed part; `refused` in the metadata is refused as a real one does it."""
+    if "refused" in meta:
+        raise DetectorError("krimp.deploy: refused is there. Export the model again.")
+    return object()
 
 
 class FakeConfig(BaseModel):
@@ -118,6 +125,11 @@ class BreaksHook(FakeDetector):
 class RefusesExport(FakeDetector):
     def export_refusal(self) -> str | None:
         return "its second stage cannot be exported. Leave out export_onnx."
+
+
+class MetadataOutOfBounds(FakeDetector):
+    def metadata(self) -> dict[str, Any]:
+        return {"refused": True}
 
 
 class _Fake(Stage):

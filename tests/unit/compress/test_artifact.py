@@ -160,7 +160,8 @@ def test_a_file_of_somebody_that_is_called_like_the_lock_keeps_its_content(tmp_p
 
 
 def test_a_lock_is_held_against_other_processes_and_freed_at_the_end(tmp_path):
-    code = "import sys, pathlib as p; from compress.folder_lock import lock_folder\nwith lock_folder(p.Path(sys.argv[1])): 1"
+    imports = "import sys; from pathlib import Path; from compress import folder_lock"
+    code = f"{imports}\nwith folder_lock.lock_folder(Path(sys.argv[1])): pass"
     command = [sys.executable, "-c", code, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     with lock_folder(tmp_path):

@@ -19,7 +19,7 @@ from compress import artifact as artifacts
 from compress.artifact import damage, find_folder, hash_json, open_artifact
 from compress.engine import pipeline
 from compress.engine.child import _wait
-from compress.errors import DataError, RecipeError, StageError
+from compress.errors import DataError, DetectorError, RecipeError, StageError
 from compress.folder_lock import lock_folder
 from compress.recipe.loading import load_recipe
 
@@ -304,6 +304,15 @@ def test_an_export_that_the_plugin_refuses_is_named_at_its_place_before_any_stag
         run(recipe_file, out, "detector.plugin=engine_fakes:RefusesExport")
     text = f"{recipe_file}:{line}:5: stages[2]: its second stage cannot be exported. Leave out export_onnx."
     assert str(caught.value) == text
+    assert find_folder(out / "small", "prune_structured") is None
+
+
+def test_metadata_that_its_own_reader_would_refuse_is_told_before_any_stage_runs(recipe_file, out):
+    wanted = (
+        r"^model files of this recipe would be refused: krimp\.deploy: refused is there\. Correct it in the recipe\.$"
+    )
+    with pytest.raises(DetectorError, match=wanted):
+        run(recipe_file, out, "detector.plugin=engine_fakes:MetadataOutOfBounds")
     assert find_folder(out / "small", "prune_structured") is None
 
 

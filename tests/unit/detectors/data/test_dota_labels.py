@@ -327,3 +327,12 @@ def test_the_digest_follows_content_and_names_and_not_the_path(make, tmp_path):
         path = tmp_path / "two" / "train" / part / f"im1.{suffix}"
         path.rename(path.with_stem("renamed"))
     assert DotaDataset(second, CLASSES).digest("train") != changed
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{"image_size": (10**9, 10**9)}, {"image_size": (64, 64), "crop_size": 10**6}, {"image_size": (65536, 1024)}],
+)
+def test_a_size_that_no_model_file_may_have_is_refused_in_the_recipe(sizes):
+    with pytest.raises(ValidationError, match="px are more than the 33,554,432 that a network looks at at once"):
+        DotaData(root="x", **sizes)

@@ -96,6 +96,14 @@ def test_a_checkpoint_of_mmengine_is_read_and_its_objects_stay_placeholders(
         ({"generator": STATE, "optimizer": {"a": torch.ones(1)}, "epoch": 1}, STATE),
         (NET, STATE),
         ({"state_dict": STATE | {"x._extra_state": None}}, STATE),
+        ({f"_fsdp_wrapped_module.{name}": value for name, value in STATE.items()}, STATE),
+        ({name.replace(".", "._checkpoint_wrapped_module."): value for name, value in STATE.items()}, STATE),
+        ({f"module.{name.replace('.', '._orig_mod.')}": value for name, value in STATE.items()}, STATE),
+        (STATE | {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)}, STATE),
+        ({"params_ema": OTHER, "params": STATE}, OTHER),
+        ({"checkpoint": {"model": {"state_dict": STATE}}, "epoch": 1}, STATE),
+        ({"checkpoint": {"model": STATE, "ema": OTHER}}, OTHER),
+        ({"model": {name: value.numpy() for name, value in STATE.items()}}, STATE),
     ],
 )
 def test_tables_of_other_programs_are_found_under_the_names_of_the_network(tmp_path, content, expected, zipped):
@@ -124,6 +132,7 @@ def test_arrays_of_numpy_are_tensors(tmp_path):
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
         "b": np.ones((2, 3), order="F"),
         "c": np.zeros(0, "i8"),
+        "d": np.array(7),
     }
     (tmp_path / "w.pkl").write_bytes(pickle.dumps({"model": arrays}))
     assert_is(
@@ -202,6 +211,29 @@ def test_wrappers_around_and_inside_a_network_are_seen_through():
     assert below_wrapper({"a.neck.x": 1, "b.neck.x": 2}, {"neck"}) == {"a.neck.x": 1, "b.neck.x": 2}
     with pytest.raises(DetectorError, match=r"unexpected model\.2\.weight"):
         load_strictly(target, {"model.2.weight": torch.zeros(1)}, where="w", check="x")
+
+
+def prefixed(first, state):
+    return {f"{first}.{name}": value for name, value in state.items()}
+
+
+def test_what_a_program_keeps_beside_a_network_is_left_and_of_two_copies_the_averaged_one_is_taken(caplog):
+    caplog.set_level(logging.INFO)
+    beside = prefixed("model", STATE) | {"criterion.weight": torch.ones(3), "step": torch.ones(1)}
+    target = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    load_strictly(target, beside, where="w", check="x")
+    assert_is(target.state_dict(), STATE)
+    assert f"the {len(STATE)} tensors of 'model' are taken, 2 beside it are left" in caplog.text
+    load_strictly(target, prefixed("student", STATE) | prefixed("teacher", OTHER), where="w", check="x")
+    assert_is(target.state_dict(), OTHER)
+    with pytest.raises(DetectorError, match="tensors do not fit"):  # nothing tells which of them
+        load_strictly(target, prefixed("a", STATE) | prefixed("b", OTHER), where="w", check="x")
+
+
+def test_tables_that_nothing_tells_apart_are_named(tmp_path):
+    torch.save({"netG": STATE, "netD": OTHER}, tmp_path / "w.pth")
+    with pytest.raises(DetectorError, match="tables of tensors in netG, netD, and none is named as weights"):
+        read_tensors(tmp_path / "w.pth")
 
 
 def test_a_pickle_becomes_data_and_deep_or_endless_keys_harm_nothing():
