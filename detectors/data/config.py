@@ -67,8 +67,8 @@ class BoxData(BaseModel):
         for field, size in (("image_size", self.image_size), ("crop_size", self.crop)):
             if size is not None and size[0] * size[1] > MAX_WINDOW_PIXELS:
                 raise ValueError(
-                    f"{field}: {size[0]} x {size[1]} px are more than the {MAX_WINDOW_PIXELS:,} that a network looks at "
-                    "at once; larger pictures are looked at in windows of image_size"
+                    f"{field}: {size[0]} x {size[1]} px are more than the {MAX_WINDOW_PIXELS:,} that a network looks at"
+                    " at once; larger pictures are looked at in windows of image_size"
                 )
         both = sorted(set(self.ignore) & set(self.merge))
         if both:
