@@ -14,7 +14,8 @@ from compress.codec.decoding.plane_decoder import PlaneJob, constant_value, plan
 from compress.codec.format.element_numbers import ElementMap, read_map
 from compress.codec.format.element_planes import from_planes, join_planes
 from compress.codec.format.index_and_skeleton import Placed
-from compress.codec.format.layout import KINDS, RAW, Kind, Table
+from compress.codec.format.layout import KINDS, RAW, Kind, Runs, Table
+from compress.codec.format.repetitions import spread
 from compress.codec.format.sections import SectionReader, way_filters
 from compress.codec.format.ways import Lzma, Numbered, Part
 from compress.codec.kernels.contract import Kernels
@@ -130,15 +131,17 @@ class TensorDecoder:
     def _begun(self, tensor: Placed, out: np.ndarray, *, check: bool) -> _Part | None:
         """Decode a tensor that is not decoded together with others, or return what is left to do."""
         way, is_large = tensor.record.way, self._is_large(tensor)
-        if not is_large and not isinstance(way, Lzma):
+        is_there = not is_large and not isinstance(way, Lzma | Runs)
+        if is_there:
             fill(self.data[tensor.offset : tensor.offset + tensor.size])
-        if check:
-            self.check(tensor, is_there=not is_large and not isinstance(way, Lzma))
+        if check and not isinstance(way, Runs):
+            self.check(tensor, is_there=is_there)
         if isinstance(way, Part):
             out[:] = self._heap(way.heap)[way.first :][: len(out)]
-        elif isinstance(way, Lzma):
+        elif isinstance(way, Lzma | Runs):
             at = 0
-            for unpacked in self._unpacked(tensor, way):
+            blocks = self._unpacked(tensor, way) if isinstance(way, Lzma) else self._spread(tensor, way, check=check)
+            for unpacked in blocks:
                 out[at : at + len(unpacked)] = unpacked
                 at += len(unpacked)
         elif is_large:
@@ -160,6 +163,10 @@ class TensorDecoder:
         """
         if isinstance(tensor.record.way, Part):
             return  # of its heap, when that is decoded
+        for part_of in tensor.inside:
+            self.check(part_of, is_there=is_there)
+        if tensor.inside:
+            return
         payload, found = self.data[tensor.offset : tensor.offset + tensor.size], crc32(b"")
         for start in range(0, tensor.size, _BATCH_BYTES):
             part = payload[start : start + _BATCH_BYTES]
@@ -228,6 +235,8 @@ class TensorDecoder:
         if isinstance(tensor.record.way, Lzma):
             self.check(tensor)
             yield from self._unpacked(tensor, tensor.record.way)
+        elif isinstance(tensor.record.way, Runs):
+            yield from self._spread(tensor, tensor.record.way, check=True)
         elif self._is_large(tensor):
             self.check(tensor)
             yield from self._large_blocks(tensor, None)
@@ -238,7 +247,7 @@ class TensorDecoder:
 
     def _is_large(self, tensor: Placed) -> bool:
         record = tensor.record
-        return not isinstance(record.way, Part) and record.num_values * KINDS[record.kind].planes > LARGE
+        return not isinstance(record.way, Part | Runs) and record.num_values * KINDS[record.kind].planes > LARGE
 
     def _unpacked(self, tensor: Placed, way: Lzma) -> Iterator[np.ndarray]:
         """Yield the bytes of a tensor that is packed by LZMA."""
@@ -246,6 +255,15 @@ class TensorDecoder:
         where = f"{self.name}: byte {tensor.offset}"
         for part in SectionReader(packed, tensor.record.num_bytes, True, where, way_filters(way)).parts():
             yield np.frombuffer(part, dtype=np.uint8)
+
+    def _spread(self, tensor: Placed, way: Runs, *, check: bool) -> Iterator[np.ndarray]:
+        """Yield the bytes of a tensor of runs."""
+        inside = [np.empty(part.record.num_bytes, dtype=np.uint8) for part in tensor.inside]
+        self.decode(tensor.inside, inside, check=check)
+        try:
+            yield from spread(way, inside[0], inside[1], tensor.record.num_bytes)
+        except ValueError as error:
+            raise self._damaged(tensor, error) from error
 
     def _large_blocks(self, tensor: Placed, out: np.ndarray | None) -> Iterator[np.ndarray]:
         """Decode a tensor in blocks, in memory that does not grow with it, and yield them; into `out` if there is."""

@@ -1,7 +1,8 @@
-"""Elements of few different values: numbers in their place, and what the numbers mean."""
+"""Elements, or rows of them, of few different values: numbers in their place, and what the numbers mean."""
 
 from __future__ import annotations
 
+import math
 from zlib import crc32
 
 import numpy as np
@@ -13,11 +14,12 @@ from compress.codec.encoding.tensor_encoder import CodedTensor, entropy_bits
 from compress.codec.format.element_planes import to_planes
 from compress.codec.format.layout import KINDS, RAW, TensorRecord
 from compress.codec.format.sections import shrink
-from compress.codec.format.ways import LISTED, Numbered
+from compress.codec.format.ways import LARGEST_LISTED, LISTED, Numbered
 from compress.codec.kernels.contract import Kernels
 
 _MOST_LISTED = 1 << 12  # different elements
 _BLOCK = 1 << 16
+_SAMPLE_ROWS, _MOST_ROWS = 1 << 13, 0.6  # in a sample of rows, the share of different ones
 _FLOATS = {8: 0, 9: 2, 10: 3}  # kind -> key of `ways.ELEMENTS`
 
 
@@ -47,6 +49,36 @@ def encode_numbered(
     numbers = _numbers(bits, values)
     way = Numbered(LISTED, bits.itemsize, len(values), 0, False, 1, False, 0)
     return _coded(way, values, numbers, len(data), tables, kernels, gap, channel)
+
+
+def encode_rows(
+    data: np.ndarray, element_bytes: int, dims: tuple[int, ...], tables: Tables, kernels: Kernels, *, gap: int
+) -> CodedTensor | None:
+    """Code a tensor by numbers of its rows, those of an inner dimension; None if too many of them differ.
+
+    Args:
+        data: (bytes,), uint8, whole elements.
+        element_bytes: of an element.
+        dims: shape of the tensor.
+        tables: tables of the file; new ones are added.
+        kernels: what runs the loops; the bytes are the same.
+        gap: bytes of the skeleton between the tensor before and this one.
+    """
+    if math.prod(dims) * element_bytes != len(data):
+        return None
+    for size in dict.fromkeys(math.prod(dims[axis:]) * element_bytes for axis in range(1, len(dims))):
+        if not max(2, element_bytes) < size <= min(LARGEST_LISTED, len(data) // 16):
+            continue
+        rows = data.reshape(-1, size).view(f"V{size}")[:, 0]
+        sample = rows[np.linspace(0, len(rows) - 1, min(_SAMPLE_ROWS, len(rows))).astype(np.int64)]
+        if len(np.unique(sample)) > _MOST_ROWS * len(sample):
+            continue
+        entries, numbers = np.unique(rows, return_inverse=True)
+        if len(entries) <= min(_MOST_LISTED, len(rows) // 3):
+            numbers = numbers.reshape(-1).astype(np.uint8 if len(entries) <= 256 else np.uint16)
+            way = Numbered(LISTED, size, len(entries), 0, False, 1, False, 0)
+            return _coded(way, entries, numbers, len(data), tables, kernels, gap, 0)
+    return None
 
 
 def _few_values(bits: np.ndarray, transform: str) -> np.ndarray | None:

@@ -25,6 +25,7 @@ from compress.codec.format.layout import (
     MAX_RATIO,
     Header,
     Plane,
+    Runs,
     Stream,
     Table,
     TensorRecord,
@@ -344,7 +345,12 @@ def _used_tables(records: list[TensorRecord], tables: list[Table]) -> tuple[list
     def plane(old: Plane) -> Plane:
         return old._replace(main=stream(old.main), escape=stream(old.escape))
 
-    changed = [record._replace(planes=tuple(plane(old) for old in record.planes)) for record in records]
+    def renumbered(record: TensorRecord) -> TensorRecord:
+        if isinstance(way := record.way, Runs):
+            return record._replace(way=way._replace(values=renumbered(way.values), numbers=renumbered(way.numbers)))
+        return record._replace(planes=tuple(plane(old) for old in record.planes))
+
+    changed = [renumbered(record) for record in records]
     return changed, [tables[number] for number in numbers]
 
 

@@ -15,7 +15,7 @@ from compress.codec.files.packed_file import PackedFile, Progress
 from compress.codec.files.tensor_places import Span
 from compress.codec.format.element_planes import to_planes
 from compress.codec.format.index_and_skeleton import Placed
-from compress.codec.format.layout import CONSTANT, COUNTS, KINDS, MAGIC, RAW, Kind, Plane, Stream, Table
+from compress.codec.format.layout import CONSTANT, COUNTS, KINDS, MAGIC, RAW, Kind, Plane, Runs, Stream, Table
 from compress.codec.format.ways import LISTED, Lzma, Numbered, Part
 from compress.codec.mapped_memory import forget, memory_for, open_map
 
@@ -174,6 +174,9 @@ def _words(packed: PackedFile, tensor: Placed) -> str:
             return f"{_words(packed, packed.heaps[heap])}, in a heap"
         case Lzma(delta, _, _):
             return f"lzma of differences by {delta}" if delta else "lzma"
+        case Runs(group, _, _, _, _):
+            values, numbers = (_words(packed, part) for part in tensor.inside)
+            return f"runs of {group}: {values} + numbers by {numbers}"
         case Numbered() as way:
             what = f"list of {way.entries}" if way.form == LISTED else f"{way.entries} scales"
             return f"{what} + {_coder(tensor.record.planes, packed.tables)}"
