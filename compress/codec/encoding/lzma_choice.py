@@ -9,10 +9,11 @@ import numpy as np
 
 from compress.codec.format.sections import way_filters
 from compress.codec.format.ways import Lzma, largest_dictionary
+from compress.codec.mapped_memory import forget
 
 _SAMPLE = 1 << 14  # bytes that are looked at first, in two parts
 _WINDOW = 16  # bytes whose repetition is looked for
-_KEPT = 6  # one in 2 ** 6 windows is kept
+_KEPT = 6  # one in 2 ** 6 windows is kept, of huge tensors as many as of smaller ones
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # Knuth's multiplicative hash
 _BLOCK = 1 << 20
 _LARGE = 1 << 19
@@ -83,16 +84,23 @@ def _packed(data: np.ndarray, dictionary: int, settings: _Settings) -> bytes:
 
 
 def repeated(data: np.ndarray) -> float:
-    """Return the share of windows of 16 bytes that were there before, by a sample that content chooses."""
-    found = []
+    """Return the share of windows of 16 bytes that were there before, by a sample that content chooses.
+
+    Not counted are windows whose halves are equal: zeros are short repeats, which a sample shows.
+    """
+    found, kept_bits = [], _KEPT + max((len(data) // _HUGE).bit_length(), 0)
     for start in range(0, len(data) - _WINDOW, _BLOCK):
         part = data[start : start + _BLOCK + _WINDOW]
         halves = np.lib.stride_tricks.as_strided(part.view(np.uint8), (len(part) - _WINDOW, 8), (1, 1))
         first = np.ascontiguousarray(halves).view(np.uint64)[:, 0]
         mixed = first * _SPREAD
-        kept = np.flatnonzero(mixed >> np.uint64(64 - _KEPT) == 0)
+        kept = np.flatnonzero(mixed >> np.uint64(64 - kept_bits) == 0)
         kept = kept[kept + _WINDOW <= len(part)]
         second = np.lib.stride_tricks.as_strided(part[8:], (len(part) - _WINDOW, 8), (1, 1))[kept]
-        found.append(mixed[kept] ^ np.ascontiguousarray(second).view(np.uint64)[:, 0] * np.uint64(0xD6E8FEB86659FD93))
+        later = np.ascontiguousarray(second).view(np.uint64)[:, 0]
+        both = mixed[kept] ^ later * np.uint64(0xD6E8FEB86659FD93)
+        found.append(both[first[kept] != later])
+        if len(data) > _HUGE:
+            forget(part)
     windows = np.concatenate(found) if found else np.empty(0, dtype=np.uint64)
     return 1 - len(np.unique(windows)) / len(windows) if len(windows) >= 64 else 0.0
