@@ -65,6 +65,11 @@ def _floats(rng: np.random.Generator, rows: int) -> dict[str, Tensors]:
             fake = (integers * scale).astype(np.float32)
             name = f"int{bits} a {what}"
             found[f"fake-quantized {name}"] = {"w": ("F32", fake)}
+            if axis == 1 and bits == 8:
+                halves, wide = fake.astype(np.float16), _bfloat16(fake).astype(np.uint32) << 16
+                found[f"fake-quantized {name}, float16 as float32"] = {"w": ("F32", halves.astype(np.float32))}
+                found[f"fake-quantized {name}, bfloat16 as float32"] = {"w": ("F32", wide.view(np.float32))}
+                found[f"fake-quantized {name}, float32 as float64"] = {"w": ("F64", fake.astype(np.float64))}
             if axis == 1:
                 found[f"fake-quantized {name}, float16"] = {"w": ("F16", fake.astype(np.float16))}
                 found[f"fake-quantized {name}, bfloat16"] = {"w": ("BF16", _bfloat16(fake))}

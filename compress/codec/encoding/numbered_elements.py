@@ -8,13 +8,14 @@ from zlib import crc32
 import numpy as np
 
 from compress.codec.encoding.plane_encoder import encode_plane
-from compress.codec.encoding.scaled_integers import find_scaled
+from compress.codec.encoding.scaled_integers import ScaledIntegers, find_scaled
 from compress.codec.encoding.table_choice import Tables
 from compress.codec.encoding.tensor_encoder import CodedTensor, entropy_bits
+from compress.codec.format.element_numbers import widened
 from compress.codec.format.element_planes import to_planes
 from compress.codec.format.layout import KINDS, RAW, TensorRecord
 from compress.codec.format.sections import shrink
-from compress.codec.format.ways import LARGEST_LISTED, LISTED, Numbered
+from compress.codec.format.ways import ELEMENT_BYTES, LARGEST_LISTED, LISTED, NARROW, Numbered
 from compress.codec.kernels.contract import Kernels
 
 _MOST_LISTED = 1 << 12  # different elements
@@ -41,7 +42,7 @@ def encode_numbered(
     """
     bits = data.view(f"<u{KINDS[kind_number].planes}")
     element = 1 if data_type == "bfloat16" else _FLOATS.get(kind_number)
-    if element is not None and (found := find_scaled(bits, element, dims)):
+    if element is not None and (found := _find_scaled(bits, element, dims)):
         return _coded(found.way, found.scales, found.numbers, len(data), tables, kernels, gap, channel)
     values = _few_values(bits, KINDS[kind_number].transform)
     if values is None:
@@ -49,6 +50,32 @@ def encode_numbered(
     numbers = _numbers(bits, values)
     way = Numbered(LISTED, bits.itemsize, len(values), 0, False, 1, False, 0)
     return _coded(way, values, numbers, len(data), tables, kernels, gap, channel)
+
+
+def _find_scaled(bits: np.ndarray, element: int, dims: tuple[int, ...]) -> ScaledIntegers | None:
+    """Return the integers and scales of a tensor, which may have been computed in a type narrower than its own."""
+    for stored, narrow in NARROW.items():
+        if ELEMENT_BYTES[stored] == bits.itemsize:  # no narrower type has as many bytes
+            inside = narrowed(bits, stored)
+            if inside is not None and (found := find_scaled(inside, narrow, dims)):
+                return found._replace(way=found.way._replace(element=stored))
+    return find_scaled(bits, element, dims)
+
+
+def narrowed(bits: np.ndarray, element: int) -> np.ndarray | None:
+    """Return the bits of elements in the type they were computed in; None if they do not come back from it.
+
+    Args:
+        bits: (count,), uint32 or uint64, as they are stored.
+        element: key of `ways.NARROW`.
+    """
+    if element == 6:
+        narrow = (bits >> np.uint32(16)).astype("<u2")
+    else:
+        wide, short = ("<f8", "<f4") if element == 4 else ("<f4", "<f2")
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrow = bits.view(wide).astype(short).view(short.replace("f", "u"))
+    return narrow if np.array_equal(widened(narrow, element), bits) else None
 
 
 def encode_rows(

@@ -137,7 +137,7 @@ class CodedTensors:
         mark, first = self.tables.mark(), len(self.items)
         for part in parts:
             self._add_part(part)
-        if repeated(data) < _REPEATED:
+        if repeated(data, KINDS[span.kind].planes) < _REPEATED:
             return
         added = self.items[first:]
         size = sum(item.place[1] + len(write_record(item.record)) for item in added)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from compress.codec.encoding.lzma_choice import repeated
 from compress.codec.files.assembled_file import Assembled, assemble
 from compress.codec.files.coded_tensors import CodedTensors, Item
 from compress.codec.files.tensor_places import Span
@@ -17,6 +18,8 @@ _LEAST_PART, _HEAP_LIMIT = 16, 1 << 11  # bytes of tensors that may be coded tog
 _HEAP_BYTES = 1 << 22
 _MOST_PARTS = 1 << 16
 _HOPELESS = 102  # percent of the best file; more settings of LZMA hardly gain more
+_REPEATED = 0.01  # share of repeated windows from which LZMA may gain
+_TRIED_QUICKLY_BYTES = 1 << 20  # of such a skeleton, whatever is in it: LZMA takes two seconds for a megabyte
 _TRIED_WHOLE_BYTES = 8 << 20  # of a skeleton with all tensors in it: as large as the dictionary of a section
 
 
@@ -29,12 +32,20 @@ def smallest(coded: CodedTensors) -> Assembled:
         best = _clearly_smaller(best, _without(coded, solid, best))
     if any(_LEAST_PART <= span.num_bytes < _HEAP_LIMIT for span in source.spans):
         best = _clearly_smaller(best, _with_heaps(coded))
+    may_gain = _may_gain(coded)
     for least in (1 << 10, 1 << 12, 1 << 63):
         small = [inside or item.span.num_bytes < least for inside, item in zip(solid, coded.items, strict=True)]
         inside = sum(item.span.num_bytes for item, is_small in zip(coded.items, small, strict=True) if is_small)
-        if small != solid and inside <= _TRIED_WHOLE_BYTES:
+        if small != solid and inside <= (_TRIED_WHOLE_BYTES if may_gain else _TRIED_QUICKLY_BYTES):
             best = _clearly_smaller(best, _without(coded, small, best))
     return best
+
+
+def _may_gain(coded: CodedTensors) -> bool:
+    """Return True if LZMA made a tensor smallest, or bytes are repeated over a long way, from tensor to tensor too."""
+    if any(isinstance(item.record.way, Lzma) for item in coded.items):
+        return True
+    return any(repeated(np.frombuffer(file, dtype=np.uint8), 4) >= _REPEATED for file in coded.source.files)
 
 
 def _clearly_smaller(best: Assembled, other: Assembled) -> Assembled:

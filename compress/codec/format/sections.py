@@ -31,6 +31,7 @@ def shrink(data: bytes, *, is_thorough: bool = False) -> tuple[bytes, bool]:
         settings = [_settled(data)]
     elif is_thorough:  # long matches are not always best in text that counts
         settings += [{"lc": 2, "lp": 2}, {"preset": 9}, {"preset": 9, "pb": 0}, {"preset": 9, "lc": 2, "lp": 2}]
+        settings += [{"nice_len": 48}, {"nice_len": 32}]
     tries = [_pack(data, each) for each in settings] if data else []
     smallest = min(tries, key=len, default=data)
     return (smallest, True) if len(smallest) < len(data) else (data, False)
@@ -39,7 +40,8 @@ def shrink(data: bytes, *, is_thorough: bool = False) -> tuple[bytes, bool]:
 def _settled(data: bytes) -> dict[str, int]:
     """Return the settings that are best for pieces of a long section: its begin, middle and end."""
     sample = data[:_SAMPLE_BYTES] + data[len(data) // 2 :][:_SAMPLE_BYTES] + data[-_SAMPLE_BYTES:]
-    settings = ({"preset": 9, "pb": 0}, {"preset": 9, "pb": 2}, {"preset": 9, "lc": 2, "lp": 2})
+    tries = ({"pb": 0}, {"pb": 2}, {"lc": 2, "lp": 2}, {"nice_len": 48}, {"nice_len": 32})
+    settings = [{"preset": 9, **each} for each in tries]
     return min(settings, key=lambda each: len(_pack(sample, each)))
 
 

@@ -9,8 +9,12 @@ from typing import NamedTuple, Protocol
 
 LZMA, COPY, NUMBERED, PART, RUNS = 32, 33, 34, 35, 36  # in place of a kind
 LISTED, SCALED = 0, 1
-ELEMENTS = {0: "float16", 1: "bfloat16", 2: "float32", 3: "float64"}  # of scaled integers
-ELEMENT_BYTES = (2, 2, 4, 8)
+ELEMENTS = {  # of scaled integers
+    0: "float16", 1: "bfloat16", 2: "float32", 3: "float64", 4: "float32 as float64", 5: "float16 as float32",
+    6: "bfloat16 as float32",
+}  # fmt: skip
+ELEMENT_BYTES = (2, 2, 4, 8, 8, 4, 4)
+NARROW = {4: 2, 5: 0, 6: 1}  # what is stored in a wider type -> the type it was computed in
 MIN_DICTIONARY, MAX_DICTIONARY = 12, 26  # log2 of bytes
 MAX_ENTRIES = 1 << 16
 MAX_HEAPS = 1 << 10
@@ -89,7 +93,7 @@ class Numbered(NamedTuple):
     @property
     def entry_bytes(self) -> int:
         """Return the bytes of a value of the list, or of a scale."""
-        return 4 if self.form == SCALED and self.element < 3 else self.element_bytes
+        return 4 if self.form == SCALED and self.element != 3 else self.element_bytes
 
 
 Way = Lzma | Copy | Numbered | Part

@@ -139,6 +139,9 @@ def repeated():
     def bell(shape):
         return np.round(rng.laplace(0, 9, shape)).clip(-127, 127).astype(np.int8)
 
+    halves = rng.uniform(0.001, 0.01, (30, 1)).astype(np.float32)
+    bits = (bell((30, 90)) * halves).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1) >> 16) << np.uint32(16)
     return safetensors(
         {
             "bytes": ("I8", np.repeat(bell(2000), 7)),
@@ -147,6 +150,9 @@ def repeated():
             "zeros": ("I8", (bell(24000) * np.repeat(rng.random(240) < 0.5, 100)).astype(np.int8)),
             "rows": ("I8", np.repeat(bell((300, 3, 3)), 5, axis=0)),
             "floats": ("F32", np.repeat(rng.standard_normal(600).astype(np.float32), 6)),
+            "wide halves": ("F32", (bell((30, 90)) * halves).astype(np.float16).astype(np.float32)),
+            "wide bfloat16": ("F32", rounded.view(np.float32)),
+            "wide floats": ("F64", (bell((30, 90)) * halves).astype(np.float64)),
             "kernels": ("I8", bell((40, 3, 3))[rng.integers(0, 40, 1500)]),
         }
     )
@@ -445,7 +451,7 @@ def refused_second(packed):
         "heap_too_large": parts(b"\x41\x40\x23\0\0\x40\x23\0", heaps=b"\1\x81\x80\x80\x08" + heap[2:]),
         "numbered_form": numbered(2, 4, 0, 1, 0, 4),
         "numbered_element_listed": numbered(0, 1, 0, 1, 0, 4),
-        "numbered_element_scaled": numbered(1, 4, 0, 0, 0, 32, 1, 0, 4),
+        "numbered_element_scaled": numbered(1, 7, 0, 0, 0, 32, 1, 0, 4),
         "numbered_numbers": numbered(1, 2, 1, 0, 0, 32, 1, 0, 4),
         "numbered_flags": numbered(1, 2, 0, 0, 2, 32, 1, 0, 4),
         "numbered_base": numbered(1, 2, 0, 0x81, 0x80, 0x04, 0, 32, 1, 0, 4),

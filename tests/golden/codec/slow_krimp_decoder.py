@@ -269,8 +269,8 @@ def unpack_lzma(packed, size, dictionary=23):
 def read_numbered(index, payload, tables, num_bytes):
     form, element, kind = index.byte(), index.byte(), index.byte()
     refuse_if(form > 1 or kind not in (0, 16), "form")
-    refuse_if(element not in (range(2, 256) if form == 0 else (0, 1, 2, 3)), "element")
-    size = element if form == 0 else (2, 2, 4, 8)[element]
+    refuse_if(element not in (range(2, 256) if form == 0 else range(7)), "element")
+    size = element if form == 0 else (2, 2, 4, 8, 8, 4, 4)[element]
     refuse_if(num_bytes % size, "half an element")
     count = num_bytes // size
     base = negative_zero = 0
@@ -304,8 +304,17 @@ def read_numbered(index, payload, tables, num_bytes):
     for e, number in enumerate(numbers):
         integer = base + number - (1 if negative_zero and number > -base else 0)
         value = -0.0 if negative_zero and number == -base else integer * scales[e // inner % entries]
-        out += rounded(value, letter, element)
+        out += widened(rounded(value, letter, {4: 2, 5: 0, 6: 1}.get(element, element)), element)
     return bytes(out)
+
+
+def widened(data, element):
+    """Return the bytes of an element that is stored in a wider type."""
+    if element == 4:
+        return struct.pack("<d", struct.unpack("<f", data)[0])
+    if element == 5:
+        return struct.pack("<f", struct.unpack("<e", data)[0])
+    return bytes(2) + data if element == 6 else data
 
 
 def rounded(value, letter, element):

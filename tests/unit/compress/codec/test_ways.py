@@ -61,6 +61,32 @@ def test_a_fake_quantized_float_costs_what_its_integers_cost(tmp_path, most, sha
     assert packed(tmp_path, {"w": (kind, fake)}).packed_bytes < 1.02 * plain + 4 * scales.size + 300
 
 
+def bfloat16(values):
+    bits = values.view(np.uint32)
+    return (bits + np.uint32(0x7FFF) + (bits >> 16 & 1) >> 16).astype(np.uint16)
+
+
+AS_THEY_COME = {
+    "float64 of float32": ("F64", lambda fake: fake.astype(np.float64)),
+    "float32 of float16": ("F32", lambda fake: fake.astype(np.float16).astype(np.float32)),
+    "float32 of bfloat16": ("F32", lambda fake: (bfloat16(fake).astype(np.uint32) << 16).view(np.float32)),
+    "bfloat16": ("BF16", bfloat16),
+}
+
+
+@pytest.mark.parametrize("kind", AS_THEY_COME)
+def test_large_fake_quantized_tensors_that_were_stored_in_a_wider_type_cost_what_their_integers_cost(tmp_path, kind):
+    whole = integers(127, (4096, 512))  # of which some rows have 123 as the largest: 246 / 2 for 8 bits of mantissa
+    scales = rng.uniform(0.001, 0.01, (4096, 1)).astype(np.float32)
+    data_type, stored = AS_THEY_COME[kind]
+    for name, tensor in (("i", ("I8", whole.astype(np.int8))), ("f", (data_type, stored(whole * scales)))):
+        (tmp_path / name).write_bytes(safetensors({"w": tensor}))
+        codec.pack_file(tmp_path / name, tmp_path / f"{name}.krimp")
+    assert codec.load(tmp_path / "f.krimp") == (tmp_path / "f").read_bytes()
+    found, plain = ((tmp_path / f"{name}.krimp").stat().st_size for name in "fi")
+    assert found < 1.02 * plain
+
+
 def test_scales_of_groups_and_zeros_of_both_signs_are_found():
     groups = integers(7, (256, 64)) * rng.uniform(0.001, 0.01, (256, 1)).astype(np.float32)
     found = find_scaled(groups.reshape(-1).view(np.uint32), 2, (16, 1024))
