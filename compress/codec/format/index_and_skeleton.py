@@ -15,7 +15,7 @@ from compress.codec.format.layout import HEADER_BYTES, Header, Runs, SideFile, T
 from compress.codec.format.payload_sizes import map_bytes, plane_bytes
 from compress.codec.format.sections import PART_BYTES, SectionReader, expand
 from compress.codec.format.ways import Copy
-from compress.codec.mapped_memory import fill, forget
+from compress.codec.mapped_memory import taken
 from compress.errors import CodecError
 
 
@@ -203,8 +203,7 @@ def _checked(data: np.ndarray, section: _Section, name: str) -> np.ndarray:
     found = 0
     for start in range(0, len(packed), PART_BYTES):
         part = packed[start : start + PART_BYTES]
-        found = crc32(fill(part).data, found)
-        forget(part)
+        found = crc32(taken(part).data, found)
     if found != section.crc32:
         raise CodecError(
             f"{name}: byte {section.offset}: checksum of the {section.what} is wrong; the file is damaged."

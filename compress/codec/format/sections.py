@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from compress.codec.format.ways import Lzma
-from compress.codec.mapped_memory import fill, forget
+from compress.codec.mapped_memory import taken
 from compress.errors import CodecError
 
 Filters = list[dict[str, int]]  # of the module lzma
@@ -81,7 +81,7 @@ class SectionReader:
         assert size <= self._left
         self._left -= size
         if self._decoder is None:
-            found, self._packed = fill(self._packed[:size]), self._packed[size:]
+            found, self._packed = taken(self._packed[:size]), self._packed[size:]
             return found.data
         parts: list[bytes] = []
         while size and not self._decoder.eof:
@@ -124,8 +124,7 @@ class SectionReader:
             while True:
                 packed = self._packed[: PART_BYTES if self._decoder.needs_input else 0]
                 self._packed = self._packed[len(packed) :]
-                found = self._decoder.decompress(fill(packed).data, max_length=size)
-                forget(packed)
+                found = self._decoder.decompress(taken(packed).data, max_length=size)
                 if found or self._decoder.eof or not len(packed):
                     return found
         except lzma.LZMAError as error:

@@ -172,6 +172,19 @@ def test_a_file_that_is_cut_short_or_written_over_while_it_is_open_is_refused(tm
         assert b"".join(opened.pieces()) == (tmp_path / "w.safetensors").read_bytes()
 
 
+def test_many_small_tensors_are_read_in_few_calls_and_leave_no_pages_behind(tmp_path, monkeypatch):
+    packed(tmp_path, {f"w{i}": ("I8", integers(90, (40, 64)).astype(np.int8)) for i in range(300)})
+    calls, read = [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *given: calls.append(given) or read(*given))
+    with codec.PackedFile(tmp_path / "w.krimp", kernels="numpy") as opened:
+        pages = opened._decoder.data
+        outs = [np.empty(tensor.record.num_bytes, np.uint8) for tensor in opened.tensors]
+        opened.decode_all(outs)
+    assert len(outs) == 300
+    assert len(calls) < 30
+    assert not pages[108 : opened.header.payload_bytes].any()  # none of them was filled
+
+
 MEMORY = """
 import sys
 from pathlib import Path
