@@ -65,6 +65,11 @@ def _floats(rng: np.random.Generator, rows: int) -> dict[str, Tensors]:
             fake = (integers * scale).astype(np.float32)
             name = f"int{bits} a {what}"
             found[f"fake-quantized {name}"] = {"w": ("F32", fake)}
+            if axis == 1 and bits == 8:
+                halves, wide = fake.astype(np.float16), _bfloat16(fake).astype(np.uint32) << 16
+                found[f"fake-quantized {name}, float16 as float32"] = {"w": ("F32", halves.astype(np.float32))}
+                found[f"fake-quantized {name}, bfloat16 as float32"] = {"w": ("F32", wide.view(np.float32))}
+                found[f"fake-quantized {name}, float32 as float64"] = {"w": ("F64", fake.astype(np.float64))}
             if axis == 1:
                 found[f"fake-quantized {name}, float16"] = {"w": ("F16", fake.astype(np.float16))}
                 found[f"fake-quantized {name}, bfloat16"] = {"w": ("BF16", _bfloat16(fake))}
@@ -148,6 +153,41 @@ def _integers(rng: np.random.Generator, rows: int) -> dict[str, Tensors]:
     return found
 
 
+def _runs(rng: np.random.Generator, rows: int) -> dict[str, Tensors]:
+    """Return values, pairs, kernels and blocks that follow each other unchanged."""
+
+    def bell(*shape: int, width: float = 9) -> np.ndarray:
+        return np.round(rng.laplace(0, width, shape)).clip(-127, 127).astype(np.int8)
+
+    count = rows * 512
+    found: dict[str, Tensors] = {}
+    for times in (2, 3, 4, 7, 16, 64):
+        found[f"int8, each {times} times"] = {"w": ("I8", np.repeat(bell(count // times), times))}
+    found["narrow int8, each 7 times"] = {"w": ("I8", np.repeat(bell(count // 7, width=2), 7))}
+    found["uint8 noise, each 7 times"] = {"w": ("U8", np.repeat(rng.integers(0, 256, count // 7).astype(np.uint8), 7))}
+    for mean in (2, 5, 20):
+        lengths = rng.geometric(1 / mean, count // mean)
+        for name, kind in (("int8", "i1"), ("int32", "i4"), ("int64", "i8"), ("float16", "f2"), ("float32", "f4")):
+            values = (rng.standard_normal(len(lengths)) * 30).astype(kind)
+            data_type = ("F" if kind[0] == "f" else "I") + str(8 * int(kind[1]))
+            found[f"{name} in runs of {mean}"] = {"w": (data_type, np.repeat(values, lengths))}
+        classes = rng.integers(0, 3, len(lengths)).astype(np.uint8)
+        found[f"three values in runs of {mean}"] = {"w": ("U8", np.repeat(classes, lengths))}
+        is_kept = np.repeat(rng.random(len(lengths)) < 0.5, lengths)
+        found[f"zeros in runs of {mean}"] = {"w": ("I8", (bell(len(is_kept)) * is_kept).astype(np.int8))}
+    found["blocks of 4 x 4"] = {"w": ("I8", np.repeat(np.repeat(bell(rows, 32), 4, axis=0), 4, axis=1))}
+    found["kernels of equal values"] = {"w": ("I8", np.repeat(bell(rows, 56, 1), 9, axis=2))}
+    found["pairs, each 4 times"] = {"w": ("I8", np.repeat(bell(rows * 64, 2), 4, axis=0))}
+    found["kernels, each 3 times"] = {"w": ("I8", np.repeat(bell(rows * 20, 3, 3), 3, axis=0))}
+    found["kernels of 40 kinds"] = {"w": ("I8", bell(40, 3, 3)[rng.integers(0, 40, rows * 50)])}
+    found["kernels of 900 kinds"] = {"w": ("I8", bell(900, 3, 3)[rng.integers(0, 900, rows * 50)])}
+    found["float kernels of 200 kinds"] = {
+        "w": ("F32", rng.standard_normal((200, 3, 3)).astype(np.float32)[rng.integers(0, 200, rows * 12)])
+    }
+    found["runs, then others"] = {"w": ("I8", np.concatenate([np.repeat(bell(count // 14), 7), bell(count // 2)]))}
+    return found
+
+
 def _many(rng: np.random.Generator, rows: int) -> dict[str, Tensors]:
     """Return files of very many small tensors."""
     number = rows * 40
@@ -209,7 +249,7 @@ def _onnx(rng: np.random.Generator, rows: int) -> Iterator[tuple[str, bytes]]:
 def generated(rows: int, seed: int = 0) -> Iterator[tuple[str, str, bytes]]:
     """Yield (group, name with suffix, content) of files of every kind, some megabytes for 512 rows."""
     groups: dict[str, Callable[[np.random.Generator, int], dict[str, Tensors]]] = {
-        "floats": _floats, "repeats": _repeats, "integers": _integers, "many": _many,
+        "floats": _floats, "repeats": _repeats, "integers": _integers, "runs": _runs, "many": _many,
     }  # fmt: skip
     for group, make in groups.items():
         for name, tensors in make(np.random.default_rng(seed), rows).items():

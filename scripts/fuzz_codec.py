@@ -320,6 +320,9 @@ def small_packed() -> Iterator[tuple[str, bytes]]:
         "scaled": ("F32", rng.integers(-90, 90, (4, 500)) * np.array([[0.5], [0.3], [0.7], [0.1]], dtype=np.float32)),
         "listed": ("F32", rng.standard_normal(40).astype(np.float32)[rng.integers(0, 40, 2000)]),
         "counted": ("I64", np.arange(1500) * 7),
+        "repeated": ("I8", np.repeat(np.round(rng.laplace(0, 9, 500)).clip(-127, 127).astype(np.int8), 7)),
+        "blocks": ("I16", np.repeat(np.repeat(rng.integers(-9, 9, (9, 30)).astype(np.int16), 6, axis=0), 5, axis=1)),
+        "rows": ("I8", rng.integers(-90, 90, (20, 9)).astype(np.int8)[rng.integers(0, 20, 800)]),
         "copied": ("I8", np.tile(np.round(rng.laplace(0, 9, 4096)).clip(-127, 127).astype(np.int8), 2)),
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compress.codec.files.coded_file import PackFacts
 from compress.codec.files.inspection import TensorFacts, inspect_file
 from compress.codec.files.named_tensors import load_tensors
+from compress.codec.files.pack_facts import PackFacts
 from compress.codec.files.packed_file import SANE_BYTES, PackedFile, Progress
 from compress.codec.files.packing import pack_file
 from compress.codec.files.separate_weights import write_apart

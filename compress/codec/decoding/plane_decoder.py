@@ -11,7 +11,7 @@ from compress.codec.format.layout import RAW, Plane, Table
 from compress.codec.format.payload_sizes import stream_bytes, stream_symbols
 from compress.codec.kernels.contract import Kernels
 from compress.codec.kernels.stream_jobs import TAIL, StreamJob, expansion
-from compress.codec.mapped_memory import fill, forget
+from compress.codec.mapped_memory import taken
 
 _BLOCK = 1 << 20  # values that are copied at a time
 
@@ -148,8 +148,7 @@ class _RawReader:
         for start in range(0, len(out), _BLOCK):  # however much is asked for, little of the file stays in memory
             part = out[start : start + _BLOCK]
             read, self._payload = self._payload[: len(part)], self._payload[len(part) :]
-            part[:] = fill(read)
-            forget(read)
+            part[:] = taken(read)
 
 
 class _ConstantReader:
@@ -215,7 +214,7 @@ def with_tail(data: np.ndarray, start: int, size: int) -> np.ndarray:
     """Return data[start : start + size] and at least TAIL bytes more, which mean nothing, read-only."""
     found = data[start : start + size + TAIL]
     if len(found) < size + TAIL:
-        found = np.concatenate([fill(found), np.zeros(TAIL, dtype=np.uint8)])
+        found = np.concatenate([taken(found), np.zeros(TAIL, dtype=np.uint8)])
     if found.flags.writeable:
         found = found.view()
         found.flags.writeable = False

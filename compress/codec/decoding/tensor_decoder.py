@@ -14,12 +14,13 @@ from compress.codec.decoding.plane_decoder import PlaneJob, constant_value, plan
 from compress.codec.format.element_numbers import ElementMap, read_map
 from compress.codec.format.element_planes import from_planes, join_planes
 from compress.codec.format.index_and_skeleton import Placed
-from compress.codec.format.layout import KINDS, RAW, Kind, Table
+from compress.codec.format.layout import KINDS, RAW, Kind, Runs, Table
+from compress.codec.format.repetitions import spread
 from compress.codec.format.sections import SectionReader, way_filters
 from compress.codec.format.ways import Lzma, Numbered, Part
 from compress.codec.kernels.contract import Kernels
-from compress.codec.kernels.stream_jobs import StreamError
-from compress.codec.mapped_memory import fill, forget
+from compress.codec.kernels.stream_jobs import TAIL, StreamError
+from compress.codec.mapped_memory import taken
 from compress.errors import CodecError
 
 _BATCH_TENSORS = 1 << 12
@@ -59,6 +60,13 @@ class _Part(NamedTuple):
             self.meaning.put(self.planes, 0, self.out)
         elif not _is_bytes(kind):
             from_planes(self.planes, kind, self.out, kernels.join_planes)
+
+
+class _Window(NamedTuple):
+    """Some bytes of the file, from `first` on, that have been read: (bytes,), uint8."""
+
+    first: int
+    data: np.ndarray
 
 
 def _is_bytes(kind: Kind) -> bool:
@@ -111,61 +119,80 @@ class TensorDecoder:
         """
         parts: list[_Part] = []
         waiting = 0
+        window = self._window(tensors)
         for tensor, out in zip(tensors, outs, strict=True):
             if not (out.flags.carray and out.shape == (tensor.record.num_bytes,) and out.dtype == np.uint8):
                 raise ValueError(  # numba writes by address
                     f"{self.name}: a place of {out.dtype}, {out.shape}; expected uint8, ({tensor.record.num_bytes},),"
                     " contiguous, not read-only."
                 )
-            if part := self._begun(tensor, out, check=check):
+            if part := self._begun(tensor, out, window, check=check):
                 parts.append(part)
                 waiting += part.planes.size
                 if waiting >= _BATCH_BYTES:
                     self._decode_parts(parts)
                     parts, waiting = [], 0
         self._decode_parts(parts)
-        if tensors:
-            forget(self.data[tensors[0].offset : tensors[-1].offset + tensors[-1].size])
 
-    def _begun(self, tensor: Placed, out: np.ndarray, *, check: bool) -> _Part | None:
+    def _window(self, tensors: Sequence[Placed]) -> _Window | None:
+        """Return what is coded of tensors, read at once, where it is not much: a call for each takes longer."""
+        near = [tensor for tensor in tensors if self._is_read_whole(tensor)]
+        first = min((tensor.offset for tensor in near), default=0)
+        end = max((tensor.offset + tensor.size for tensor in near), default=0)
+        if len(near) < 2 or end - first > _BATCH_BYTES:
+            return None
+        return _Window(first, taken(self.data[first : end + TAIL]))
+
+    def _is_read_whole(self, tensor: Placed) -> bool:
+        return not isinstance(tensor.record.way, Lzma | Runs | Part) and not self._is_large(tensor)
+
+    def _payload(self, tensor: Placed, window: _Window | None) -> np.ndarray:
+        """Return the coded bytes of a tensor that is read whole, and a few more, which mean nothing."""
+        if window:
+            return window.data[tensor.offset - window.first :][: tensor.size + TAIL]
+        return taken(self.data[tensor.offset : tensor.offset + tensor.size + TAIL])
+
+    def _begun(self, tensor: Placed, out: np.ndarray, window: _Window | None, *, check: bool) -> _Part | None:
         """Decode a tensor that is not decoded together with others, or return what is left to do."""
-        way, is_large = tensor.record.way, self._is_large(tensor)
-        if not is_large and not isinstance(way, Lzma):
-            fill(self.data[tensor.offset : tensor.offset + tensor.size])
-        if check:
-            self.check(tensor, is_there=not is_large and not isinstance(way, Lzma))
+        way = tensor.record.way
+        if self._is_read_whole(tensor):
+            payload = self._payload(tensor, window)
+            if check:
+                self._compare(tensor, crc32(payload[: tensor.size].data))
+            return self._part(tensor, payload, out)
+        if check and not isinstance(way, Runs):
+            self.check(tensor)
         if isinstance(way, Part):
             out[:] = self._heap(way.heap)[way.first :][: len(out)]
-        elif isinstance(way, Lzma):
+        elif isinstance(way, Lzma | Runs):
             at = 0
-            for unpacked in self._unpacked(tensor, way):
+            blocks = self._unpacked(tensor, way) if isinstance(way, Lzma) else self._spread(tensor, way, check=check)
+            for unpacked in blocks:
                 out[at : at + len(unpacked)] = unpacked
                 at += len(unpacked)
-        elif is_large:
+        else:
             for _ in self._large_blocks(tensor, out):
                 pass
-        else:
-            return self._part(tensor, out)
         return None
 
-    def check(self, tensor: Placed, *, is_there: bool = False) -> None:
+    def check(self, tensor: Placed) -> None:
         """Compare the checksum of one tensor's coded bytes.
-
-        Args:
-            tensor: one of the file's.
-            is_there: they have been read, and are to stay.
 
         Raises:
             CodecError: it is wrong.
         """
         if isinstance(tensor.record.way, Part):
             return  # of its heap, when that is decoded
+        for part_of in tensor.inside:
+            self.check(part_of)
+        if tensor.inside:
+            return
         payload, found = self.data[tensor.offset : tensor.offset + tensor.size], crc32(b"")
         for start in range(0, tensor.size, _BATCH_BYTES):
-            part = payload[start : start + _BATCH_BYTES]
-            found = crc32((part if is_there else fill(part)).data, found)
-            if not is_there:
-                forget(part)
+            found = crc32(taken(payload[start : start + _BATCH_BYTES]).data, found)
+        self._compare(tensor, found)
+
+    def _compare(self, tensor: Placed, found: int) -> None:
         if found != tensor.record.crc32:
             raise CodecError(
                 f"{self.name}: byte {tensor.offset}: checksum of this tensor is wrong; the file is damaged."
@@ -182,14 +209,14 @@ class TensorDecoder:
             self._known_heaps[number] = heap
         return heap
 
-    def _part(self, tensor: Placed, out: np.ndarray) -> _Part | None:
+    def _part(self, tensor: Placed, payload: np.ndarray, out: np.ndarray) -> _Part | None:
         """Begin a tensor; return what is left to do."""
-        record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
-        meaning = self._meaning(tensor)
+        record, kind, at = tensor.record, KINDS[tensor.record.kind], 0
+        meaning = self._meaning(tensor, payload)
         if meaning:
             at += meaning.way.packed_bytes
         elif kind.planes == 1 and record.planes[0].method == RAW:
-            out[:] = self.data[at : at + tensor.size]
+            out[:] = payload[: tensor.size]
             return None
         constants = [constant_value(plane, self.tables) for plane in record.planes]
         if not meaning and kind.planes > 1 and None not in constants:
@@ -200,22 +227,21 @@ class TensorDecoder:
         jobs = []
         for values, plane, size, constant in zip(planes, record.planes, tensor.plane_sizes, constants, strict=True):
             if plane.method == RAW:
-                values[:] = self.data[at : at + size]
+                values[:] = payload[at : at + size]
             elif constant is not None:
                 values.fill(constant & 0xFF ^ _flip(kind))
             else:
-                payload = with_tail(self.data, at, size)
-                jobs.append(plane_job(plane, payload, record.num_values, self.tables, values, _flip(kind)))
+                codes = with_tail(payload, at, size)
+                jobs.append(plane_job(plane, codes, record.num_values, self.tables, values, _flip(kind)))
             at += size
         return _Part(tensor, planes, jobs, out, meaning)
 
-    def _meaning(self, tensor: Placed) -> ElementMap | None:
+    def _meaning(self, tensor: Placed, payload: np.ndarray) -> ElementMap | None:
         """Return what the numbers of a numbered tensor mean, None for any other tensor."""
         if not isinstance(way := tensor.record.way, Numbered):
             return None
-        packed = fill(self.data[tensor.offset : tensor.offset + way.packed_bytes])
         try:
-            return read_map(way, packed, f"{self.name}: byte {tensor.offset}")
+            return read_map(way, payload[: way.packed_bytes], f"{self.name}: byte {tensor.offset}")
         except ValueError as error:
             raise self._damaged(tensor, error) from error
 
@@ -228,6 +254,8 @@ class TensorDecoder:
         if isinstance(tensor.record.way, Lzma):
             self.check(tensor)
             yield from self._unpacked(tensor, tensor.record.way)
+        elif isinstance(tensor.record.way, Runs):
+            yield from self._spread(tensor, tensor.record.way, check=True)
         elif self._is_large(tensor):
             self.check(tensor)
             yield from self._large_blocks(tensor, None)
@@ -238,7 +266,7 @@ class TensorDecoder:
 
     def _is_large(self, tensor: Placed) -> bool:
         record = tensor.record
-        return not isinstance(record.way, Part) and record.num_values * KINDS[record.kind].planes > LARGE
+        return not isinstance(record.way, Part | Runs) and record.num_values * KINDS[record.kind].planes > LARGE
 
     def _unpacked(self, tensor: Placed, way: Lzma) -> Iterator[np.ndarray]:
         """Yield the bytes of a tensor that is packed by LZMA."""
@@ -247,10 +275,19 @@ class TensorDecoder:
         for part in SectionReader(packed, tensor.record.num_bytes, True, where, way_filters(way)).parts():
             yield np.frombuffer(part, dtype=np.uint8)
 
+    def _spread(self, tensor: Placed, way: Runs, *, check: bool) -> Iterator[np.ndarray]:
+        """Yield the bytes of a tensor of runs."""
+        inside = [np.empty(part.record.num_bytes, dtype=np.uint8) for part in tensor.inside]
+        self.decode(tensor.inside, inside, check=check)
+        try:
+            yield from spread(way, inside[0], inside[1], tensor.record.num_bytes)
+        except ValueError as error:
+            raise self._damaged(tensor, error) from error
+
     def _large_blocks(self, tensor: Placed, out: np.ndarray | None) -> Iterator[np.ndarray]:
         """Decode a tensor in blocks, in memory that does not grow with it, and yield them; into `out` if there is."""
         record, kind, at = tensor.record, KINDS[tensor.record.kind], tensor.offset
-        meaning = self._meaning(tensor)
+        meaning = self._meaning(tensor, self.data[at : at + tensor.size])
         if meaning:
             at += meaning.way.packed_bytes
         is_raw = not meaning and kind.planes == 1 and record.planes[0].method == RAW

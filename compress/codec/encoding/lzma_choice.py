@@ -9,10 +9,11 @@ import numpy as np
 
 from compress.codec.format.sections import way_filters
 from compress.codec.format.ways import Lzma, largest_dictionary
+from compress.codec.mapped_memory import forget
 
 _SAMPLE = 1 << 14  # bytes that are looked at first, in two parts
-_WINDOW = 16  # bytes whose repetition is looked for
-_KEPT = 6  # one in 2 ** 6 windows is kept
+_WINDOW = 16  # elements whose repetition is looked for
+_KEPT = 6  # one in 2 ** 6 windows is kept, of huge tensors as many as of smaller ones
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # Knuth's multiplicative hash
 _BLOCK = 1 << 20
 _LARGE = 1 << 19
@@ -39,7 +40,7 @@ def pack_by_lzma(
     sizes = [len(_packed(sample, dictionary, each)) for each in tries]
     smallest = min(sizes)
     settings = tries[sizes.index(smallest)]
-    if not whole and repeated(data) < (_REPEATED if len(data) <= _HUGE else _REPEATED_BY_CHANCE):
+    if not whole and repeated(data, element_bytes) < (_REPEATED if len(data) <= _HUGE else _REPEATED_BY_CHANCE):
         if smallest * len(data) > 1.03 * at_most * len(sample):
             return None
         parts = _parts_of(data)
@@ -82,17 +83,36 @@ def _packed(data: np.ndarray, dictionary: int, settings: _Settings) -> bytes:
     return lzma.compress(data.data, lzma.FORMAT_RAW, filters=filters)
 
 
-def repeated(data: np.ndarray) -> float:
-    """Return the share of windows of 16 bytes that were there before, by a sample that content chooses."""
-    found = []
-    for start in range(0, len(data) - _WINDOW, _BLOCK):
-        part = data[start : start + _BLOCK + _WINDOW]
-        halves = np.lib.stride_tricks.as_strided(part.view(np.uint8), (len(part) - _WINDOW, 8), (1, 1))
-        first = np.ascontiguousarray(halves).view(np.uint64)[:, 0]
-        mixed = first * _SPREAD
-        kept = np.flatnonzero(mixed >> np.uint64(64 - _KEPT) == 0)
-        kept = kept[kept + _WINDOW <= len(part)]
-        second = np.lib.stride_tricks.as_strided(part[8:], (len(part) - _WINDOW, 8), (1, 1))[kept]
-        found.append(mixed[kept] ^ np.ascontiguousarray(second).view(np.uint64)[:, 0] * np.uint64(0xD6E8FEB86659FD93))
-    windows = np.concatenate(found) if found else np.empty(0, dtype=np.uint64)
-    return 1 - len(np.unique(windows)) / len(windows) if len(windows) >= 64 else 0.0
+def repeated(data: np.ndarray, element_bytes: int = 1) -> float:
+    """Return the share of windows of 16 elements that were there before, by a sample that content chooses.
+
+    Not counted are windows whose halves are equal: zeros are short repeats, which a sample shows.
+
+    Args:
+        data: (bytes,), uint8.
+        element_bytes: of an element; windows of few elements of few different values repeat by chance.
+    """
+    found, kept_bits = [], _KEPT + (len(data) // _HUGE).bit_length()
+    window = _WINDOW * element_bytes
+    for start in range(0, len(data) - window, _BLOCK):
+        part = data[start : start + _BLOCK + window]
+        words = np.lib.stride_tricks.as_strided(part, (len(part) - window, 8), (1, 1))
+        first = np.ascontiguousarray(words).view(np.uint64)[:, 0]
+        kept = np.flatnonzero(first * _SPREAD >> np.uint64(64 - kept_bits) == 0)
+        windows = np.lib.stride_tricks.as_strided(part, (len(part) - window, window), (1, 1))[kept].view(np.uint64)
+        half = windows.shape[1] // 2
+        is_one = (windows[:, :half] != windows[:, half:]).any(axis=1)
+        found.append(_mixed(windows[is_one]))
+        if len(data) > _HUGE:
+            forget(part)
+    mixed = np.concatenate(found) if found else np.empty(0, dtype=np.uint64)
+    return 1 - len(np.unique(mixed)) / len(mixed) if len(mixed) >= 64 else 0.0
+
+
+def _mixed(windows: np.ndarray) -> np.ndarray:
+    """Return a hash of each window, (windows,), uint64, of (windows, words), uint64."""
+    mixed = np.zeros(len(windows), dtype=np.uint64)
+    for column in windows.T:
+        mixed = (mixed ^ column) * _SPREAD
+        mixed ^= mixed >> np.uint64(29)
+    return mixed

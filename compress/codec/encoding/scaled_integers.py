@@ -18,6 +18,7 @@ from compress.codec.format.ways import SCALED, Numbered
 
 _FIRST = (127, 7, 1, 128, 8, 255, 15, 63, 31, 3)
 _QS = (*_FIRST, *(q for q in range(1, 256) if q not in _FIRST))
+_SHORT_QS = tuple(sorted(_QS, key=lambda q: q > 128))  # of 8 bits, which cannot tell 246 from 2 * 123; else as in _QS
 _LARGE_QS = (511, 1023, 2047, 4095, 32767)
 _GROUPS = (256, 128, 64, 32)
 _SAMPLE_ROWS, _SAMPLE_VALUES = 4, 48
@@ -88,7 +89,8 @@ def _might_be(row: np.ndarray, element: int) -> bool:
 def _qs(distinct: int, element: int) -> tuple[int, ...]:
     """Return the integers that the largest of so many different magnitudes can be."""
     large = _LARGE_QS if element >= 2 and distinct <= _MOST_DISTINCT else ()
-    return (*_QS, *large) if distinct <= _FEW_DISTINCT else large
+    small = _SHORT_QS if element == 1 else _QS
+    return (*small, *large) if distinct <= _FEW_DISTINCT else large
 
 
 def _values(bits: np.ndarray, element: int) -> np.ndarray:

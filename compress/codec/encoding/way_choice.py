@@ -1,4 +1,4 @@
-"""Which way makes a tensor smallest: a code of its values, of their numbers, as other values, or LZMA."""
+"""Which way makes a tensor smallest: a code of its values, of their numbers, as other values, LZMA, or runs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from zlib import crc32
 import numpy as np
 
 from compress.codec.encoding.lzma_choice import pack_by_lzma
-from compress.codec.encoding.numbered_elements import encode_numbered
+from compress.codec.encoding.numbered_elements import encode_numbered, encode_rows
+from compress.codec.encoding.repeated_groups import Repeated, repeated_group, without_repetition
 from compress.codec.encoding.table_choice import Tables
 from compress.codec.encoding.tensor_encoder import CodedTensor, encode_tensor, entropy_bits
 from compress.codec.format.element_planes import to_planes
 from compress.codec.format.index_writer import table_bytes, write_record
-from compress.codec.format.layout import KINDS, Table, TensorRecord
+from compress.codec.format.layout import KINDS, Runs, Table, TensorRecord
+from compress.codec.format.ways import MAX_DEPTH
 from compress.codec.kernels.contract import Kernels
 
 _BLOCK = 1 << 20
@@ -31,6 +33,7 @@ class Described(NamedTuple):
         dims: shape.
         channel: values that share an output channel; 0 if unknown.
         gap: bytes of the skeleton between the tensor before and this one.
+        depth: it is what is left of runs, of runs of runs and so on.
     """
 
     kind: int
@@ -38,6 +41,7 @@ class Described(NamedTuple):
     dims: tuple[int, ...]
     channel: int
     gap: int
+    depth: int = 0
 
 
 class Tried(NamedTuple):
@@ -76,14 +80,45 @@ def encode_best(
         )
         if numbered:
             best, kept = _better(best, kept, numbered, tables, mark)
+    if rows := encode_rows(data, KINDS[what.kind].planes, what.dims, tables, kernels, gap=what.gap):
+        best, kept = _better(best, kept, rows, tables, mark)
     packed = pack_by_lzma(data, KINDS[what.kind].planes, best.num_bytes * _WORTH // 1000, dictionary_bytes)
     if packed:
         way, found = packed
         payload = np.frombuffer(found, dtype=np.uint8)
         record = TensorRecord(what.gap, len(data), 0, (), crc32(found), way)
         best, kept = _better(best, kept, CodedTensor(record, payload, 0.0), tables, mark)
+    if what.depth < MAX_DEPTH and (group := repeated_group(data, KINDS[what.kind].planes, what.dims)):
+        for announced in (1, 2):
+            if left := without_repetition(data, group, announced):
+                runs = _encode_runs(len(data), left, what, tables, kernels, dictionary_bytes)
+                best, kept = _better(best, kept, runs, tables, mark)
     tables.add(kept)
     return best.coded, plain.num_bytes - best.num_bytes
+
+
+def _encode_runs(
+    num_bytes: int, left: Repeated, what: Described, tables: Tables, kernels: Kernels, dictionary_bytes: int
+) -> CodedTensor:
+    """Code what is left of a tensor without its repetitions, and how many there are."""
+    inner = _inner_dims(what.dims, left.group // KINDS[what.kind].planes)
+    dims = (len(left.values) // left.group, *inner)
+    described = what._replace(dims=dims, channel=_channel(dims), gap=0, depth=what.depth + 1)
+    values, _ = encode_best(left.values, described, tables, kernels, dictionary_bytes)
+    numbers = encode_tensor(left.numbers, {1: 0, 2: 16, 4: 17}[left.width], tables, kernels)
+    way = Runs(left.group, left.announced, left.width, values.record, numbers.record)
+    payload = np.concatenate([values.payload, numbers.payload])
+    record = TensorRecord(what.gap, num_bytes, 0, (), 0, way)
+    return CodedTensor(record, payload, values.entropy_bits + numbers.entropy_bits)
+
+
+def _inner_dims(dims: tuple[int, ...], elements: int) -> tuple[int, ...]:
+    """Return the shape of a group of so many elements: inner dimensions of the tensor, if they have as many."""
+    axis, product = len(dims), 1
+    while axis and product < elements:
+        axis -= 1
+        product *= dims[axis]
+    return dims[axis:] if product == elements else (elements,)
 
 
 def _tried(coded: CodedTensor, tables: Tables, mark: int) -> Tried:

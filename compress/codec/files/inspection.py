@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from compress.codec.files.packed_file import PackedFile, Progress
 from compress.codec.files.tensor_places import Span
 from compress.codec.format.element_planes import to_planes
 from compress.codec.format.index_and_skeleton import Placed
-from compress.codec.format.layout import CONSTANT, COUNTS, KINDS, MAGIC, RAW, Kind, Plane, Stream, Table
+from compress.codec.format.layout import CONSTANT, COUNTS, KINDS, MAGIC, RAW, Kind, Plane, Runs, Stream, Table
 from compress.codec.format.ways import LISTED, Lzma, Numbered, Part
 from compress.codec.mapped_memory import forget, memory_for, open_map
 
@@ -35,7 +35,7 @@ class TensorFacts:
         bits_per_weight: coded bits an element.
         original_bytes, packed_bytes: before and after.
         share: of the packed file, 0..1.
-        coder: in words, e.g. 'mask of 8 + values'.
+        coder: in words, e.g. 'mask of 8 + values'; of a tensor in parts the first three ways.
     """
 
     name: str
@@ -71,16 +71,32 @@ def inspect_file(
     facts = []
     with memory_for(path), PackedFile(path, max_bytes=max_bytes) as packed:
         names = {span.start: span for span in named_spans(packed)}
-        for number, tensor in enumerate(packed.tensors):
-            span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, _kind(tensor)))
-            if span.num_bytes != tensor.record.num_bytes:  # one of several parts of it
-                span = replace(span, num_bytes=tensor.record.num_bytes, dims=())
-            size, coder = _own_bytes(packed, tensor), _words(packed, tensor)
-            blocks = packed.blocks(tensor)
+        done = 0
+        for span, parts in _in_parts(packed, names):
+            coders = list(dict.fromkeys(_words(packed, part) for part in parts))
+            coder = coders[0] if len(parts) == 1 else f"{len(parts)} parts: " + " | ".join(coders[:3])
+            blocks = (block for part in parts for block in packed.blocks(part))
+            size = sum(_own_bytes(packed, part) for part in parts)
             facts.append(_facts(span, blocks, size=size, total=packed.file_bytes, coder=coder))
+            done += len(parts)
             if progress:
-                progress(number + 1, len(packed.tensors))
+                progress(done, len(packed.tensors))
     return facts
+
+
+def _in_parts(packed: PackedFile, names: dict[int, Span]) -> Iterator[tuple[Span, list[Placed]]]:
+    """Yield the tensors of the original, each with what it is coded in, and anything else that is coded."""
+    at = 0
+    while at < len(packed.tensors):
+        tensor = packed.tensors[at]
+        span = names.get(tensor.start, Span(tensor.start, tensor.record.num_bytes, _kind(tensor)))
+        end = at + 1
+        while end < len(packed.tensors) and packed.tensors[end].start < span.start + span.num_bytes:
+            end += 1
+        parts = packed.tensors[at:end]
+        covered = sum(part.record.num_bytes for part in parts)
+        yield span if covered == span.num_bytes else replace(span, num_bytes=covered, dims=()), parts
+        at = end
 
 
 def _plain_facts(source: Source, progress: Progress | None) -> list[TensorFacts]:
@@ -174,6 +190,9 @@ def _words(packed: PackedFile, tensor: Placed) -> str:
             return f"{_words(packed, packed.heaps[heap])}, in a heap"
         case Lzma(delta, _, _):
             return f"lzma of differences by {delta}" if delta else "lzma"
+        case Runs(group, _, _, _, _):
+            values, numbers = (_words(packed, part) for part in tensor.inside)
+            return f"runs of {group}: {values} + numbers by {numbers}"
         case Numbered() as way:
             what = f"list of {way.entries}" if way.form == LISTED else f"{way.entries} scales"
             return f"{what} + {_coder(tensor.record.planes, packed.tables)}"

@@ -13,8 +13,10 @@ from compress.codec.files.network_folder import INDEX_SUFFIX, find_network, shar
 from compress.codec.files.tensor_places import ExternalTensor, Span, find_tensors, in_order
 from compress.codec.format.file_names import refused_name
 from compress.codec.format.layout import KINDS, MAX_FILES, MAX_ORIGINAL_BYTES, SideFile
-from compress.codec.mapped_memory import open_map
+from compress.codec.mapped_memory import forget, open_map
 from compress.errors import CodecError, printable
+
+_BLOCK = 1 << 22  # bytes
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ class Source:
         """Return the hash of all files behind each other."""
         digest = hashlib.sha256()
         for file in self.files:
-            digest.update(file)
+            for start in range(0, len(file), _BLOCK):
+                block = np.frombuffer(file[start : start + _BLOCK], dtype=np.uint8)
+                digest.update(block.data)
+                forget(block)
         return digest.digest()
 
 

@@ -6,8 +6,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from compress.codec.files.coded_file import PackFacts, write_packed
+from compress.codec.files.coded_file import write_packed
 from compress.codec.files.network_source import Source, open_source
+from compress.codec.files.pack_facts import PackFacts
 from compress.codec.files.packed_file import PackedFile, Progress
 from compress.codec.files.whole_file import whole_file
 from compress.codec.kernels.choice import choose

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -92,7 +93,6 @@ def write_apart(
     whole = empty_space(packed.header.original_bytes)  # names lie in the skeleton
     places = packed.put_skeleton(whole)
     data = whole.data
-    coded = {tensor.start: tensor.record.num_bytes for tensor in packed.tensors}
     graph, found = _main_initializers(OnnxWalker(data, packed.name), least_bytes)
     apart = found
     if len({each.name for each in apart}) < len(apart):
@@ -100,25 +100,39 @@ def write_apart(
     sizes = [-(-each.num_bytes // _ALIGNED) * _ALIGNED for each in apart]
     offsets = dict(zip((each.raw[1] for each in apart), accumulate(sizes, initial=0), strict=False))
 
-    streamed = {each.raw[1] for each in apart if coded.get(each.raw[1]) == each.num_bytes}
+    streamed = _streamed(packed, apart)
+    whole_ones = {packed.tensors[number].start - at for number, at in streamed.items()}
 
     def place(number: int) -> np.ndarray:
-        tensor = packed.tensors[number]
-        return np.empty(tensor.record.num_bytes, np.uint8) if tensor.start in streamed else places[number]
+        return np.empty(packed.tensors[number].record.num_bytes, np.uint8) if number in streamed else places[number]
 
     with (folder / WEIGHTS).open("wb") as file:
         for number, out in packed.decode_each(place, threads=threads, check_hash=check_hash):
-            if packed.tensors[number].start in streamed:
-                file.seek(offsets[packed.tensors[number].start])
+            if (at := streamed.get(number)) is not None:
+                file.seek(offsets[packed.tensors[number].start - at] + at)
                 file.write(out.data)
         for each in apart:
-            if each.raw[1] not in streamed:  # it lies in the skeleton, or in several parts
+            if each.raw[1] not in whole_ones:  # it lies in the skeleton, or some of it does
                 file.seek(offsets[each.raw[1]])
                 file.write(data[each.raw[1] : each.raw[2]])
     with (folder / MODEL).open("wb") as file:
         for piece in _without(data, graph, apart, offsets):
             file.write(piece)
     return folder / MODEL
+
+
+def _streamed(packed: PackedFile, apart: list[_Initializer]) -> dict[int, int]:
+    """Return which coded tensors are written at once, and where in its initializer each lies.
+
+    They are those that make up an initializer with nothing of the skeleton in between.
+    """
+    starts = [tensor.start for tensor in packed.tensors]
+    found: dict[int, int] = {}
+    for each in apart:
+        first, end = bisect_left(starts, each.raw[1]), bisect_left(starts, each.raw[2])
+        if sum(packed.tensors[number].record.num_bytes for number in range(first, end)) == each.num_bytes:
+            found |= {number: starts[number] - each.raw[1] for number in range(first, end)}
+    return found
 
 
 def _main_initializers(walker: OnnxWalker, least_bytes: int) -> tuple[tuple[int, int, int], list[_Initializer]]:

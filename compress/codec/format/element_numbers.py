@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from compress.codec.format.sections import expand
-from compress.codec.format.ways import LISTED, Numbered
+from compress.codec.format.ways import LISTED, NARROW, Numbered
 
 _BLOCK = 1 << 18  # elements at a time: their floats take some megabytes
 
@@ -17,7 +17,7 @@ class ElementMap(NamedTuple):
 
     Attributes:
         way: their description.
-        entries: LISTED: (entries,), uint16, uint32 or uint64, the bits of the elements. SCALED: scales, float32 or
+        entries: LISTED: (entries,), an element each, a number or a void of its bytes. SCALED: scales, float32 or
             float64.
     """
 
@@ -80,10 +80,32 @@ def scaled(numbers: np.ndarray, way: Numbered, scales: np.ndarray) -> np.ndarray
         values = integers.astype(scales.dtype) * scales
         if below is not None:
             values[below] = -0.0
-        if way.element == 0:
+    return widened(_rounded(values, NARROW.get(way.element, way.element)), way.element)
+
+
+def _rounded(values: np.ndarray, element: int) -> np.ndarray:
+    """Return the bits of floats, float32 or float64, in the type of an element that is not wider."""
+    if element == 0:
+        with np.errstate(over="ignore"):
             values = values.astype("<f2")
     bits: np.ndarray = values.view(f"<u{values.itemsize}")
-    return (bits + np.uint32(0x7FFF) + (bits >> 16 & 1) >> 16).astype("<u2") if way.element == 1 else bits
+    return (bits + np.uint32(0x7FFF) + (bits >> 16 & 1) >> 16).astype("<u2") if element == 1 else bits
+
+
+def widened(bits: np.ndarray, element: int) -> np.ndarray:
+    """Return the bits of an element that is stored in a wider type than it was computed in, others as they are.
+
+    Args:
+        bits: (count,), uint16, uint32 or uint64, in the type of `ways.NARROW`.
+        element: key of `ways.ELEMENTS`.
+    """
+    if element == 6:
+        return bits.astype("<u4") << np.uint32(16)
+    if element in (4, 5):
+        narrow, wide = ("<f4", "<f8") if element == 4 else ("<f2", "<f4")
+        found: np.ndarray = bits.view(narrow).astype(wide).view(wide.replace("f", "u"))
+        return found
+    return bits
 
 
 def read_map(way: Numbered, packed: np.ndarray, where: str) -> ElementMap:
@@ -100,7 +122,8 @@ def read_map(way: Numbered, packed: np.ndarray, where: str) -> ElementMap:
     """
     data = expand(packed, way.entries * way.entry_bytes, way.is_lzma, where)
     if way.form == LISTED:
-        return ElementMap(way, np.frombuffer(data, dtype=f"<u{way.element}"))
+        is_number = way.element in (2, 4, 8)  # which are quicker
+        return ElementMap(way, np.frombuffer(data, dtype=f"<u{way.element}" if is_number else f"V{way.element}"))
     scales = np.frombuffer(data, dtype=f"<f{way.entry_bytes}")
     if not (np.isfinite(scales).all() and (scales > 0).all()):
         raise ValueError("a scale that is not finite or not above zero")

@@ -11,11 +11,11 @@ from zlib import crc32
 import numpy as np
 
 from compress.codec.format.index_reader import IndexReader, ReadRuns
-from compress.codec.format.layout import HEADER_BYTES, Header, SideFile, Table, TensorRecord
+from compress.codec.format.layout import HEADER_BYTES, Header, Runs, SideFile, Table, TensorRecord
 from compress.codec.format.payload_sizes import map_bytes, plane_bytes
 from compress.codec.format.sections import PART_BYTES, SectionReader, expand
 from compress.codec.format.ways import Copy
-from compress.codec.mapped_memory import fill, forget
+from compress.codec.mapped_memory import taken
 from compress.errors import CodecError
 
 
@@ -29,6 +29,7 @@ class Placed(NamedTuple):
         plane_sizes: coded bytes of each plane.
         size: coded bytes.
         copy_of: number of the tensor whose codes these are, None: its own.
+        inside: of runs: their values, and how often.
     """
 
     record: TensorRecord
@@ -37,6 +38,7 @@ class Placed(NamedTuple):
     plane_sizes: tuple[int, ...]
     size: int
     copy_of: int | None = None
+    inside: tuple[Placed, ...] = ()
 
     @property
     def own_size(self) -> int:
@@ -141,29 +143,27 @@ def _read_tensors(reader: IndexReader, tables: list[Table], header: Header) -> t
     tensors: list[Placed] = []
     start, place, gaps = 0, HEADER_BYTES, 0
     for record in reader.heaps(tables):
-        sizes = tuple([plane_bytes(plane, record, tables) for plane in record.planes])
-        heaps.append(Placed(record, 0, place, sizes, sum(sizes) + map_bytes(record)))
+        heaps.append(_placed(record, 0, place, tables))
         place += heaps[-1].size
     for _ in range(header.num_tensors):
         record = reader.record(tables)
         start += record.gap
-        sizes = tuple([plane_bytes(plane, record, tables) for plane in record.planes])
-        size = sum(sizes) if record.way is None else sum(sizes) + map_bytes(record)
+        placed = _placed(record, start, place, tables)
         gaps += record.gap
         if start + record.num_bytes > header.original_bytes or gaps > header.skeleton_bytes:
             raise reader.fail(
                 f"tensor ends at byte {start + record.num_bytes}; the original has {header.original_bytes}"
             )
-        if place + size > HEADER_BYTES + header.payload_bytes:
+        if place + placed.size > HEADER_BYTES + header.payload_bytes:
             raise reader.fail(
-                f"tensor needs {size} coded bytes; {HEADER_BYTES + header.payload_bytes - place} are left"
+                f"tensor needs {placed.size} coded bytes; {HEADER_BYTES + header.payload_bytes - place} are left"
             )
         if isinstance(record.way, Copy):
             tensors.append(_copy(reader, tensors, record, record.way, start))
         else:
-            tensors.append(Placed(record, start, place, sizes, size))
+            tensors.append(placed)
         start += record.num_bytes
-        place += size  # 0 of a copy
+        place += placed.size  # 0 of a copy
     reader.end()
     covered = start - gaps + header.skeleton_bytes
     if covered != header.original_bytes or place != HEADER_BYTES + header.payload_bytes:
@@ -172,6 +172,16 @@ def _read_tensors(reader: IndexReader, tables: list[Table], header: Header) -> t
             f" expected {header.original_bytes} from {header.payload_bytes}"
         )
     return heaps, tensors
+
+
+def _placed(record: TensorRecord, start: int, place: int, tables: list[Table]) -> Placed:
+    """Return a record with its places, and with those of the records in it."""
+    if isinstance(way := record.way, Runs):
+        values = _placed(way.values, 0, place, tables)
+        numbers = _placed(way.numbers, 0, place + values.size, tables)
+        return Placed(record, start, place, (), values.size + numbers.size, None, (values, numbers))
+    sizes = tuple([plane_bytes(plane, record, tables) for plane in record.planes])
+    return Placed(record, start, place, sizes, sum(sizes) if record.way is None else sum(sizes) + map_bytes(record))
 
 
 def _copy(reader: IndexReader, tensors: list[Placed], record: TensorRecord, way: Copy, start: int) -> Placed:
@@ -193,8 +203,7 @@ def _checked(data: np.ndarray, section: _Section, name: str) -> np.ndarray:
     found = 0
     for start in range(0, len(packed), PART_BYTES):
         part = packed[start : start + PART_BYTES]
-        found = crc32(fill(part).data, found)
-        forget(part)
+        found = crc32(taken(part).data, found)
     if found != section.crc32:
         raise CodecError(
             f"{name}: byte {section.offset}: checksum of the {section.what} is wrong; the file is damaged."

@@ -29,6 +29,7 @@ from compress.codec.format.layout import (
     MIN_TABLE_BYTES,
     RAW,
     Plane,
+    Runs,
     SideFile,
     Stream,
     Table,
@@ -38,10 +39,14 @@ from compress.codec.format.symbol_order import symbol_order
 from compress.codec.format.ways import (
     COPY,
     LZMA,
+    MAX_DEPTH,
+    MAX_GROUP_BYTES,
+    MAX_GROUPS,
     MAX_HEAP_BYTES,
     MAX_HEAPS,
     NUMBERED,
     PART,
+    RUNS,
     Copy,
     Part,
     read_lzma,
@@ -224,8 +229,10 @@ class IndexReader:
         self._taken[heap] += num_bytes
         return Part(heap, first)
 
-    def _coded(self, tables: list[Table], gap: int, num_bytes: int, kind: int) -> TensorRecord:
+    def _coded(self, tables: list[Table], gap: int, num_bytes: int, kind: int, depth: int = 0) -> TensorRecord:
         """Read the rest of a record that has codes of its own."""
+        if self._version > 1 and kind == RUNS and depth < MAX_DEPTH:
+            return TensorRecord(gap, num_bytes, 0, (), 0, self._runs(tables, num_bytes, depth + 1))
         if self._version > 1 and kind in (LZMA, NUMBERED):
             return self._other_way(tables, gap, num_bytes, kind)
         if (form := KINDS.get(kind)) is None:
@@ -235,6 +242,23 @@ class IndexReader:
         count, num_values = num_bytes // form.planes * (8 // form.value_bits), 1 << form.value_bits
         planes = tuple([self._plane(tables, count, num_values) for _ in range(form.planes)])
         return TensorRecord(gap, num_bytes, kind, planes, self._checksum())
+
+    def _runs(self, tables: list[Table], num_bytes: int, depth: int) -> Runs:
+        """Read how groups are repeated; only those of the values may be so again."""
+        group, announced, width = self.varint(MAX_GROUP_BYTES), self.byte(), self.byte()
+        if group == 0 or num_bytes == 0 or num_bytes % group or announced not in (1, 2) or width not in (1, 2, 4):
+            raise self.fail(
+                f"{num_bytes} bytes in groups of {group}, {announced} of which announce a number of {width} bytes;"
+                " expected whole groups, 1 or 2, and 1, 2 or 4"
+            )
+        values = self._coded(tables, 0, self.varint(MAX_HEAP_BYTES), self.byte(), depth)
+        numbers = self._coded(tables, 0, self.varint(MAX_HEAP_BYTES), self.byte(), MAX_DEPTH)
+        if values.num_bytes % group or numbers.num_bytes % width or values.num_bytes > group * MAX_GROUPS:
+            raise self.fail(
+                f"{values.num_bytes} and {numbers.num_bytes} bytes of groups and numbers; expected whole ones of"
+                f" {group} and {width}, at most {MAX_GROUPS} groups"
+            )
+        return Runs(group, announced, width, values, numbers)
 
     def _other_way(self, tables: list[Table], gap: int, num_bytes: int, kind: int) -> TensorRecord:
         """Read the rest of a record of version 2."""

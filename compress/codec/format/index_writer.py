@@ -11,13 +11,14 @@ from compress.codec.format.layout import (
     CONSTANT,
     COUNTS,
     LENGTHS,
+    Runs,
     SideFile,
     Stream,
     Table,
     TensorRecord,
 )
 from compress.codec.format.symbol_order import symbol_order
-from compress.codec.format.ways import COPY, LZMA, NUMBERED, PART, SCALED, Copy, Lzma, Numbered, Part
+from compress.codec.format.ways import COPY, LZMA, NUMBERED, PART, RUNS, SCALED, Copy, Lzma, Numbered, Part
 
 
 def write_varint(value: int) -> bytes:
@@ -105,6 +106,9 @@ def write_record(record: TensorRecord) -> bytes:
             return bytes(out + bytes([PART]) + write_varint(heap))
         case Lzma(delta, dictionary, packed_bytes):
             out += bytes([LZMA, delta, dictionary]) + write_varint(packed_bytes)
+        case Runs(group, announced, width, values, numbers):
+            out += bytes([RUNS]) + write_varint(group) + bytes([announced, width])
+            return bytes(out) + write_record(values)[1:] + write_record(numbers)[1:]  # without gaps
         case Numbered() as way:
             out += _write_numbered(way, record.kind)
         case None:

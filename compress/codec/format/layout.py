@@ -182,7 +182,7 @@ class TensorRecord(NamedTuple):  # quicker to make than a dataclass
     kind: int
     planes: tuple[Plane, ...]
     crc32: int
-    way: Way | None = None
+    way: Way | Runs | None = None
 
     @property
     def num_values(self) -> int:
@@ -191,6 +191,24 @@ class TensorRecord(NamedTuple):  # quicker to make than a dataclass
             return self.num_bytes // self.way.element_bytes
         kind = KINDS[self.kind]
         return self.num_bytes // kind.planes * (8 // kind.value_bits)
+
+
+class Runs(NamedTuple):
+    """A way to code a tensor: groups of bytes that follow each other unchanged are there once, and how often.
+
+    Attributes:
+        group: bytes of a group.
+        announced: equal groups in a row that announce a number: how many more of them follow. 1: each has one.
+        width: bytes of such a number, 1, 2 or 4.
+        values: how the groups are coded.
+        numbers: how the numbers are coded.
+    """
+
+    group: int
+    announced: int
+    width: int
+    values: TensorRecord
+    numbers: TensorRecord
 
 
 @dataclass(frozen=True)

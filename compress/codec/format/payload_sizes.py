@@ -39,5 +39,5 @@ def plane_bytes(plane: Plane, record: TensorRecord, tables: list[Table]) -> int:
 
 
 def map_bytes(record: TensorRecord) -> int:
-    """Return the bytes of a tensor in the payload before its planes."""
+    """Return the bytes of a tensor in the payload before its planes, or without any."""
     return record.way.packed_bytes if isinstance(record.way, Lzma | Numbered) else 0

@@ -1,17 +1,28 @@
-"""Ways of coding a tensor that version 2 of the format adds: LZMA, a copy, numbers of values (FORMAT.md, section 8)."""
+"""Ways of coding a tensor that version 2 of the format adds: LZMA, a copy, numbers of values (FORMAT.md, section 8).
+
+Runs, which hold records of their own, are in `layout`.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-LZMA, COPY, NUMBERED, PART = 32, 33, 34, 35  # in place of a kind
+LZMA, COPY, NUMBERED, PART, RUNS = 32, 33, 34, 35, 36  # in place of a kind
 LISTED, SCALED = 0, 1
-ELEMENTS = {0: "float16", 1: "bfloat16", 2: "float32", 3: "float64"}  # of scaled integers
-ELEMENT_BYTES = (2, 2, 4, 8)
+ELEMENTS = {  # of scaled integers
+    0: "float16", 1: "bfloat16", 2: "float32", 3: "float64", 4: "float32 as float64", 5: "float16 as float32",
+    6: "bfloat16 as float32",
+}  # fmt: skip
+ELEMENT_BYTES = (2, 2, 4, 8, 8, 4, 4)
+NARROW = {4: 2, 5: 0, 6: 1}  # what is stored in a wider type -> the type it was computed in
 MIN_DICTIONARY, MAX_DICTIONARY = 12, 26  # log2 of bytes
 MAX_ENTRIES = 1 << 16
 MAX_HEAPS = 1 << 10
 MAX_HEAP_BYTES = 1 << 24
+MAX_GROUP_BYTES = 1 << 16  # that are repeated together
+MAX_GROUPS = 1 << 21  # of one tensor that is coded by runs
+MAX_DEPTH = 3  # runs in the values of runs
+SMALLEST_LISTED, LARGEST_LISTED = 2, 255  # bytes of an element of a list
 _MOST_SCALED = 1 << 15  # distance of an integer from zero
 
 
@@ -56,7 +67,7 @@ class Numbered(NamedTuple):
 
     Attributes:
         form: LISTED or SCALED.
-        element: LISTED: bytes of an element, 2, 4 or 8. SCALED: key of ELEMENTS.
+        element: LISTED: bytes of an element, 2 to 255. SCALED: key of ELEMENTS.
         entries: LISTED: how many different elements. SCALED: how many scales.
         base: SCALED: the integer of number 0.
         has_negative_zero: SCALED: there is a number for -0.0 just below that of 0.0.
@@ -82,7 +93,7 @@ class Numbered(NamedTuple):
     @property
     def entry_bytes(self) -> int:
         """Return the bytes of a value of the list, or of a scale."""
-        return 4 if self.form == SCALED and self.element < 3 else self.element_bytes
+        return 4 if self.form == SCALED and self.element != 3 else self.element_bytes
 
 
 Way = Lzma | Copy | Numbered | Part
@@ -120,7 +131,8 @@ def read_lzma(reader: Reader, num_bytes: int) -> Lzma:
 def read_numbered(reader: Reader, num_bytes: int) -> tuple[Numbered, int]:
     """Read how elements are numbered, and the kind of the numbers."""
     form, element, codes = reader.byte(), reader.byte(), reader.byte()
-    if form > SCALED or codes not in (0, 16) or element not in ((2, 4, 8) if form == LISTED else ELEMENTS):
+    known = range(SMALLEST_LISTED, LARGEST_LISTED + 1) if form == LISTED else ELEMENTS
+    if form > SCALED or codes not in (0, 16) or element not in known:
         raise reader.fail(f"form {form} of elements {element} with numbers of kind {codes}; expected a known one")
     found = Numbered(form, element, 0, 0, False, 1, False, 0)
     if num_bytes % found.element_bytes:

@@ -132,6 +132,32 @@ def second():
     return safetensors(tensors)
 
 
+def repeated():
+    """Return a file with runs of every kind in it, and listed rows."""
+    rng = np.random.default_rng(4)
+
+    def bell(shape):
+        return np.round(rng.laplace(0, 9, shape)).clip(-127, 127).astype(np.int8)
+
+    halves = rng.uniform(0.001, 0.01, (30, 1)).astype(np.float32)
+    bits = (bell((30, 90)) * halves).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1) >> 16) << np.uint32(16)
+    return safetensors(
+        {
+            "bytes": ("I8", np.repeat(bell(2000), 7)),
+            "lengths": ("I16", np.repeat(rng.integers(-900, 900, 200).astype(np.int16), rng.geometric(0.01, 200))),
+            "blocks": ("I8", np.repeat(np.repeat(bell((16, 48)), 6, axis=0), 5, axis=1)),
+            "zeros": ("I8", (bell(24000) * np.repeat(rng.random(240) < 0.5, 100)).astype(np.int8)),
+            "rows": ("I8", np.repeat(bell((300, 3, 3)), 5, axis=0)),
+            "floats": ("F32", np.repeat(rng.standard_normal(600).astype(np.float32), 6)),
+            "wide halves": ("F32", (bell((30, 90)) * halves).astype(np.float16).astype(np.float32)),
+            "wide bfloat16": ("F32", rounded.view(np.float32)),
+            "wide floats": ("F64", (bell((30, 90)) * halves).astype(np.float64)),
+            "kernels": ("I8", bell((40, 3, 3))[rng.integers(0, 40, 1500)]),
+        }
+    )
+
+
 def network():
     """Return {name: bytes} of an ONNX file and the file of its weights, written by hand, field by field."""
 
@@ -370,7 +396,30 @@ def refused_second(packed):
         return rebuild(packed, index=b"\0\0" + heaps + records, payload=half, version=2, tensor_crc=False,
                        num_tensors=number)  # fmt: skip
 
+    def runs(*head, groups=b"\x40\0\0", numbers=b"\x40\0\0", data=bytes(64) + b"\1" * 64, total=size, checks=None):
+        """Return runs of raw groups and numbers: group, announced, width."""
+        sums = checks or [checked(data[:64]), checked(data[64:])]
+        records = start + total + bytes([36, *head]) + groups + sums[0] + numbers + sums[1]
+        return rebuild(packed, index=b"\0\0\0" + records, payload=data, version=2, tensor_crc=False)
+
+    deep = bytes([36, 1, 1, 1])
     return {
+        "runs_group_zero": runs(0, 1, 1),
+        "runs_group_too_large": runs(0x81, 0x80, 4, 1, 1),
+        "runs_half_a_group": runs(3, 1, 1),
+        "runs_half_a_group_inside": runs(128, 1, 1, 1),
+        "runs_announced": runs(1, 3, 1),
+        "runs_width": runs(1, 1, 3),
+        "runs_half_a_number": runs(1, 1, 4, numbers=b"\x3f\0\0", data=bytes(64) + b"\1" * 63),
+        "runs_of_numbers": runs(1, 1, 1, numbers=b"\x40" + deep + b"\x40\0\0"),
+        "runs_too_deep": runs(1, 1, 1, groups=b"\x40" + deep + b"\x40" + deep + b"\x40" + deep + b"\x40\0\0"),
+        "runs_too_many_bytes_inside": runs(1, 1, 1, groups=b"\x81\x80\x80\x08\0\0"),
+        "runs_too_many_groups": runs(1, 1, 1, groups=b"\x81\x80\x80\x01\0\0"),
+        "runs_of_fewer_numbers": runs(1, 1, 1, numbers=b"\x3f\0\0", data=bytes(64) + b"\1" * 63),
+        "runs_of_more_numbers": runs(1, 2, 1, data=bytes(range(64)) + b"\1" * 64),
+        "runs_of_more_bytes": runs(1, 1, 1, data=bytes(64) + b"\2" + b"\1" * 63),
+        "runs_of_fewer_bytes": runs(1, 1, 1, data=bytes(64) + b"\0" + b"\1" * 63),
+        "runs_checksum": runs(1, 1, 1, checks=[checked(bytes(64)), bytes(4)]),
         "second_kind_in_version_1": rebuild(packed, index=b"\0\0" + by_lzma(0, 12), payload=whole),
         "lzma_dictionary_too_large": again(by_lzma(0, 13)),
         "lzma_dictionary_too_small": again(by_lzma(0, 11)),
@@ -401,8 +450,8 @@ def refused_second(packed):
         "heaps_too_many": parts(b"\x41\x40\x23\0\0\x40\x23\0", heaps=b"\x81\x08" + heap[1:]),
         "heap_too_large": parts(b"\x41\x40\x23\0\0\x40\x23\0", heaps=b"\1\x81\x80\x80\x08" + heap[2:]),
         "numbered_form": numbered(2, 4, 0, 1, 0, 4),
-        "numbered_element_listed": numbered(0, 3, 0, 1, 0, 4),
-        "numbered_element_scaled": numbered(1, 4, 0, 0, 0, 32, 1, 0, 4),
+        "numbered_element_listed": numbered(0, 1, 0, 1, 0, 4),
+        "numbered_element_scaled": numbered(1, 7, 0, 0, 0, 32, 1, 0, 4),
         "numbered_numbers": numbered(1, 2, 1, 0, 0, 32, 1, 0, 4),
         "numbered_flags": numbered(1, 2, 0, 0, 2, 32, 1, 0, 4),
         "numbered_base": numbered(1, 2, 0, 0x81, 0x80, 0x04, 0, 32, 1, 0, 4),
@@ -429,6 +478,7 @@ def main():
     """Write all files."""
     good = HERE / "good"
     originals = {"example": example(), "mixed": mixed(), "classed": classed(), "rare": rare(), "second": second()}
+    originals["repeated"] = repeated()
     for name, data in originals.items():
         (good / f"{name}.safetensors").write_bytes(data)
         codec.pack_file(good / f"{name}.safetensors", good / f"{name}.krimp", kernels="numpy")

@@ -269,8 +269,8 @@ def unpack_lzma(packed, size, dictionary=23):
 def read_numbered(index, payload, tables, num_bytes):
     form, element, kind = index.byte(), index.byte(), index.byte()
     refuse_if(form > 1 or kind not in (0, 16), "form")
-    refuse_if(element not in ((2, 4, 8) if form == 0 else (0, 1, 2, 3)), "element")
-    size = element if form == 0 else (2, 2, 4, 8)[element]
+    refuse_if(element not in (range(2, 256) if form == 0 else range(7)), "element")
+    size = element if form == 0 else (2, 2, 4, 8, 8, 4, 4)[element]
     refuse_if(num_bytes % size, "half an element")
     count = num_bytes // size
     base = negative_zero = 0
@@ -304,8 +304,17 @@ def read_numbered(index, payload, tables, num_bytes):
     for e, number in enumerate(numbers):
         integer = base + number - (1 if negative_zero and number > -base else 0)
         value = -0.0 if negative_zero and number == -base else integer * scales[e // inner % entries]
-        out += rounded(value, letter, element)
+        out += widened(rounded(value, letter, {4: 2, 5: 0, 6: 1}.get(element, element)), element)
     return bytes(out)
+
+
+def widened(data, element):
+    """Return the bytes of an element that is stored in a wider type."""
+    if element == 4:
+        return struct.pack("<d", struct.unpack("<f", data)[0])
+    if element == 5:
+        return struct.pack("<f", struct.unpack("<e", data)[0])
+    return bytes(2) + data if element == 6 else data
 
 
 def rounded(value, letter, element):
@@ -327,9 +336,33 @@ def pack_float(value, letter):
         return struct.pack(f"<{letter}", float("inf") if value > 0 else float("-inf"))
 
 
-def read_tensor(index, payload, tables, room, version):
+def read_runs(index, payload, tables, num_bytes, depth):
+    group, announced, width = index.varint(), index.byte(), index.byte()
+    refuse_if(not 1 <= group <= 1 << 16 or announced not in (1, 2) or width not in (1, 2, 4), "runs")
+    refuse_if(num_bytes == 0 or num_bytes % group, "half a group")
+    groups = read_tensor(index, payload, tables, 1 << 24, 2, depth + 1)
+    numbers = read_tensor(index, payload, tables, 1 << 24, 2, 3)
+    refuse_if(len(groups) % group or len(numbers) % width or len(groups) // group > 1 << 21, "runs")
+    listed = iter([int.from_bytes(numbers[i : i + width], "little") for i in range(0, len(numbers), width)])
+    out, before = bytearray(), None
+    for at in range(0, len(groups), group):
+        value = groups[at : at + group]
+        more = 0
+        if announced == 1 or value == before:
+            more = next(listed, None)
+            refuse_if(more is None, "too few numbers")
+        refuse_if(len(out) + (more + 1) * group > num_bytes, "too many groups")
+        out += value * (more + 1)
+        before = value
+    refuse_if(next(listed, None) is not None or len(out) != num_bytes, "runs do not fit")
+    return bytes(out)
+
+
+def read_tensor(index, payload, tables, room, version, depth=0):
     num_bytes, kind = index.varint(), index.byte()
     refuse_if(num_bytes > room, "tensor passes the end of the original")
+    if version == 2 and kind == 36 and depth < 3:
+        return read_runs(index, payload, tables, num_bytes, depth)
     if version == 2 and kind in (32, 34):
         refuse_if(num_bytes == 0, "size")
         if kind == 32:

@@ -404,7 +404,7 @@ def test_a_number_that_is_none_is_refused_with_its_reason(data, reason):
 
 
 def test_of_too_many_tensors_the_largest_are_coded(tmp_path, monkeypatch):
-    monkeypatch.setattr("compress.codec.files.coded_file._MOST_TENSORS", 3)
+    monkeypatch.setattr("compress.codec.files.tensor_parts._MOST_TENSORS", 3)
     monkeypatch.setattr("compress.codec.files.coded_file._WORTH_BYTES", 1 << 30)  # no heap, nothing in the skeleton
     monkeypatch.setattr("compress.codec.decoding.tensor_decoder._BATCH_TENSORS", 2)
     tensors = {f"t{size}": np.arange(size, dtype=np.int8) % 7 for size in (300, 128, 500, 200, 400, 150)}

@@ -75,16 +75,24 @@ def counted(count):
     return json.dumps(places).encode() + np.random.default_rng(0).bytes(16 * count)
 
 
-def test_a_long_section_is_packed_in_one_try_and_no_larger_than_xz_packs_it(monkeypatch):
+def test_a_long_section_is_packed_in_two_tries_and_no_larger_than_xz_packs_it(monkeypatch):
     long, tries = counted(30_000), []
     pack = sections._pack
     monkeypatch.setattr(sections, "_pack", lambda data, settings: tries.append(len(data)) or pack(data, settings))
     packed, is_lzma = shrink(long, is_thorough=True)
     assert is_lzma
     assert len(packed) <= 1.005 * len(lzma.compress(long, preset=9)) + 200
-    assert tries.count(len(long)) == 1  # each try takes as long as all that is known of the tensors
-    assert sum(tries) < 2 * len(long)
+    assert tries.count(len(long)) == 2  # each takes long: the second, with short matches, a quarter of the first
+    assert sum(tries) < 3 * len(long)
     assert expand(np.frombuffer(packed, np.uint8), len(long), True, "a") == long
+
+
+def test_names_that_count_are_packed_by_short_matches():
+    row = {"dtype": "I8", "shape": [32]}
+    names = {f"model.layers.{i}.w": row | {"data_offsets": [32 * i, 32 * i + 32]} for i in range(50_000)}
+    text = json.dumps(names, separators=(",", ":")).encode()
+    for part in (text, text[: 1 << 20]):
+        assert len(shrink(part, is_thorough=True)[0]) < 0.9 * len(lzma.compress(part, preset=9))
 
 
 def test_a_damaged_skeleton_that_is_read_in_parts_is_refused(tmp_path, small_parts, monkeypatch):
