@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.post_training import PEER, Witness, make_files
+from benchmarks.post_training import PEER, Witness, calibration_images, make_files
 from compress.runtime.forwards import onnx_forward
 from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl
@@ -37,7 +37,7 @@ def errors(tmp_path_factory):
     data = DotaData(root=str(HIT_UAV), image_size=(512, 640), ignore=["dontcare"], merge={"othervehicle": "car"})
     detector = Dcfl(config, DotaDataset(data, config.classes))
     names = ["krimp_8_bits_vnni", "krimp_6_bits", "ranges_only_8_bits_vnni"]
-    files = make_files(detector, tmp_path_factory.mktemp("zoo"), images=12, names=names)
+    files = make_files(detector, tmp_path_factory.mktemp("zoo"), calibration_images(detector, 12, 0), names)
     held_out = [batch.images.numpy() for batch in islice(_val(detector), 0, 60, 10)]
     truth = Witness(onnx_forward(files.pop("float"), 1), None)
     for images in held_out:
