@@ -14,7 +14,6 @@ from compress.errors import StageError
 from compress.quantization.checks import quantized_layers
 from compress.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer
 from compress.rate_rounding.statistics import LayerStatistics
-from compress.training.distillation import as_tensors
 
 POSITIONS = 2048  # of a call, drawn as often as they matter
 
@@ -53,7 +52,7 @@ def gather_statistics(
         hooks = [layers[name].register_forward_hook(_Watcher(found[name], generator)) for name in layers]
         try:
             for image, distance in batches:
-                outputs = tuple(as_tensors(model(image.requires_grad_()))[:num_outputs])
+                outputs = _as_tuple(model(image.requires_grad_()))[:num_outputs]
                 bends = output_bends(outputs, distance, generator)
                 noise = [_noise(output, generator) * bend.sqrt() for output, bend in zip(outputs, bends, strict=True)]
                 total = torch.stack([(a * b).sum() for a, b in zip(outputs, noise, strict=True)]).sum()
@@ -146,6 +145,10 @@ class _Watcher:
 def _empty(layer: QuantizedConv2d) -> LayerStatistics:
     groups = 1 if isinstance(layer, QuantizedLayer) else layer.groups
     return LayerStatistics.empty(groups, layer.weight[0].numel(), layer.weight.shape[0])
+
+
+def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    return tuple(outputs) if isinstance(outputs, list | tuple) else (outputs,)
 
 
 def _noise(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -108,9 +108,9 @@ class LayerChooser:
     def _finish(self, rounded: Rounded) -> Rounded:
         """Give rows of zeros the step that most others have: it computes nothing and costs least."""
         dead = ~rounded.codes.any(axis=1)
-        if not dead.any() or dead.all():
+        if not dead.any():
             return rounded
-        values, counts = np.unique(rounded.exponents[~dead], return_counts=True)
+        values, counts = np.unique(rounded.exponents[dead if dead.all() else ~dead], return_counts=True)
         exponents = np.where(dead, values[counts.argmax()], rounded.exponents)
         return Rounded(rounded.codes, exponents, rounded.loss)
 
