@@ -95,6 +95,7 @@ def load_model(folder: Path, detector: Detector) -> tuple[nn.Module, Build]:
         state = {name.replace(*_OLD_NAME): tensor for name, tensor in load(path.read_bytes()).items()}
     except (OSError, SafetensorError) as error:
         raise StageError(f"{path}: cannot be read: {error}. Delete the folder; the stage rebuilds it.") from error
+    _fix_steps(model, state)
     _load_state_strictly(model, state, path)
     return model.eval(), build
 
@@ -144,6 +145,13 @@ def keep_zeros(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[int, 
                 weight.mul_(masks[name].to(weight.device))
 
     return after_step
+
+
+def _fix_steps(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give the layers their steps that were chosen, not taken from the largest weight."""
+    for name, module in model.named_modules():
+        if (steps := state.get(f"{name}.weight_step")) is not None and hasattr(module, "fix_steps"):
+            module.fix_steps(steps)
 
 
 def _load_state_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -29,11 +29,13 @@ from compress.progress import silenced
 from compress.pruning.kept import costs_of, kept_lines
 from compress.pruning.steps import prune_in_steps
 from compress.pruning.unstructured import sparse_layer_names
+from compress.rate_rounding.layer import exponents_of, steps_of
 from compress.recipe.plan import PlannedStage
 from compress.stages.export_onnx import ExportOnnx
 from compress.stages.prune_structured import PruneStructured
 from compress.stages.prune_unstructured import PruneUnstructured
 from compress.stages.qat import Qat
+from compress.stages.round_weights import RoundWeights
 
 if TYPE_CHECKING:
     from compress.stage import Stage
@@ -141,6 +143,8 @@ class _Rehearsal:
                 sparse_layer_names(model, stage.skip)
             elif isinstance(stage, Qat):
                 model, build = self._quantize(stage, model, build)
+            elif isinstance(stage, RoundWeights):
+                _fix_steps(model)
             if build.quantization is None:
                 _check_points(self._detector, model)
             save_model(target, model, build)
@@ -207,6 +211,15 @@ def _worth_it(plan: Sequence[PlannedStage]) -> list[PlannedStage]:
         if planned.stage.MAKES in (Kind.MODEL, Kind.QUANTIZED)
         or (planned.stage.MAKES is Kind.ONNX and (not quantized or planned.label in quantized))
     ]
+
+
+def _fix_steps(model: nn.Module) -> None:
+    """Give the layers steps of the grid, as `round_weights` leaves them; its integers are not asked for here."""
+    from compress.quantization.checks import quantized_layers
+
+    for layer in quantized_layers(model).values():
+        _, steps = layer.integer_weight()
+        layer.fix_steps(torch.from_numpy(steps_of(exponents_of(steps.numpy()))))
 
 
 def _check_points(detector: Detector, model: nn.Module) -> None:

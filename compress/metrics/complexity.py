@@ -44,8 +44,8 @@ class Complexity:
 
 
 def is_quantizer_name(name: str) -> bool:
-    """Return whether a parameter or module name lies inside a quantizer (Brevitas: `..._quant`)."""
-    return any(part.endswith("_quant") for part in name.split("."))
+    """Return whether a name lies inside a quantizer (Brevitas: `..._quant`) or is that of fixed steps."""
+    return any(part.endswith("_quant") or part == "weight_step" for part in name.split("."))
 
 
 def has_convolution_weight(module: nn.Module) -> bool:

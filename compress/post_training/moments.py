@@ -28,12 +28,12 @@ class InputMoments:
     Attributes:
         first: (blocks, columns) sum of inputs.
         second: (blocks, columns, columns) sum of products of two inputs.
-        positions: how many there were.
+        positions: how many there were, or the sum of their weights.
     """
 
     first: np.ndarray
     second: np.ndarray
-    positions: int = 0
+    positions: float = 0
 
     @classmethod
     def empty(cls, groups: int, columns: int) -> InputMoments:
@@ -44,4 +44,4 @@ class InputMoments:
     @property
     def mean(self) -> np.ndarray:
         """Return the mean input, (blocks, columns)."""
-        return self.first / max(self.positions, 1)
+        return self.first / (self.positions or 1)

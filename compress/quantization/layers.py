@@ -11,6 +11,7 @@ rounding; see `integer_arithmetic`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from compress.quantization import integer_arithmetic as arithmetic
 from compress.quantization.integer_arithmetic import LARGEST_CODE
 
 ACTIVATION_BIT_WIDTH = 8
+STEP = "weight_step"  # buffer of layers whose steps are fixed
 LEAST_SCALE = 1e-6  # of a dead activation; anything smaller overflows the int32 bias
 
 
@@ -110,6 +112,31 @@ class ActivationQuantizer(qnn.QuantIdentity):  # type: ignore[misc]  # brevitas 
         return float(scale), zero_point
 
 
+@dataclass(frozen=True)
+class SteppedWeight:
+    """A weight in steps that are given, with gradients that pass straight through.
+
+    Attributes:
+        weight: (out, in / groups, kh, kw).
+        scale: (out, 1, 1, 1).
+        largest_code: of the integers.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    largest_code: int
+
+    def int(self) -> Tensor:
+        """Return the integers as floats, shape of weight."""
+        codes = torch.round(self.weight.detach() / self.scale)
+        return codes.clamp_(-self.largest_code, self.largest_code)
+
+    @property
+    def value(self) -> Tensor:
+        """Return the weight on its levels."""
+        return self.weight + (self.int() * self.scale - self.weight).detach()
+
+
 class QuantizedConv2d(qnn.QuantConv2d):  # type: ignore[misc]  # brevitas has no types
     """Convolution with integer weights of few bits; input and output are quantized by their own modules.
 
@@ -134,9 +161,29 @@ class QuantizedConv2d(qnn.QuantConv2d):  # type: ignore[misc]  # brevitas has no
         )
         self.integer = integer
         self.weight_bit_width = bit_width
+        self.register_buffer(STEP, None)
         _copy_parameter(conv, self, "weight")
         _copy_parameter(conv, self, "bias")
         self.train(conv.training)
+
+    def fix_steps(self, steps: Tensor) -> None:
+        """Round the weights in these steps from now on, whatever the largest of them is.
+
+        Args:
+            steps: (out_channels,) > 0; a buffer of the layer from then on, so that it is stored.
+        """
+        self.weight_step = steps.detach().to(self.weight).reshape(-1)
+
+    def quant_weight(self, *inputs: Any, **named: Any) -> Any:
+        """Return the weight as integers and scale; a plain tensor while quantization is switched off."""
+        if self.weight_step is None or not self.weight_quant.is_quant_enabled:
+            return super().quant_weight(*inputs, **named)
+        return SteppedWeight(self.weight, self.weight_step.view(-1, 1, 1, 1), self.largest_code)
+
+    @property
+    def largest_code(self) -> int:
+        """Return the largest integer that a weight may become."""
+        return int(2 ** (self.weight_bit_width - 1)) - 1
 
     def forward(
         self, input: Tensor, before: ActivationQuantizer | None = None, behind: ActivationQuantizer | None = None
@@ -193,15 +240,15 @@ class QuantizedLayer(QuantizedConv2d):
                 setattr(layer, name, None)
         self.layer = layer
 
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, *inputs: Tensor, **named: Any) -> Tensor:  # type: ignore[override]
         """Call the layer with its quantized weight."""
         weight = self.quant_weight()  # a plain tensor while calibration has switched quantization off
         return self.call_with(getattr(weight, "value", weight), *inputs, **named)
 
-    def call_with(self, weight: Tensor, *inputs: Tensor, **named: Tensor) -> Tensor:
+    def call_with(self, weight: Tensor, *inputs: Tensor, with_bias: bool = True, **named: Any) -> Tensor:
         """Call the layer with a given weight."""
         # A plain tensor, not the Parameter: the layer must not own it.
-        bias = None if self.bias is None else self.bias.view(-1)
+        bias = self.bias.view(-1) if with_bias and self.bias is not None else None
         self.layer.weight, self.layer.bias = weight, bias  # type: ignore[assignment]
         try:
             return self.layer(*inputs, **named)  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ from compress.stages.prune_structured import PruneStructured
 from compress.stages.prune_unstructured import PruneUnstructured
 from compress.stages.qat import Qat
 from compress.stages.report import Report
+from compress.stages.round_weights import RoundWeights
 from compress.stages.train import Train
 
 STAGES: dict[str, type[Stage]] = {
@@ -23,6 +24,7 @@ STAGES: dict[str, type[Stage]] = {
     "finetune": Finetune,
     "prune_unstructured": PruneUnstructured,
     "qat": Qat,
+    "round_weights": RoundWeights,
     "export_onnx": ExportOnnx,
     "pack": Pack,
     "benchmark": Benchmark,

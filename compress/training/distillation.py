@@ -66,6 +66,13 @@ def output_loss(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> Ten
     return torch.stack(terms).mean()
 
 
+def output_distance(detector: Any, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], batch: Any) -> Tensor:
+    """Return how far exported raw outputs are from a teacher's: by the plug-in's own measure, if it has one."""
+    if isinstance(detector, DistilsOutputs):
+        return detector.distill_loss(student, teacher, batch)
+    return output_loss(student, teacher)
+
+
 def as_tensors(value: Any) -> list[Tensor]:
     """Return all tensors of a module's output, in order: a tensor, a quantized tensor, or nests of them."""
     if isinstance(value, Tensor):
@@ -166,9 +173,7 @@ class Distiller:
             losses["distill_feature"] = self.settings.feature_weight * torch.stack(terms).mean()
         if self.settings.output_weight:
             exported = len(self.detector.output_names())
-            pair = raw[:exported], self._taught[:exported]
-            own = isinstance(self.detector, DistilsOutputs)
-            value = self.detector.distill_loss(*pair, batch) if own else output_loss(*pair)
+            value = output_distance(self.detector, raw[:exported], self._taught[:exported], batch)
             losses["distill_output"] = self.settings.output_weight * value
         return losses
 

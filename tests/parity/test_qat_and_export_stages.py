@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from quantized_lookalike import Lookalike, images_of
 
+from compress import codec
 from compress.artifact import Artifact
 from compress.errors import StageError
 from compress.kind import Kind
@@ -20,6 +22,7 @@ from compress.runtime.forwards import onnx_forward
 from compress.stage import StageContext
 from compress.stages.export_onnx import ExportOnnx
 from compress.stages.qat import Qat
+from compress.stages.round_weights import RoundWeights
 
 torch.set_num_threads(1)
 DETECTOR = Lookalike()
@@ -77,6 +80,64 @@ def test_parity_beyond_the_limit_stops_the_stage(run):
     stage = ExportOnnx(parity_limit=1e-12)
     with pytest.raises(StageError, match=r"output '\w+' of ONNX Runtime differs from torch by .* at index"):
         stage.run(context(folder, "strict", source=artifact(folder / "qat", Kind.QUANTIZED, "qat")))
+
+
+@pytest.fixture(scope="module")
+def rounded(run):
+    """Return folder and facts of round_weights behind qat, at two thirds of what qat makes."""
+    folder = run[0]
+    source = artifact(folder / "qat", Kind.QUANTIZED, "qat")
+    size = codec.pack_file(folder / "onnx" / "model.onnx", folder / "qat.krimp").packed_bytes
+    stage = RoundWeights(target={"packed_bytes": size * 2 // 3}, images=4)
+    return folder, size * 2 // 3, stage.run(context(folder, "rounded", source=source))
+
+
+def test_rounded_weights_make_a_file_of_the_size_that_was_asked_for(rounded):
+    folder, size, facts = rounded
+    exported = ExportOnnx().run(
+        context(folder, "small", source=artifact(folder / "rounded", Kind.QUANTIZED, "rounded"))
+    )
+    packed = codec.pack_file(folder / "small" / "model.onnx", folder / "small.krimp").packed_bytes
+    assert packed == facts["expected_packed_bytes"]
+    assert 0.9 * size <= packed <= size  # a layer is a tenth of this file
+    assert exported["parity"]["worst"] <= 0.03
+    assert sum(layer["zeros"] for layer in facts["layers"].values()) > 0
+    assert {"price", "expected_loss", "sparsity", "weight_bit_widths"} <= facts.keys()
+
+
+def test_rounded_weights_keep_zeros_and_their_steps_through_a_folder(run, rounded):
+    before, _ = load_model(run[0] / "qat", DETECTOR)
+    after, build = load_model(run[0] / "rounded", DETECTOR)
+    zero = before.head.first.weight == 0
+    assert build.sparse_layers == ("head.first",)
+    assert not after.head.first.integer_weight()[0][zero].any()
+    exponents = torch.log2(after.head.first.integer_weight()[1]) * 4
+    assert torch.equal(exponents.round(), exponents.round(decimals=4))
+
+
+def test_a_ratio_counts_from_the_float_model(run):
+    folder = run[0]
+    baseline = Artifact(
+        folder / "float", "float", "float", Kind.MODEL, "", "", {"parameters_bytes": 10**6}, 0.0, 0, ("float",)
+    )
+    stage = RoundWeights(target={"ratio": 70}, images=2)
+    assert stage.references() == ("float",)
+    source = artifact(folder / "qat", Kind.QUANTIZED, "qat")
+    facts = stage.run(context(folder, "ratio", source=source, float=baseline))
+    assert 0.9 * 10**6 / 70 <= facts["expected_packed_bytes"] <= 10**6 / 70
+
+
+def test_a_size_below_what_is_not_weights_is_refused(run):
+    folder = run[0]
+    stage = RoundWeights(target={"packed_bytes": "1kB"}, images=1)
+    with pytest.raises(StageError, match=r"bytes with all weights zero, and 1,000 were asked for"):
+        stage.run(context(folder, "too_small", source=artifact(folder / "qat", Kind.QUANTIZED, "qat")))
+
+
+@pytest.mark.parametrize("target", [{}, {"ratio": 10, "price": 1e-9}, {"ratio": 0.5}, {"packed_bytes": "many"}])
+def test_a_target_is_one_possible_size(target):
+    with pytest.raises(ValidationError):
+        RoundWeights(target=target)
 
 
 def test_post_training_quantization_is_qat_without_epochs(run):

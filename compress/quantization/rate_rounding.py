@@ -1,0 +1,50 @@
+"""Weights of a quantized model as layers to be rounded at a price, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from compress.post_training.correction import bias_shift
+from compress.quantization.checks import quantized_layers
+from compress.quantization.layers import QuantizedConv2d
+from compress.rate_rounding.choice import LayerChooser
+from compress.rate_rounding.layer import Layer, Rounded
+from compress.rate_rounding.statistics import LayerStatistics
+
+
+def layer_choosers(model: nn.Module, statistics: Mapping[str, LayerStatistics]) -> dict[str, LayerChooser]:
+    """Return layer name -> what rounds it at any price."""
+    return {name: LayerChooser(_layer(layer, statistics[name])) for name, layer in quantized_layers(model).items()}
+
+
+def _layer(layer: QuantizedConv2d, statistics: LayerStatistics) -> Layer:
+    _, steps = layer.integer_weight()
+    return Layer(
+        weights=layer.weight.detach().cpu().double().flatten(1).numpy(),
+        steps=steps.cpu().double().numpy(),
+        largest_code=layer.largest_code,
+        importance=statistics.importance,
+        spread=statistics.spread(centered=layer.bias is not None),
+    )
+
+
+def set_rounded(
+    model: nn.Module, rounded: Mapping[str, Rounded], statistics: Mapping[str, LayerStatistics]
+) -> nn.Module:
+    """Give the layers of a model their new weights, steps and biases, in place; return it.
+
+    A bias takes up what the new weights add to the mean of its output.
+    """
+    for name, layer in quantized_layers(model).items():
+        one = rounded[name]
+        before = layer.weight.detach().cpu().double().flatten(1).numpy()
+        with torch.no_grad():
+            if layer.bias is not None:
+                shift = torch.from_numpy(bias_shift(before, one.weights, statistics[name].moments))
+                layer.bias.add_(shift.to(layer.bias).view_as(layer.bias))
+            layer.weight.copy_(torch.from_numpy(one.weights).view_as(layer.weight))
+        layer.fix_steps(torch.from_numpy(one.steps))
+    return model
