@@ -90,9 +90,9 @@ def round_to_bytes(
         if over and under and under.price / over.price < _CLOSE:
             mixed = Mixture(over, under)
             for _ in range(_MIXTURES):
-                if (layers := mixed.layers(target * (1 - TOLERANCE / 2))) is None:
+                if (between := mixed.layers(target * (1 - TOLERANCE / 2))) is None:
                     break
-                if fitting := found(layers, under.price):
+                if fitting := found(between, under.price):
                     return fitting
                 mixed.learn(tried[-1].num_bytes, target)
             break
