@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sized
 from functools import partial
 from itertools import islice
@@ -16,6 +15,7 @@ from compress.detector import Detector
 from compress.devices import on_device
 from compress.errors import StageError
 from compress.export import export_onnx
+from compress.model_copy import copy_of
 from compress.model_folder import load_model, masks_of, save_model
 from compress.number_text import size_text
 from compress.progress import say, track
@@ -78,7 +78,7 @@ class _Packing:
 
     def __call__(self, layers: Mapping[str, Rounded]) -> int:
         """Export, pack and weigh."""
-        rounded = set_rounded(copy.deepcopy(self.model), layers, self.statistics)
+        rounded = set_rounded(copy_of(self.model), layers, self.statistics)
         source, target = self.folder / "tried.onnx", self.folder / "tried.krimp"
         for path in (source, target):
             path.unlink(missing_ok=True)

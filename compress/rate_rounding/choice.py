@@ -45,6 +45,15 @@ class LayerChooser:
         best = min(tried, key=lambda one: cost_of(one, price))
         return self._finish(self._refine(best, price, _SWEEPS))
 
+    def row_losses(self, rounded: Rounded) -> np.ndarray:
+        """Return what each row loses, (out,)."""
+        return self.layer.row_losses(rounded.codes, rounded.steps)
+
+    def row_bits(self, rounded: Rounded) -> np.ndarray:
+        """Return what an ideal code of the layer's integers takes for each row, (out,)."""
+        bits: np.ndarray = CodeLengths.fitted(rounded.codes, self.layer.largest_code).of(rounded.codes).sum(axis=1)
+        return bits
+
     def _widely(self, price: float) -> list[Rounded]:
         """Try the rows' own steps, those that are best where nothing is rounded to zero, and those between."""
         own, ideal = exponents_of(self.layer.steps), self._ideal_exponents(price)

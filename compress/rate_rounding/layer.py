@@ -49,15 +49,19 @@ class Layer:
     def order(self) -> np.ndarray:
         """Return the columns of each block by rising share in the output, (blocks, width).
 
-        The small ones are rounded first, mostly to zero, and the large ones make up for them. The other way round,
-        as GPTQ does where nothing is rounded away, loses a half more at the same bits.
+        The small ones are rounded first, mostly to zero, and the large ones make up for them. The other way round, as
+        GPTQ does where nothing is rounded away, DCFL-MobileNetV2 lost a half more at the same bits before the descent.
         """
         share = (self.to_blocks(self.weights) ** 2 * self.rows_to_blocks(self.importance)[:, :, None]).sum(axis=1)
         order: np.ndarray = np.argsort(share * np.diagonal(self.spread, axis1=1, axis2=2), axis=1, kind="stable")
         return order
 
     def loss(self, codes: np.ndarray, steps: np.ndarray) -> float:
-        """Return by how much the loss of the network grows, to second order.
+        """Return by how much the loss of the network grows, to second order; see `row_losses`."""
+        return float(self.row_losses(codes, steps).sum())
+
+    def row_losses(self, codes: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Return by how much the loss of the network grows with each row, to second order, (out,).
 
         Args:
             codes: (out, columns) integers.
@@ -65,7 +69,9 @@ class Layer:
         """
         error = self.to_blocks(codes * steps.astype(np.float64)[:, None] - self.weights)
         squares = ((error @ self.spread) * error).sum(axis=2)
-        return float((squares * self.rows_to_blocks(self.importance)).sum())
+        groups, rows, pieces, _ = self._shape
+        by_row: np.ndarray = squares.reshape(groups, pieces, rows).sum(axis=1).reshape(-1) * self.importance
+        return by_row
 
     @property
     def _shape(self) -> tuple[int, int, int, int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from compress.errors import StageError
 from compress.rate_rounding.choice import LayerChooser
@@ -17,9 +18,9 @@ _MOST = 14  # sizes that are measured
 _FARTHEST = 64.0  # factor between one price and the next
 _NEAR = 3.0  # factor up to which what was found at one price is where the search for the next begins
 _SLOPE = -0.2  # of the logarithm of the size over that of the price, as long as only one size is known
-_CLOSE = 1.2  # factor between prices around the target from which on layers are mixed
+_CLOSE = 1.2  # factor between prices around the target from which on rows of both are mixed
 _MIXTURES = 6  # that are measured
-_FLATTEST = -0.05
+_FLATTEST = -0.05  # slope that is believed
 
 Measure = Callable[[Mapping[str, Rounded]], int]
 
@@ -31,7 +32,7 @@ class Priced:
     Attributes:
         layers: name -> what it became.
         price: loss that a bit was worth.
-        num_bytes: of the packed file; 0 if that was not measured.
+        num_bytes: of the packed file.
     """
 
     layers: Mapping[str, Rounded]
@@ -88,7 +89,7 @@ def round_to_bytes(
             )
         over, under = around(tried, target)
         if over and under and under.price / over.price < _CLOSE:
-            mixed = Mixture(over, under)
+            mixed = Mixture(choosers, over, under)
             for _ in range(_MIXTURES):
                 if (between := mixed.layers(target * (1 - TOLERANCE / 2))) is None:
                     break
@@ -107,41 +108,64 @@ def round_to_bytes(
 
 
 def around(tried: Sequence[Priced], target: float) -> tuple[Priced | None, Priced | None]:
-    """Return the smallest of the too large ones and the largest of those that fit, as far as there are any."""
-    over = min((one for one in tried if one.num_bytes > target), key=lambda one: one.num_bytes, default=None)
-    under = max((one for one in tried if one.num_bytes <= target), key=lambda one: one.num_bytes, default=None)
-    return over, under
+    """Return the smallest of the too large ones and the largest of those that fit, as far as there are any.
+
+    Of equal sizes those whose prices are nearest to each other.
+    """
+    over = [one for one in tried if one.num_bytes > target]
+    under = [one for one in tried if one.num_bytes <= target]
+    return (
+        min(over, key=lambda one: (one.num_bytes, -one.price), default=None),
+        max(under, key=lambda one: (one.num_bytes, -one.price), default=None),
+    )
 
 
 class Mixture:
-    """Networks with some layers of a too large one and the others of one that fits.
+    """Networks with some rows of a too large one and the others of one that fits.
 
-    Where steps change, the size jumps at a price. Between the two sides of a jump both are as good, layer by layer.
+    Where steps change, the size jumps at a price. Between the two sides of a jump both are as good, row by row.
     """
 
-    def __init__(self, over: Priced, under: Priced) -> None:
-        self._over, self._under = over.layers, under.layers
-        self._bits = {name: one.bits - under.layers[name].bits for name, one in over.layers.items()}
-        won = {name: under.layers[name].loss - one.loss for name, one in over.layers.items()}
-        larger = [name for name, bits in self._bits.items() if bits > 0]
-        self._larger = sorted(larger, key=lambda name: won[name] / self._bits[name], reverse=True)
-        self._ends = [(0, under.num_bytes), (len(larger), over.num_bytes)]  # layers of the larger one -> bytes
+    def __init__(self, choosers: Mapping[str, LayerChooser], over: Priced, under: Priced) -> None:
+        self._choosers, self._over, self._under = choosers, over.layers, under.layers
+        names = list(over.layers)
+        pairs = [(choosers[name], over.layers[name], under.layers[name]) for name in names]
+        won = np.concatenate([one.row_losses(small) - one.row_losses(large) for one, large, small in pairs])
+        bits = np.concatenate([one.row_bits(large) - one.row_bits(small) for one, large, small in pairs])
+        rows = np.cumsum([0, *(len(large.codes) for _, large, _ in pairs)])
+        self._rows = {name: slice(rows[i], rows[i + 1]) for i, name in enumerate(names)}
+        gain = np.divide(won, bits, out=np.full(len(won), -np.inf), where=bits > 0)
+        self._order = np.argsort(-gain, kind="stable")
+        self._total = np.concatenate([[0.0], np.cumsum(bits[self._order])])
+        self._low, self._high = (0, under.num_bytes), (len(won), over.num_bytes)  # rows of the larger one -> bytes
         self._count = 0
 
     def layers(self, target: float) -> dict[str, Rounded] | None:
         """Return the network that should be nearest to a size, None if all between the two are known."""
-        (low, small), (high, large) = self._ends
-        bits = [0.0, *itertools.accumulate(self._bits[name] for name in self._larger[low:high])]
-        scale = (large - small) / (bits[-1] or 1.0)
-        between = range(low + 1, high)
-        if not between:
+        (low, small), (high, large) = self._low, self._high
+        if high - low < 2:
             return None
-        self._count = min(between, key=lambda count: abs(small + scale * bits[count - low] - target))
-        return {**self._under, **{name: self._over[name] for name in self._larger[: self._count]}}
+        bits = self._total[low : high + 1] - self._total[low]
+        share = (target - small) / (large - small)
+        nearest = low + int(np.abs(bits - share * bits[-1]).argmin())
+        self._count = min(max(nearest, low + 1), high - 1)
+        chosen = np.zeros(len(self._order), bool)
+        chosen[self._order[: self._count]] = True
+        return {name: self._mixed(name, chosen[rows]) for name, rows in self._rows.items()}
 
     def learn(self, num_bytes: int, target: float) -> None:
         """Take note of the size of the last network."""
-        self._ends[num_bytes > target] = (self._count, num_bytes)
+        if num_bytes > target:
+            self._high = (self._count, num_bytes)
+        else:
+            self._low = (self._count, num_bytes)
+
+    def _mixed(self, name: str, chosen: np.ndarray) -> Rounded:
+        over, under = self._over[name], self._under[name]
+        codes = np.where(chosen[:, None], over.codes, under.codes)
+        exponents = np.where(chosen, over.exponents, under.exponents)
+        mixed = Rounded(codes, exponents, 0.0)
+        return replace(mixed, loss=float(self._choosers[name].row_losses(mixed).sum()))
 
 
 def next_price(tried: Sequence[Priced], target: float) -> float:

@@ -215,19 +215,26 @@ def test_inputs_that_were_never_seen_are_no_division_by_zero():
 
 
 class _Curve:
-    """Stands for a network: the size falls with the price as it does for real ones."""
+    """Stands for a layer: the size falls with the price as it does for real ones, row by row."""
+
+    ROWS = 500
 
     def __init__(self, fixed: int = 20_000, slope: float = 0.2) -> None:
         self.fixed, self.slope, self.prices = fixed, slope, []
 
     def choose(self, price, start=None):
         self.prices.append(price)
-        alive = price < 1.0
-        size = 6e3 * price**-self.slope if alive else 0.0
-        return Rounded(np.array([[int(alive)]], np.int8), np.array([0]), size)  # the loss carries the size
+        size = 6e3 * price**-self.slope if price < 1.0 else 0.0
+        return Rounded(np.full((self.ROWS, 1), int(size > 0), np.int8), np.full(self.ROWS, size), price)
+
+    def row_bits(self, rounded):
+        return 8 * rounded.exponents / self.ROWS  # which carry the size
+
+    def row_losses(self, rounded):
+        return np.full(self.ROWS, rounded.loss / self.ROWS)
 
     def measure(self, layers):
-        return int(self.fixed + layers["one"].loss)
+        return int(self.fixed + self.row_bits(layers["one"]).sum() / 8)
 
 
 @pytest.mark.parametrize("slope", [0.1, 0.2, 0.5])
@@ -236,8 +243,37 @@ def test_the_price_of_a_size_is_found_within_a_percent(target, slope):
     curve = _Curve(slope=slope)
     reachable = 20_000 + 6e3 * 1e-20**-slope
     found = round_to_bytes({"one": curve}, curve.measure, min(target, int(reachable)))
-    assert 0.97 * min(target, reachable) <= found.num_bytes <= target
+    assert 0.99 * min(target, reachable) <= found.num_bytes <= target
     assert len(curve.prices) <= 12
+
+
+class _Jump(_Curve):
+    """A layer whose size jumps at one price."""
+
+    def choose(self, price, start=None):
+        size = 380_000 if price < 3e-8 else 180_000
+        self.prices.append(price)
+        return Rounded(np.ones((self.ROWS, 1), np.int8), np.full(self.ROWS, size), price)
+
+
+def test_a_size_in_the_middle_of_a_jump_is_made_of_rows_of_both_sides():
+    jump = _Jump()
+    found = round_to_bytes({"one": jump}, jump.measure, 300_000)
+    assert 297_000 <= found.num_bytes <= 300_000
+    assert set(found.layers["one"].exponents) == {380_000, 180_000}
+
+
+def test_losses_and_bits_of_rows_add_up_to_those_of_the_layer():
+    for groups, out, columns in ((1, 24, 36), (24, 24, 9), (4, 24, 18), (1, 3, 2 * LARGEST_BLOCK)):
+        layer = a_layer(out, columns, groups)
+        chooser = LayerChooser(layer)
+        rounded = Rounded(np.rint(layer.weights / layer.steps[:, None]).astype(np.int8), exponents_of(layer.steps), 0.0)
+        alone = chooser.row_losses(rounded)
+        assert alone.sum() == pytest.approx(layer.loss(rounded.codes, rounded.steps))
+        row = 2  # the others exact: what is left is its own
+        kept = np.where(np.arange(out)[:, None] == row, rounded.codes, layer.weights / rounded.steps[:, None])
+        assert layer.loss(kept, rounded.steps) == pytest.approx(alone[row])
+        assert chooser.row_bits(rounded).sum() == pytest.approx(entropy_bits(rounded.codes), rel=0.02)
 
 
 def test_a_size_that_the_rest_of_the_file_exceeds_is_refused():
