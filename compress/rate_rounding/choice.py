@@ -7,11 +7,13 @@ from functools import cached_property
 
 import numpy as np
 
+from compress.post_training.feedback import Feedback
+from compress.rate_rounding.by_price import round_by_price
 from compress.rate_rounding.code_lengths import CodeLengths
 from compress.rate_rounding.descent import descend
-from compress.rate_rounding.feedback import Feedback, round_with_feedback
 from compress.rate_rounding.layer import Layer, Rounded, exponents_of, steps_of
 
+_DAMPING = 0.03  # of feedback
 _COARSENING = (0, 2, 4, 6, 8)  # exponents by which all steps of a layer are raised, tried in this order
 _FINER, _COARSER = 4.0, 16.0  # how far a step may go from the one that a row has
 _SWEEPS = 4  # of descent where the steps are settled
@@ -28,7 +30,7 @@ class LayerChooser:
     @cached_property
     def feedback(self) -> Feedback:
         """Return how errors are made up for."""
-        return Feedback.of(self.layer.spread, self.layer.order)
+        return Feedback.of(self.layer.spread, self.layer.order, damping=_DAMPING)
 
     def choose(self, price: float, start: Rounded | None = None) -> Rounded:
         """Return the layer with the least loss + price * bits that was found.
@@ -90,7 +92,7 @@ class LayerChooser:
         lengths = CodeLengths.fitted(
             np.clip(np.rint(in_steps), -layer.largest_code, layer.largest_code), layer.largest_code
         )
-        codes = round_with_feedback(in_steps, self._row_weights(steps, price), self.feedback, lengths)
+        codes = round_by_price(in_steps, self._row_weights(steps, price), self.feedback, lengths)
         codes = layer.from_blocks(codes)
         return self._refine(Rounded(codes, exponents, layer.loss(codes, steps)), price, sweeps)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from compress.rate_rounding.by_price import cheapest
 from compress.rate_rounding.code_lengths import CodeLengths
-from compress.rate_rounding.feedback import cheapest
 
 _CHUNK = 128  # columns whose changes are told to each other one by one; the rest waits for one matrix product
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from compress.errors import StageError
+from compress.post_training.feedback import Feedback
 from compress.post_training.moments import LARGEST_BLOCK, blocks_of
+from compress.rate_rounding.by_price import cheapest, round_by_price
 from compress.rate_rounding.choice import LayerChooser, cost_of
 from compress.rate_rounding.code_lengths import CodeLengths, entropy_bits
 from compress.rate_rounding.descent import descend
-from compress.rate_rounding.feedback import Feedback, cheapest, round_with_feedback
 from compress.rate_rounding.layer import Layer, Rounded, exponents_of, steps_of
 from compress.rate_rounding.search import Priced, next_price, round_to_bytes
 
@@ -104,7 +105,7 @@ def test_cheapest_is_the_best_of_all_integers():
 def test_free_bits_give_the_integers_of_feedback_alone():
     layer = a_layer()
     weights, row_weights, lengths, _ = at_step(layer, price=1e-30)
-    codes = round_with_feedback(weights, row_weights, Feedback.of(layer.spread, layer.order), lengths)
+    codes = round_by_price(weights, row_weights, Feedback.of(layer.spread, layer.order, damping=0.03), lengths)
     nearest = np.rint(weights)
     assert layer.loss(layer.from_blocks(codes), layer.steps) < 0.7 * layer.loss(layer.from_blocks(nearest), layer.steps)
 
@@ -114,7 +115,7 @@ def test_feedback_beats_independent_choices_at_the_same_price():
     weights, row_weights, lengths, steps = at_step(layer, price, share=4)
     curve = np.diagonal(layer.spread, axis1=1, axis2=2)[:, None, :]
     alone = cheapest(weights, row_weights[:, :, None] * curve, lengths)
-    together = round_with_feedback(weights, row_weights, Feedback.of(layer.spread, layer.order), lengths)
+    together = round_by_price(weights, row_weights, Feedback.of(layer.spread, layer.order, damping=0.03), lengths)
     assert cost(layer, together, steps, price, lengths) < 0.97 * cost(layer, alone, steps, price, lengths)
 
 
@@ -122,7 +123,7 @@ def test_feedback_beats_independent_choices_at_the_same_price():
 def test_descent_never_costs_more_and_comes_close_to_the_best(groups):
     layer, price = a_layer(24, 4, groups=groups, seed=3), 1e-2
     weights, row_weights, lengths, steps = at_step(layer, price, share=8)
-    codes = round_with_feedback(weights, row_weights, Feedback.of(layer.spread, layer.order), lengths)
+    codes = round_by_price(weights, row_weights, Feedback.of(layer.spread, layer.order, damping=0.03), lengths)
     before = cost(layer, codes, steps, price, lengths)
     for _ in range(5):
         codes = descend(weights, codes, row_weights, layer.spread, lengths)

@@ -1,16 +1,16 @@
-"""Integers column by column: what one column gets wrong, the columns behind it make up for."""
+"""Columns rounded one after the other: what one gets wrong, the columns behind it make up for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from compress.rate_rounding.code_lengths import CodeLengths
-
-DAMPING = 0.03  # of the mean second moment, added to each: inputs that were never seen still count a little
 _CHUNK = 128  # columns whose feedback is applied one by one; the rest waits for one matrix product
 _BATCH = 2**24  # elements of second moments that are inverted at a time
+
+Choose = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,26 @@ class Feedback:
     factor: np.ndarray
 
     @classmethod
-    def of(cls, spread: np.ndarray, order: np.ndarray) -> Feedback:
-        """Return the feedback for second moments (blocks, width, width), symmetric and not negative.
+    def of(cls, second: np.ndarray, order: np.ndarray, *, damping: float) -> Feedback:
+        """Return the feedback for second moments.
+
+        Args:
+            second: (blocks, width, width), symmetric and not negative.
+            order: (blocks, width).
+            damping: share of the mean second moment that is added to each: inputs never seen still count a little.
 
         Source:
             Frantar et al. 2023, arXiv 2210.17323 (GPTQ), section 3.3, step 3.
         """
         blocks, width = order.shape
-        factor = np.empty(spread.shape)
+        factor = np.empty(second.shape)
         batch = max(1, _BATCH // (width * width))
         for start in range(0, blocks, batch):
             part = slice(start, start + batch)
-            ordered = np.take_along_axis(spread[part].astype(np.float64), order[part, :, None], axis=1)
+            ordered = np.take_along_axis(second[part].astype(np.float64), order[part, :, None], axis=1)
             ordered = np.take_along_axis(ordered, order[part, None, :], axis=2)
             mean = np.diagonal(ordered, axis1=1, axis2=2).mean(axis=1)
-            ordered[:, np.arange(width), np.arange(width)] += (DAMPING * np.where(mean > 0, mean, 1.0))[:, None]
+            ordered[:, np.arange(width), np.arange(width)] += (damping * np.where(mean > 0, mean, 1.0))[:, None]
             factor[part] = np.linalg.cholesky(np.linalg.inv(ordered)).transpose(0, 2, 1)
         return cls(order, factor)
 
@@ -55,45 +60,27 @@ class Feedback:
         np.put_along_axis(found, self.order, ordered, axis=1)
         return found
 
-
-def cheapest(x: np.ndarray, weight: np.ndarray, lengths: CodeLengths, *others: np.ndarray) -> np.ndarray:
-    """Return for each value the integer with the least weight * error^2 + bits, float64, same shape.
-
-    Tried are zero, the nearest, the one nearer to zero and the other neighbour.
-
-    Args:
-        x: values in steps.
-        weight: what an error of one step costs, in bits; broadcasts with x.
-        lengths: of the codes.
-        others: further integers to try, shape of x.
-    """
-    nearest = np.rint(x)
-    tried = np.stack([np.zeros_like(x), nearest - np.sign(nearest), nearest, nearest + np.sign(x - nearest), *others])
-    np.clip(tried, -lengths.largest, lengths.largest, out=tried)
-    cost = weight * (tried - x) ** 2 + lengths.of(tried)
-    chosen: np.ndarray = np.take_along_axis(tried, cost.argmin(axis=0)[None], axis=0)[0]
-    return chosen
+    def ordered(self, values: np.ndarray) -> np.ndarray:
+        """Return (blocks, rows, width) values, columns in the order in which they are rounded."""
+        return np.take_along_axis(values, self.order[:, None, :], axis=2)
 
 
-def round_with_feedback(
-    weights: np.ndarray, row_weights: np.ndarray, feedback: Feedback, lengths: CodeLengths
-) -> np.ndarray:
-    """Return integers for weights in steps; zeros stay zero.
+def round_columns(weights: np.ndarray, feedback: Feedback, choose: Choose) -> np.ndarray:
+    """Return integers for weights in steps.
 
     Args:
         weights: (blocks, rows, width) in steps.
-        row_weights: (blocks, rows) bits that a unit of squared error costs.
         feedback: of the blocks.
-        lengths: of the codes.
+        choose: given what a column has become, (blocks, rows), its number in the order of rounding and its diagonal of
+            the factor, (blocks, 1); returns its integers.
 
     Returns:
         (blocks, rows, width) int8.
 
     Source:
-        Frantar et al. 2023 (GPTQ), algorithm 1; the bits beside the error are ours.
+        Frantar et al. 2023 (GPTQ), algorithm 1.
     """
-    weights = np.take_along_axis(weights.astype(np.float64), feedback.order[:, None, :], axis=2)
-    pinned = weights == 0
+    weights = feedback.ordered(weights.astype(np.float64))
     factor = feedback.factor
     codes = np.empty(weights.shape, np.int8)
     width = weights.shape[2]
@@ -102,8 +89,7 @@ def round_with_feedback(
         missed = np.empty((*weights.shape[:2], stop - start))
         for column in range(start, stop):
             x, diagonal = weights[:, :, column], factor[:, None, column, column]
-            chosen = cheapest(x, row_weights / diagonal**2, lengths)
-            chosen[pinned[:, :, column]] = 0
+            chosen = choose(x, column, diagonal)
             codes[:, :, column] = chosen
             error = (x - chosen) / diagonal
             missed[:, :, column - start] = error
