@@ -180,6 +180,8 @@ class _Rehearsal:
         quantized = quantize(model, settings, self._detector)
         check_bit_width_names(quantized, settings)
         calibrate(quantized, [self._detector.example_input(1)])
+        if stage.rate is not None:
+            _fix_steps(quantized)
         return quantized, build.model_copy(update={"quantization": settings.model_dump(mode="json")})
 
     def _export(self, stage: ExportOnnx, source: Path, target: Path) -> None:
@@ -214,7 +216,7 @@ def _worth_it(plan: Sequence[PlannedStage]) -> list[PlannedStage]:
 
 
 def _fix_steps(model: nn.Module) -> None:
-    """Give the layers steps of the grid, as `round_weights` leaves them; its integers are not asked for here."""
+    """Give the layers steps of the grid, as rounding to a size leaves them; its integers are not asked for here."""
     from compress.quantization.checks import quantized_layers
 
     for layer in quantized_layers(model).values():

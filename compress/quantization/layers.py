@@ -11,6 +11,7 @@ rounding; see `integer_arithmetic`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,16 +121,20 @@ class SteppedWeight:
         weight: (out, in / groups, kh, kw).
         scale: (out, 1, 1, 1).
         largest_code: of the integers.
+        rule: chooses integers for weights in steps; None: the nearest.
     """
 
     weight: Tensor
     scale: Tensor
     largest_code: int
+    rule: Callable[[Tensor], Tensor] | None = None
 
     def int(self) -> Tensor:
         """Return the integers as floats, shape of weight."""
-        codes = torch.round(self.weight.detach() / self.scale)
-        return codes.clamp_(-self.largest_code, self.largest_code)
+        in_steps = self.weight.detach() / self.scale
+        if self.rule is not None:
+            return self.rule(in_steps)
+        return torch.round(in_steps).clamp_(-self.largest_code, self.largest_code)
 
     @property
     def value(self) -> Tensor:
@@ -142,7 +147,10 @@ class QuantizedConv2d(qnn.QuantConv2d):  # type: ignore[misc]  # brevitas has no
 
     Attributes:
         integer: the runtime computes it in integers; False: only the stored weights are integers.
+        rule: chooses the integers while steps are fixed, a module, or None: the nearest.
     """
+
+    rule: nn.Module | None
 
     def __init__(self, conv: nn.Module, *, bit_width: int, integer: bool) -> None:
         super().__init__(
@@ -162,6 +170,7 @@ class QuantizedConv2d(qnn.QuantConv2d):  # type: ignore[misc]  # brevitas has no
         self.integer = integer
         self.weight_bit_width = bit_width
         self.register_buffer(STEP, None)
+        self.rule = None
         _copy_parameter(conv, self, "weight")
         _copy_parameter(conv, self, "bias")
         self.train(conv.training)
@@ -178,7 +187,7 @@ class QuantizedConv2d(qnn.QuantConv2d):  # type: ignore[misc]  # brevitas has no
         """Return the weight as integers and scale; a plain tensor while quantization is switched off."""
         if self.weight_step is None or not self.weight_quant.is_quant_enabled:
             return super().quant_weight(*inputs, **named)
-        return SteppedWeight(self.weight, self.weight_step.view(-1, 1, 1, 1), self.largest_code)
+        return SteppedWeight(self.weight, self.weight_step.view(-1, 1, 1, 1), self.largest_code, self.rule)
 
     @property
     def largest_code(self) -> int:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compress.kind import Kind
 from compress.quantization.settings import ONLY_RANGES, PostTraining, QuantizationSettings
+from compress.quantization.size_target import RateFields
 from compress.stage import Stage
 from compress.training.settings import DistillFields, TrainingFields
 
@@ -42,6 +43,9 @@ class PostTrainingFields(BaseModel):
 class Qat(Stage, QuantizationSettings):
     """Quantize, calibrate and train a model; `training: {epochs: 0}` is post-training quantization.
 
+    With a `rate` the weights are first rounded to a size of the packed file, as `round_weights` does it, and then
+    trained at that size: each is in every step the integer that loses least, bits included.
+
     Weights that are zero in sparse layers stay zero, also as integers; the stage checks it.
     """
 
@@ -61,25 +65,36 @@ class Qat(Stage, QuantizationSettings):
     post_training: PostTrainingFields = Field(
         default_factory=PostTrainingFields, description="How ranges and integers are chosen before any training."
     )
+    rate: RateFields | None = Field(
+        None, description="Train at a size of the packed file, e.g. {packed_bytes: 330kB}; default: whatever it is."
+    )
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well; default: labels only.")
 
     def references(self) -> tuple[str, ...]:
-        """Return the teacher's label, if there is one and anything is trained."""
-        return (self.distill.teacher,) if self.distill and self.training.epochs else ()
+        """Return the teacher's label, if there is one and anything is trained, and that of a rate's baseline."""
+        teacher = (self.distill.teacher,) if self.distill and self.training.epochs else ()
+        return tuple(dict.fromkeys([*teacher, *(self.rate.references() if self.rate else ())]))
 
     def splits(self) -> tuple[str, ...]:
         """Return 'train', and 'val' if the training is scored."""
         return ("train", "val") if self.training.evaluate_every and self.training.epochs else ("train",)
 
     def chosen(self) -> PostTraining:
-        """Return `post_training` with its defaults: everything where nothing is trained, else the ranges only."""
+        """Return `post_training` with its defaults: everything where nothing is trained, else the ranges only.
+
+        With a rate the weights are rounded for a size, and biases corrected for it, afterwards.
+        """
         default = ONLY_RANGES if self.training.epochs else PostTraining()
+        if self.rate is not None:
+            default = replace(PostTraining(), rounding="nearest", correct_bias=False)
         return replace(default, **self.post_training.model_dump(exclude_none=True))
 
     def key_fields(self) -> dict[str, Any]:
         """Return the fields with `post_training` as it is carried out; absent where it is what it always was."""
         fields = super().key_fields()
         fields.pop("post_training")
+        if self.rate is None:  # as it was before there was one
+            fields.pop("rate")
         return fields if self.chosen() == ONLY_RANGES else fields | {"post_training": asdict(self.chosen())}
 
     def settings(self) -> QuantizationSettings:

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from compress.kind import Kind
+from compress.quantization.size_target import SizeTarget
 from compress.stage import Stage
-
-
-class SizeTarget(BaseModel):
-    """How small the packed file shall be."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    packed_bytes: ByteSize | None = Field(None, gt=0, description="Bytes of the .krimp file: 330000, 330kB, 1.2MB.")
-    ratio: float | None = Field(None, gt=1, description="How many times smaller than the float model named `baseline`.")
-    price: float | None = Field(
-        None, gt=0, description="Loss that a bit is worth, e.g. 4e-9; whatever size comes of it."
-    )
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> SizeTarget:
-        if sum(value is not None for value in (self.packed_bytes, self.ratio, self.price)) != 1:
-            raise ValueError("target needs exactly one of packed_bytes, ratio and price, e.g. {packed_bytes: 330kB}.")
-        return self
 
 
 class RoundWeights(Stage):

@@ -18,6 +18,7 @@ from compress.errors import StageError
 from compress.kind import Kind
 from compress.model_folder import Build, load_model, save_model
 from compress.quantization.graph import outputs_of
+from compress.quantization.priced_rounding import SizeHolder
 from compress.runtime.forwards import onnx_forward
 from compress.stage import StageContext
 from compress.stages.export_onnx import ExportOnnx
@@ -125,6 +126,75 @@ def test_a_ratio_counts_from_the_float_model(run):
     source = artifact(folder / "qat", Kind.QUANTIZED, "qat")
     facts = stage.run(context(folder, "ratio", source=source, float=baseline))
     assert 0.99 * 10**6 / 70 <= facts["expected_packed_bytes"] <= 10**6 / 70
+
+
+@pytest.fixture(scope="module")
+def trained_at_size(run):
+    """Return folder, bytes and facts of qat with a rate, at two thirds of what qat without one makes."""
+    folder = run[0]
+    size = codec.pack_file(folder / "onnx" / "model.onnx", folder / "plain.krimp").packed_bytes * 2 // 3
+    source = artifact(folder / "float", Kind.MODEL, "float")
+    return folder, size, rated(size).run(context(folder, "rated", source=source, float=source))
+
+
+def rated(size: int, **training: object) -> Qat:
+    return Qat(
+        training={"epochs": 2, "batch_size": 2, "lr": 1e-3, "ema_decay": 0.5, **training},
+        calibration_images=4,
+        distill={"teacher": "float"},
+        weight_bit_width=6,
+        rate={"packed_bytes": size, "images": 4},
+    )
+
+
+def test_training_at_a_size_ends_at_it_and_keeps_zeros(run, trained_at_size):
+    folder, size, facts = trained_at_size
+    ExportOnnx().run(context(folder, "rated_onnx", source=artifact(folder / "rated", Kind.QUANTIZED, "rated")))
+    packed = codec.pack_file(folder / "rated_onnx" / "model.onnx", folder / "rated.krimp").packed_bytes
+    assert packed == facts["expected_packed_bytes"]
+    assert 0.95 * size <= packed <= size
+    before, build = load_model(folder / "float", DETECTOR)
+    after, _ = load_model(folder / "rated", DETECTOR)
+    assert not after.head.first.integer_weight()[0][before.head.first.weight == 0].any()
+    assert facts["epochs_run"] == 2
+
+
+def test_training_at_a_size_that_was_killed_goes_on_and_ends_the_same(trained_at_size, monkeypatch):
+    folder, size, facts = trained_at_size
+    source = artifact(folder / "float", Kind.MODEL, "float")
+    cut = context(folder, "cut", source=source, float=source)
+    looked = SizeHolder.__call__
+
+    def die(self: SizeHolder, step: int, total_steps: int) -> None:
+        if step == total_steps - 1:
+            raise KeyboardInterrupt
+        looked(self, step, total_steps)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SizeHolder, "__call__", die)
+        with pytest.raises(KeyboardInterrupt):
+            rated(size).run(cut)
+    again = rated(size).run(cut)
+    assert again["history"][-1]["losses"] == facts["history"][-1]["losses"]
+    assert (folder / "cut" / "model.safetensors").read_bytes() == (folder / "rated" / "model.safetensors").read_bytes()
+
+
+def test_a_size_is_for_training_at_without_epochs_too(run, trained_at_size):
+    folder, size, _ = trained_at_size
+    source = artifact(folder / "float", Kind.MODEL, "float")
+    stage = rated(size, epochs=0)
+    facts = stage.run(context(folder, "rated_ptq", source=source))
+    assert facts["epochs_run"] == 0
+    assert 0.99 * size <= facts["expected_packed_bytes"] <= size
+    assert stage.chosen().ranges == "least_error"
+
+
+def test_a_rate_changes_the_key_of_a_training_only_where_it_is_given():
+    assert "rate" not in Qat().key_fields()
+    assert rated(1000).key_fields()["rate"]["packed_bytes"] == 1000
+    assert Qat(rate={"ratio": 30, "baseline": "other"}).references() == ("other",)
+    with pytest.raises(ValidationError, match="exactly one of"):
+        Qat(rate={})
 
 
 def test_a_size_below_what_is_not_weights_is_refused(run):

@@ -1,0 +1,114 @@
+"""Rounding a quantized model to a size of the packed file: what `round_weights` and `qat` with a rate do alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sized
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from compress import codec
+from compress.devices import on_device
+from compress.errors import StageError
+from compress.export import export_onnx
+from compress.model_copy import copy_of
+from compress.number_text import size_text
+from compress.progress import say, track
+from compress.quantization.rate_rounding import layer_choosers, set_rounded
+from compress.quantization.size_target import SizeTarget
+from compress.quantization.statistics import Distance, gather_statistics
+from compress.rate_rounding.search import Priced, round_network, round_to_bytes
+from compress.rate_rounding.statistics import LayerStatistics
+from compress.stage import StageContext
+from compress.training.distillation import output_distance
+
+FARTHEST_APART = 16  # images of a data set that are read for one that is used
+
+
+def weigh_errors(model: nn.Module, context: StageContext, *, images: int, label: str) -> dict[str, LayerStatistics]:
+    """Return layer name -> what its weights are multiplied by where outputs matter, on images of 'train'."""
+    with on_device(model, context.device) as device:
+        return gather_statistics(
+            model,
+            _images(context, images, device, label),
+            num_outputs=len(context.detector.output_names()),
+            seed=context.seed,
+        )
+
+
+def round_to_size(
+    model: nn.Module,
+    statistics: Mapping[str, LayerStatistics],
+    target: SizeTarget,
+    context: StageContext,
+    *,
+    baseline: str,
+    label: str,
+) -> Priced:
+    """Give a quantized model the weights, steps and biases of a size, in place.
+
+    Raises:
+        StageError: the size cannot be reached.
+    """
+    choosers = layer_choosers(model, statistics)
+
+    def measure(layers: Mapping[str, Any]) -> int:
+        return packed_bytes(set_rounded(copy_of(model), layers, statistics), context)
+
+    tell = partial(_tell, label)
+    if target.price is not None:
+        layers = round_network(choosers, target.price)
+        found = Priced(layers, target.price, measure(layers))
+        tell(found)
+    else:
+        found = round_to_bytes(
+            choosers, measure, target_bytes(target, context, baseline=baseline, label=label), tell=tell
+        )
+    set_rounded(model, found.layers, statistics)
+    return found
+
+
+def packed_bytes(model: nn.Module, context: StageContext) -> int:
+    """Export and pack a quantized model; return the size."""
+    source, target = context.scratch / "tried.onnx", context.scratch / "tried.krimp"
+    for path in (source, target):
+        path.unlink(missing_ok=True)
+    export_onnx(model, source, detector=context.detector)
+    return codec.pack_file(source, target).packed_bytes
+
+
+def target_bytes(target: SizeTarget, context: StageContext, *, baseline: str, label: str) -> int:
+    """Return the bytes that a size means.
+
+    Raises:
+        StageError: the baseline does not tell its size.
+    """
+    if target.packed_bytes is not None:
+        return int(target.packed_bytes)
+    assert target.ratio is not None
+    original = context.inputs[baseline].facts.get("parameters_bytes")
+    if original is None:
+        raise StageError(f"stage {label}: {baseline} does not tell parameters_bytes. Name a float model.")
+    return int(original / target.ratio)
+
+
+def _images(context: StageContext, images: int, device: Any, label: str) -> Iterator[tuple[Tensor, Distance]]:
+    """Yield images of 'train' one by one, as deployed, and how far outputs from them are from the model's own."""
+    detector = context.detector
+    loader = detector.data.loader("train", detector.input_format(), batch_size=1, augment=False, seed=context.seed)
+    # Neighbours in a data set are often frames of one flight.
+    apart = max(1, min(len(loader) // images, FARTHEST_APART)) if isinstance(loader, Sized) else 1
+    chosen = islice(loader, 0, images * apart, apart)
+    for batch in track(chosen, f"{label}: weigh errors", total=images):
+        there = batch.to(device)
+
+        def distance(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], batch: Any = there) -> Tensor:
+            return output_distance(detector, student, teacher, batch)
+
+        yield there.images, distance
+
+
+def _tell(label: str, tried: Priced) -> None:
+    say(f"{label}: {size_text(tried.num_bytes)} at {tried.price:.3g} a bit, expected loss {tried.loss:.4g}")

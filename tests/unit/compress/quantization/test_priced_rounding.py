@@ -1,0 +1,119 @@
+"""Training at a size: integers by price in the forward, the price held by the size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from quantized_lookalike import Lookalike, images_of
+from torch import nn
+
+from compress.quantization import QuantizationSettings, calibrate, quantize
+from compress.quantization.checks import quantized_layers
+from compress.quantization.priced_rounding import PricedRounding, SizeHolder, round_by_price, settle
+from compress.quantization.rate_rounding import layer_choosers, set_rounded
+from compress.quantization.statistics import gather_statistics
+from compress.rate_rounding.code_lengths import CodeLengths, entropy_bits
+from compress.rate_rounding.search import round_network
+from compress.training.distillation import output_loss
+
+torch.set_num_threads(1)
+DETECTOR = Lookalike()
+PRICE = 1e-6
+
+
+@pytest.fixture
+def priced():
+    """Return a model whose layers choose by price, and what they were rounded to."""
+    torch.manual_seed(0)
+    images = images_of(DETECTOR, 3)
+    model = quantize(DETECTOR.build().eval(), QuantizationSettings(weight_bit_width=6), DETECTOR)
+    calibrate(model, images)
+    batches = [(image.clone(), output_loss) for image in images]
+    statistics = gather_statistics(model, batches, num_outputs=len(DETECTOR.output_names()), seed=0)
+    rounded = round_network(layer_choosers(model, statistics), PRICE)
+    set_rounded(model, rounded, statistics)
+    round_by_price(model, rounded, statistics, PRICE)
+    return model, rounded
+
+
+def bits_of(model: nn.Module) -> float:
+    with torch.no_grad():
+        return sum(entropy_bits(layer.quant_weight().int().numpy()) for layer in quantized_layers(model).values())
+
+
+@pytest.mark.parametrize("price", [1e-3, 1.0, 30.0])
+def test_each_weight_becomes_what_costs_least_of_zero_the_nearest_and_the_one_nearer_to_zero(price):
+    rng = np.random.default_rng(0)
+    lengths = CodeLengths.fitted(np.rint(rng.laplace(scale=1.5, size=4000)).clip(-7, 7), 7)
+    x = torch.from_numpy(rng.laplace(scale=2.0, size=3000)).float()
+    worth = torch.from_numpy(rng.exponential(size=3000)).float()
+    chosen = PricedRounding(worth, lengths, price)(x)
+    nearest = x.round().clamp(-7, 7)
+    tried = torch.stack([nearest, nearest - nearest.sign(), torch.zeros_like(x)])
+    bits = torch.from_numpy(lengths.bits).float()[tried.long() + 7]
+    cost = worth * (tried - x) ** 2 + price * bits
+    own = torch.from_numpy(lengths.bits).float()[chosen.long() + 7] * price + worth * (chosen - x) ** 2
+    assert torch.allclose(own, cost.amin(0), rtol=1e-5, atol=1e-6)
+    assert (chosen[:, None] == tried.T).any(1).all()
+    if price == 30.0:
+        assert (chosen == 0).float().mean() > 0.9
+
+
+def test_gradients_reach_weights_that_became_zero(priced):
+    layer = priced[0].head.first
+    layer.train()
+    layer.quant_weight().value.sum().backward()
+    assert torch.equal(layer.weight.grad, torch.ones_like(layer.weight))
+
+
+def test_a_higher_price_makes_fewer_bits(priced):
+    model, _ = priced
+    sizes = []
+    for factor in (0.1, 1.0, 10.0, 100.0):
+        for layer in quantized_layers(model).values():
+            layer.rule.price.fill_(PRICE * factor)
+        sizes.append(bits_of(model))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < sizes[0]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_size_is_held_while_weights_move(priced, sign):
+    model, rounded = priced
+    holder = SizeHolder(model)
+    assert holder.goal == pytest.approx(sum(entropy_bits(one.codes) for one in rounded.values()))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for layer in quantized_layers(model).values():
+            step = layer.weight_step.view(-1, 1, 1, 1)
+            noise = torch.rand(layer.weight.shape, generator=generator) * step
+            layer.weight.add_(noise * layer.weight.sign() * sign + 0.3 * noise)
+    for step in range(20, 1200, 20):
+        holder(step, 1200)
+    assert bits_of(model) == pytest.approx(holder.goal, rel=0.02)
+    assert holder.price != PRICE
+
+
+def test_between_two_looks_nothing_changes(priced):
+    holder = SizeHolder(priced[0])
+    holder.goal *= 2
+    holder(7, 1000)
+    assert holder.price == PRICE
+    holder(1000, 1000)
+    assert holder.price < PRICE
+
+
+def test_settled_weights_compute_the_same_and_round_to_themselves(priced):
+    model, _ = priced
+    with torch.no_grad():
+        for layer in quantized_layers(model).values():
+            layer.weight.mul_(1.1)
+        image = images_of(DETECTOR, 1)[0]
+        before, codes = model(image), model.head.first.integer_weight()[0]
+        settle(model)
+        after = model(image)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert torch.equal(codes, model.head.first.integer_weight()[0])
+    assert all(layer.rule is None for layer in quantized_layers(model).values())
+    assert not [name for name in model.state_dict() if "rule" in name]
