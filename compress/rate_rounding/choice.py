@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 
 from compress.post_training.feedback import Feedback
-from compress.rate_rounding.by_price import round_by_price
-from compress.rate_rounding.code_lengths import CodeLengths
+from compress.rate_rounding.by_price import cheapest, round_by_price
+from compress.rate_rounding.code_lengths import CodeLengths, entropy_bits
 from compress.rate_rounding.descent import descend
 from compress.rate_rounding.layer import Layer, Rounded, exponents_of, steps_of
 
@@ -46,6 +46,21 @@ class LayerChooser:
             tried = [self._refine(start, price, _FEW_SWEEPS), *(self._at(e, price, _FEW_SWEEPS) for e in shifts)]
         best = min(tried, key=lambda one: cost_of(one, price))
         return self._finish(self._refine(best, price, _SWEEPS))
+
+    def rough_bits(self, price: float) -> float:
+        """Return about how many bits the layer takes at a price: some more, and hundreds of times sooner.
+
+        Each weight is chosen by itself, so that nothing is made up for and more weights stay.
+        """
+        layer = self.layer
+        steps = steps_of(self._ideal_exponents(price)).astype(np.float64)
+        in_steps = layer.to_blocks(layer.weights / steps[:, None])
+        squares = np.diagonal(layer.spread, axis1=1, axis2=2)[:, None, :]
+        worth = self._row_weights(steps, price)[:, :, None] * squares
+        codes = np.clip(np.rint(in_steps), -layer.largest_code, layer.largest_code)
+        for _ in range(2):
+            codes = cheapest(in_steps, worth, CodeLengths.fitted(codes, layer.largest_code))
+        return entropy_bits(codes)
 
     def row_losses(self, rounded: Rounded) -> np.ndarray:
         """Return what each row loses, (out,)."""

@@ -13,14 +13,15 @@ from compress.rate_rounding.choice import LayerChooser
 from compress.rate_rounding.layer import Rounded
 
 TOLERANCE = 0.01  # of the bytes that are asked for
-_START = 1e-9  # price; of a loss that is about 1 where a network sees nothing
+_CHEAPEST, _DEAREST = 1e-18, 1e3  # prices; of a loss that is about 1 where a network sees nothing
+_ROUGH = 0.01  # of the bits, that the rough curve is searched to
+_FINE = 1e-3  # of the logarithm of the price, likewise
 _MOST = 14  # sizes that are measured
 _FARTHEST = 64.0  # factor between one price and the next
 _NEAR = 3.0  # factor up to which what was found at one price is where the search for the next begins
-_SLOPE = -0.2  # of the logarithm of the size over that of the price, as long as only one size is known
+_FLATTEST = -0.05  # slope of the logarithm of the size over that of the price that is believed
 _CLOSE = 1.2  # factor between prices around the target from which on rows of both are mixed
 _MIXTURES = 6  # that are measured
-_FLATTEST = -0.05  # slope that is believed
 
 Measure = Callable[[Mapping[str, Rounded]], int]
 
@@ -71,7 +72,8 @@ def round_to_bytes(
         StageError: what is no weight is larger than the target, or no price fits.
     """
     tried: list[Priced] = []
-    price, start = _START, None
+    curve = RoughCurve(choosers)
+    price, start = curve.price(8.0 * target), None  # what rounding saves on it is about what the rest of a file takes
 
     def found(layers: Mapping[str, Rounded], price: float) -> Priced | None:
         tried.append(Priced(layers, price, measure(layers)))
@@ -97,7 +99,7 @@ def round_to_bytes(
                     return fitting
                 mixed.learn(tried[-1].num_bytes, target)
             break
-        following = next_price(tried, target * (1 - TOLERANCE / 2))
+        following = next_price(tried, target * (1 - TOLERANCE / 2), curve)
         start = layers if max(price / following, following / price) <= _NEAR else None
         price = following
     below = [one for one in tried if one.num_bytes <= target]
@@ -105,6 +107,40 @@ def round_to_bytes(
         sizes = ", ".join(f"{one.num_bytes:,}" for one in tried)
         raise StageError(f"no price of a bit made a file of {target:,} bytes; tried were files of {sizes}.")
     return max(below, key=lambda one: one.num_bytes)
+
+
+class RoughCurve:
+    """About how many bits a network takes at a price; what it does not foresee is learnt from the sizes measured."""
+
+    def __init__(self, choosers: Mapping[str, LayerChooser]) -> None:
+        self._choosers = choosers
+        self._known: dict[float, float] = {}
+
+    def bits(self, price: float) -> float:
+        """Return them."""
+        if price not in self._known:
+            self._known[price] = sum(one.rough_bits(price) for one in self._choosers.values())
+        return self._known[price]
+
+    def price(self, bits: float) -> float:
+        """Return the price at which there are so many, to a percent, or the end of what is tried."""
+        low, high = math.log(_CHEAPEST), math.log(_DEAREST)
+        while high - low > _FINE:
+            middle = (low + high) / 2
+            found = self.bits(math.exp(middle))
+            if abs(found - bits) < _ROUGH * bits:
+                return math.exp(middle)
+            low, high = (middle, high) if found > bits else (low, middle)
+        return math.exp((low + high) / 2)
+
+    def price_behind(self, last: Priced, target: float) -> float:
+        """Return the price at which a file should have a size, as things went at the last one."""
+        bits = sum(float(one.row_bits(last.layers[name]).sum()) for name, one in self._choosers.items())
+        rest = last.num_bytes - bits / 8
+        wanted = 8 * (target - rest)
+        if wanted <= 0 or bits <= 0:
+            return last.price * _FARTHEST
+        return self.price(wanted * self.bits(last.price) / bits)
 
 
 def around(tried: Sequence[Priced], target: float) -> tuple[Priced | None, Priced | None]:
@@ -168,17 +204,19 @@ class Mixture:
         return replace(mixed, loss=float(self._choosers[name].row_losses(mixed).sum()))
 
 
-def next_price(tried: Sequence[Priced], target: float) -> float:
-    """Return where the curve of sizes through what was tried meets the target.
-
-    The logarithm of the size falls about evenly with the logarithm of the price.
-    """
+def next_price(tried: Sequence[Priced], target: float, curve: RoughCurve) -> float:
+    """Return where the curve of sizes meets the target, between the prices known to be too low and too high."""
     over, under = around(tried, target)
+    last = tried[-1]
+    price = curve.price_behind(last, target)
+    price = min(max(price, last.price / _FARTHEST), last.price * _FARTHEST)
     if over and under and over.price < under.price:
-        share = math.log(target / over.num_bytes) / math.log(under.num_bytes / over.num_bytes)
-        return over.price * math.pow(under.price / over.price, min(max(share, 0.2), 0.8))
-    last, slope = tried[-1], _SLOPE
-    if len(tried) > 1 and tried[-2].num_bytes != last.num_bytes:
+        distance = math.log(under.price / over.price)
+        share = min(max(math.log(price / over.price) / distance, 0.2), 0.8)
+        return over.price * math.exp(share * distance)
+    if len(tried) > 1 and tried[-2].num_bytes != last.num_bytes:  # the curve was wrong once: as these two go on
         slope = math.log(last.num_bytes / tried[-2].num_bytes) / math.log(last.price / tried[-2].price)
-    step = math.exp(math.log(target / last.num_bytes) / min(slope, _FLATTEST))
-    return last.price * min(max(step, 1 / _FARTHEST), _FARTHEST)
+        step = math.exp(min(abs(math.log(target / last.num_bytes) / min(slope, _FLATTEST)), math.log(_FARTHEST)))
+    else:
+        step = _CLOSE
+    return max(price, last.price * step) if last.num_bytes > target else min(price, last.price / step)

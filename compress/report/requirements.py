@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ByteSize, ConfigDict, Field
 
 from compress.dataset import METRICS
 from compress.report.document import Requirement, Row
@@ -35,6 +35,7 @@ class Requirements(BaseModel):
         return [name for name in names if getattr(self, name) is not None]
 
     min_compression_ratio: float | None = Field(None, gt=0, description="Float parameters / packed bytes.")
+    max_packed_bytes: ByteSize | None = Field(None, gt=0, description="Bytes of the packed file: 330000, 330kB, 1.2MB.")
     min_speedup: float | None = Field(None, gt=0, description="p50 of the benchmark's reference / of the final model.")
     min_sparsity: float | None = Field(None, ge=0, le=1, description="Zeros among the final weights.")
     min_macs_removed: float | None = Field(None, ge=0, le=1, description="Share of the float model's MACs.")
@@ -78,6 +79,7 @@ def check_requirements(
         }
     values |= {
         "min_compression_ratio": (final.compression_ratio, f"parameters_bytes of {float_label} / {final_label}"),
+        "max_packed_bytes": (final.packed_bytes, f"bytes of the packed file of {final_label}"),
         "min_speedup": (final.speedup_p50, f"latency p50 of the benchmark's reference / of {final_label}"),
         "min_sparsity": (sparsity, f"zeros among the weights of {final_label}"),
         "min_macs_removed": (removed, f"1 - MACs of {final_label} / of {float_label}"),

@@ -153,7 +153,7 @@ def test_training_at_a_size_ends_at_it_and_keeps_zeros(run, trained_at_size):
     packed = codec.pack_file(folder / "rated_onnx" / "model.onnx", folder / "rated.krimp").packed_bytes
     assert packed == facts["expected_packed_bytes"]
     assert 0.95 * size <= packed <= size
-    before, build = load_model(folder / "float", DETECTOR)
+    before, _ = load_model(folder / "float", DETECTOR)
     after, _ = load_model(folder / "rated", DETECTOR)
     assert not after.head.first.integer_weight()[0][before.head.first.weight == 0].any()
     assert facts["epochs_run"] == 2

@@ -17,7 +17,7 @@ from compress.rate_rounding.choice import LayerChooser, cost_of
 from compress.rate_rounding.code_lengths import CodeLengths, entropy_bits
 from compress.rate_rounding.descent import descend
 from compress.rate_rounding.layer import Layer, Rounded, exponents_of, steps_of
-from compress.rate_rounding.search import Priced, next_price, round_to_bytes
+from compress.rate_rounding.search import Priced, RoughCurve, next_price, round_to_bytes
 
 
 def seen_by_kernels(blocks: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -228,6 +228,9 @@ class _Curve:
         size = 6e3 * price**-self.slope if price < 1.0 else 0.0
         return Rounded(np.full((self.ROWS, 1), int(size > 0), np.int8), np.full(self.ROWS, size), price)
 
+    def rough_bits(self, price):
+        return 9 * 6e3 * price ** -(self.slope * 0.8) if price < 1.0 else 0.0  # neither as many nor as steep
+
     def row_bits(self, rounded):
         return 8 * rounded.exponents / self.ROWS  # which carry the size
 
@@ -245,7 +248,7 @@ def test_the_price_of_a_size_is_found_within_a_percent(target, slope):
     reachable = 20_000 + 6e3 * 1e-20**-slope
     found = round_to_bytes({"one": curve}, curve.measure, min(target, int(reachable)))
     assert 0.99 * min(target, reachable) <= found.num_bytes <= target
-    assert len(curve.prices) <= 12
+    assert len(curve.prices) <= 6
 
 
 class _Jump(_Curve):
@@ -284,7 +287,21 @@ def test_a_size_that_the_rest_of_the_file_exceeds_is_refused():
 
 
 def test_the_next_price_lies_between_sizes_around_the_target():
-    tried = [Priced({}, 1e-9, 400_000), Priced({}, 1e-8, 300_000)]
-    assert 1e-9 < next_price(tried, 350_000) < 1e-8
-    assert next_price(tried[:1], 350_000) > 1e-9
-    assert next_price(tried[1:], 350_000) < 1e-8
+    layer = _Curve()
+    curve = RoughCurve({"one": layer})
+    tried = [Priced({"one": layer.choose(price)}, price, size) for price, size in ((1e-9, 400_000), (1e-8, 300_000))]
+    assert 1e-9 < next_price(tried, 350_000, curve) < 1e-8
+    assert next_price(tried[:1], 350_000, curve) > 1e-9
+    assert next_price(tried[1:], 350_000, curve) < 1e-8
+
+
+def test_the_rough_curve_is_near_enough_to_begin_with_and_falls():
+    chooser = LayerChooser(a_layer(64, 288, 1))
+    prices = [1e-4, 1e-3, 1e-2, 1e-1]
+    rough = [chooser.rough_bits(price) for price in prices]
+    assert rough == sorted(rough, reverse=True)
+    for price, bits in zip(prices, rough, strict=True):
+        real = entropy_bits(chooser.choose(price).codes)
+        assert 0.5 * real <= bits <= 2 * real + 100, price
+    curve = RoughCurve({"one": chooser})
+    assert chooser.rough_bits(curve.price(rough[1])) == pytest.approx(rough[1], rel=0.03)

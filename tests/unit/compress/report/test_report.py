@@ -180,6 +180,8 @@ def check_all(rows, baseline="float", **limits):
         ({"max_map50_loss": 0.02}, 0.012, True),
         ({"max_map50_loss": 0.01}, 0.012, False),
         ({"min_compression_ratio": 10}, 18.46, True),
+        ({"max_packed_bytes": "520kB"}, 520_000, True),
+        ({"max_packed_bytes": "519kB"}, 520_000, False),
         ({"min_speedup": 3}, 2.5, False),
         ({"min_sparsity": 0.6}, 0.61, True),  # of qat: the packed row itself has none
         ({"min_macs_removed": 0.3}, 0.5, True),
