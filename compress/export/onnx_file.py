@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError, StageError
+from compress.export.dead_channels import remove_dead_channels
 from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, translations
 from compress.export.rewrites import rewrite_for_runtime
@@ -42,7 +43,7 @@ def export_onnx(
 ) -> dict[str, Any]:
     """Export a model and check the file; the same model gives the same bytes.
 
-    Batch norms are folded, training outputs are cut off. The batch axis is dynamic, height and
+    Batch norms are folded, training outputs are cut off, filters that compute nothing are removed. The batch axis is dynamic, height and
     width are those of the plug-in's example input. A quantized model gets QuantizeLinear /
     DequantizeLinear pairs and int8 weights.
 
@@ -55,7 +56,8 @@ def export_onnx(
         rewrite: give integer layers the shapes that ONNX Runtime's kernels are fast with (`rewrites.py`).
 
     Returns:
-        onnx_bytes, initializer_bytes, opset, num_nodes, num_initializers, rewritten (a `Rewrite` each, as a dict).
+        onnx_bytes, initializer_bytes, opset, num_nodes, num_initializers, rewritten (a `Rewrite` each, as a dict),
+        removed (a `Removal` each, as a dict).
 
     Raises:
         StageError: the model cannot be exported, or the file breaks a rule that it must keep.
@@ -66,11 +68,10 @@ def export_onnx(
     translated = _translate(graph, example, names, opset, deform)
     tidy(translated)
     proto = _serialized(translated)
-    rewritten = rewrite_for_runtime(proto.graph) if rewrite else []
-    if rewritten:
-        swept = onnx_ir.from_proto(proto)
-        sweep(swept)
-        proto = _serialized(swept)
+    if removed := remove_dead_channels(proto):
+        proto = _swept(proto)
+    if rewritten := rewrite_for_runtime(proto.graph) if rewrite else []:
+        proto = _swept(proto)
     metadata = json.dumps(deploy_metadata(detector), sort_keys=True, separators=(",", ":"))
     onnx.helper.set_model_props(proto, {METADATA_KEY: metadata})
     _check(proto, names)
@@ -83,6 +84,7 @@ def export_onnx(
         "num_nodes": len(proto.graph.node),
         "num_initializers": len(proto.graph.initializer),
         "rewritten": [asdict(one) for one in rewritten],
+        "removed": [asdict(one) for one in removed],
     }
 
 
@@ -151,6 +153,13 @@ def _serialized(model: onnx_ir.Model) -> onnx.ModelProto:
     proto = onnx_ir.to_proto(model)
     del proto.graph.value_info[:]
     return proto
+
+
+def _swept(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model after edits: equal constants and nodes once, no unused ones, names that count up."""
+    model = onnx_ir.from_proto(proto)
+    sweep(model)
+    return _serialized(model)
 
 
 def _check(proto: onnx.ModelProto, names: tuple[str, ...]) -> None:
