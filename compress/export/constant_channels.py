@@ -80,7 +80,8 @@ class IntegerCall:
     @cached_property
     def reads(self) -> np.ndarray:
         """Return where a filter has any weight for an input channel, (out, in or 1)."""
-        return self.codes.any(axis=(2, 3))
+        reads: np.ndarray = (self.codes != 0).max(axis=(2, 3))
+        return reads
 
     def integers(self, inputs: np.ndarray) -> np.ndarray:
         """Return constant inputs in steps from their zero point, (in,); NaN where they are not constant."""
@@ -188,12 +189,13 @@ def _quantizer_of(codes: str, view: GraphView) -> NodeProto | None:
 
 
 def _clipped(values: np.ndarray, node: NodeProto, view: GraphView) -> np.ndarray | None:
-    limits = [-np.inf, np.inf]
+    limits: list[float] = [-np.inf, np.inf]
     for index, name in enumerate(node.input[1:3]):
         if name and name not in view.tensors:
             return None
         limits[index] = float(view.array(name).reshape(())) if name else limits[index]
-    return np.clip(values, *limits)
+    clipped: np.ndarray = np.clip(values, limits[0], limits[1])
+    return clipped
 
 
 def _resized(values: np.ndarray, node: NodeProto, view: GraphView) -> np.ndarray | None:
@@ -262,8 +264,9 @@ def _bias_name(node: NodeProto, weight: NodeProto, source: NodeProto, view: Grap
     if bias is None or bias.op_type != "DequantizeLinear" or len(bias.input) > 2:
         return ""
     scale = view.maker.get(bias.input[1])
-    is_product = scale is not None and scale.op_type == "Mul" and list(scale.input) == [source.input[1], weight.input[1]]
-    return bias.input[0] if is_product and bias.input[0] in view.tensors else ""
+    if scale is None or scale.op_type != "Mul" or list(scale.input) != [source.input[1], weight.input[1]]:
+        return ""
+    return bias.input[0] if bias.input[0] in view.tensors else ""
 
 
 def _read_by(node: NodeProto, view: GraphView) -> NodeProto | None:

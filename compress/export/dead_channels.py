@@ -202,7 +202,8 @@ class _Editor:
     def _before(self, node: NodeProto, kind: str, inputs: list[str], **attributes: int) -> str:
         """Add a node before another; return the name of what it makes."""
         output = self._name(node.output[0])
-        made = onnx.helper.make_node(kind, inputs, [output], **attributes)
+        made = onnx.helper.make_node(kind, inputs, [output])
+        made.attribute.extend(onnx.helper.make_attribute(name, value) for name, value in attributes.items())
         self._nodes.setdefault(node.output[0], []).append(made)
         return output
 

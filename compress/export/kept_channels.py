@@ -92,10 +92,7 @@ class KeptChannels:
             self._join([rows, self.kept[given]])
             return
         constants = self.constants.get(given, np.full(len(columns), np.nan))
-        if call.bias is None:
-            absorbed = call.integers(constants) == 0
-        else:
-            absorbed = call.is_even(constants)
+        absorbed = call.integers(constants) == 0 if call.bias is None else call.is_even(constants)
         needed = call.reads[rows].any(axis=0) & ~absorbed
         self._join([columns, self.kept[given]], needed)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 import onnx_ir
@@ -21,6 +21,7 @@ from compress.export.dead_channels import remove_dead_channels
 from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, translations
 from compress.export.rewrites import rewrite_for_runtime
+from compress.export.short_names import shorten_names
 from compress.export.tidy import sweep, tidy
 from compress.plugins import deploy_metadata
 from compress.whole_file import write_whole
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 METADATA_KEY = "krimp.deploy"
 INPUT_NAME, BATCH_NAME = "images", "batch"
 
+Names = Literal["full", "short"]
+
 
 def export_onnx(
     model: nn.Module,
@@ -40,11 +43,12 @@ def export_onnx(
     opset: int = 19,
     deform: DeformForm = "DeformConv",
     rewrite: bool = True,
+    names: Names = "full",
 ) -> dict[str, Any]:
     """Export a model and check the file; the same model gives the same bytes.
 
-    Batch norms are folded, training outputs are cut off, filters that compute nothing are removed. The batch axis is dynamic, height and
-    width are those of the plug-in's example input. A quantized model gets QuantizeLinear /
+    Batch norms are folded, training outputs are cut off, filters that compute nothing are removed. The batch axis is
+    dynamic, height and width are those of the plug-in's example input. A quantized model gets QuantizeLinear /
     DequantizeLinear pairs and int8 weights.
 
     Args:
@@ -54,27 +58,29 @@ def export_onnx(
         opset: 19 or 20 (DeformConv came with 19).
         deform: operator for deformable convolutions; 'GridSample' runs in ONNX Runtime before 1.25.
         rewrite: give integer layers the shapes that ONNX Runtime's kernels are fast with (`rewrites.py`).
+        names: 'short': layers and constants get short names, see `short_names.py`.
 
     Returns:
         onnx_bytes, initializer_bytes, opset, num_nodes, num_initializers, rewritten (a `Rewrite` each, as a dict),
-        removed (a `Removal` each, as a dict).
+        removed (a `Removal` each, as a dict), names (short -> full; empty with full names).
 
     Raises:
         StageError: the model cannot be exported, or the file breaks a rule that it must keep.
     """
     example = detector.example_input(2)  # a batch of one would be folded into the graph
-    names = detector.output_names()
-    graph = deploy_graph(model, len(names), example)
-    translated = _translate(graph, example, names, opset, deform)
+    outputs = detector.output_names()
+    graph = deploy_graph(model, len(outputs), example)
+    translated = _translate(graph, example, outputs, opset, deform)
     tidy(translated)
     proto = _serialized(translated)
     if removed := remove_dead_channels(proto):
         proto = _swept(proto)
     if rewritten := rewrite_for_runtime(proto.graph) if rewrite else []:
         proto = _swept(proto)
+    shortened = shorten_names(proto.graph) if names == "short" else {}
     metadata = json.dumps(deploy_metadata(detector), sort_keys=True, separators=(",", ":"))
     onnx.helper.set_model_props(proto, {METADATA_KEY: metadata})
-    _check(proto, names)
+    _check(proto, outputs)
     data = proto.SerializeToString(deterministic=True)
     write_whole(path, data)
     return {
@@ -85,6 +91,7 @@ def export_onnx(
         "num_initializers": len(proto.graph.initializer),
         "rewritten": [asdict(one) for one in rewritten],
         "removed": [asdict(one) for one in removed],
+        "names": shortened,
     }
 
 

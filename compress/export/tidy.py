@@ -55,7 +55,7 @@ def tidy(model: Model) -> None:
 
 
 def sweep(model: Model) -> None:
-    """Merge equal initializers and nodes, drop what nothing reads, and name all but layers and outputs anew; in place."""
+    """Merge equal initializers and nodes, drop what nothing reads, and number what is no layer's; in place."""
     Sequential(
         DeduplicateInitializersPass(size_limit=EVERY_SIZE),
         CommonSubexpressionEliminationPass(),
