@@ -49,11 +49,11 @@ def run(stage: RoundWeights, context: StageContext) -> dict[str, Any]:
     packing = _Packing(model, statistics, detector, context)
     if stage.target.price is not None:
         layers = round_network(choosers, stage.target.price)
-        found = Priced(layers, stage.target.price, packing(layers, stage.target.price))
+        found = Priced(layers, stage.target.price, packing(layers))
         _tell(stage.label, found)
     else:
         found = round_to_bytes(choosers, packing, _target_bytes(stage, context), tell=partial(_tell, stage.label))
-    set_rounded(model, found.layers, statistics, found.price)
+    set_rounded(model, found.layers, statistics)
     check_zeros(model, masks, label=stage.label)
     save_model(context.folder, model, build)
     return {
@@ -76,9 +76,9 @@ class _Packing:
         self.model, self.statistics, self.detector = model, statistics, detector
         self.folder = context.scratch
 
-    def __call__(self, layers: Mapping[str, Rounded], price: float) -> int:
+    def __call__(self, layers: Mapping[str, Rounded]) -> int:
         """Export, pack and weigh."""
-        rounded = set_rounded(copy_of(self.model), layers, self.statistics, price)
+        rounded = set_rounded(copy_of(self.model), layers, self.statistics)
         source, target = self.folder / "tried.onnx", self.folder / "tried.krimp"
         for path in (source, target):
             path.unlink(missing_ok=True)

@@ -33,17 +33,11 @@ def _layer(layer: QuantizedConv2d, statistics: LayerStatistics) -> Layer:
 
 
 def set_rounded(
-    model: nn.Module, rounded: Mapping[str, Rounded], statistics: Mapping[str, LayerStatistics], price: float
+    model: nn.Module, rounded: Mapping[str, Rounded], statistics: Mapping[str, LayerStatistics]
 ) -> nn.Module:
     """Give the layers of a model their new weights, steps and biases, in place; return it.
 
-    A bias takes up what the new weights add to the mean of its output, and becomes as coarse as a bit is worth it.
-
-    Args:
-        model: from `quantize`.
-        rounded: layer name -> its weights.
-        statistics: layer name -> what its errors cost.
-        price: loss that a bit is worth.
+    A bias takes up what the new weights add to the mean of its output, and is as coarse as a bit is worth it.
     """
     for name, layer in quantized_layers(model).items():
         one = rounded[name]
@@ -54,23 +48,22 @@ def set_rounded(
                 layer.bias.add_(shift.to(layer.bias).view_as(layer.bias))
             layer.weight.copy_(torch.from_numpy(one.weights).view_as(layer.weight))
         layer.fix_steps(torch.from_numpy(one.steps))
-        if layer.bias is not None and (unit := bias_unit(statistics[name].bias_importance, one.steps, price)) > 0:
+        if layer.bias is not None and (unit := bias_unit(statistics[name].bias_importance, one)) > 0:
             layer.coarsen_bias(torch.tensor(unit))
     return model
 
 
-def bias_unit(importance: np.ndarray, steps: np.ndarray, price: float) -> float:
+def bias_unit(importance: np.ndarray, rounded: Rounded) -> float:
     """Return how coarse the biases of a layer may be, in units of its input; 0 if nothing is known of them.
 
     One number for a layer, so that its integers are multiples of one power of two.
 
     Args:
         importance: (out,) what an error of one in each bias costs.
-        steps: (out,) of the weights.
-        price: loss that a bit is worth.
+        rounded: its weights, and the price that they were rounded at.
 
     Source:
         High-rate theory, as for the steps of weights: an error of unit^2 / 12, a bit for halving it.
     """
-    bends = float(np.mean(importance * steps.astype(np.float64) ** 2))
-    return float(np.sqrt(6 * price / np.log(2) / bends)) if bends > 0 else 0.0
+    bends = float(np.mean(importance * rounded.steps.astype(np.float64) ** 2))
+    return float(np.sqrt(6 * rounded.price / np.log(2) / bends)) if bends > 0 else 0.0

@@ -22,7 +22,7 @@ _CLOSE = 1.2  # factor between prices around the target from which on rows of bo
 _MIXTURES = 6  # that are measured
 _FLATTEST = -0.05  # slope that is believed
 
-Measure = Callable[[Mapping[str, Rounded], float], int]
+Measure = Callable[[Mapping[str, Rounded]], int]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def round_to_bytes(
 
     Args:
         choosers: of all layers.
-        measure: gives the bytes of the packed file of what was found at a price.
+        measure: gives the bytes of the packed file.
         target: bytes; 99 to 100 % of them are used.
         tell: called with everything that was tried.
 
@@ -74,7 +74,7 @@ def round_to_bytes(
     price, start = _START, None
 
     def found(layers: Mapping[str, Rounded], price: float) -> Priced | None:
-        tried.append(Priced(layers, price, measure(layers, price)))
+        tried.append(Priced(layers, price, measure(layers)))
         tell(tried[-1])
         return tried[-1] if target * (1 - TOLERANCE) <= tried[-1].num_bytes <= target else None
 
@@ -164,7 +164,7 @@ class Mixture:
         over, under = self._over[name], self._under[name]
         codes = np.where(chosen[:, None], over.codes, under.codes)
         exponents = np.where(chosen, over.exponents, under.exponents)
-        mixed = Rounded(codes, exponents, 0.0)
+        mixed = Rounded(codes, exponents, 0.0, price=under.price)
         return replace(mixed, loss=float(self._choosers[name].row_losses(mixed).sum()))
 
 
