@@ -110,6 +110,29 @@ def test_the_runtime_computes_with_the_biases_of_the_file(proto, path):
     assert used <= expected
 
 
+def test_weights_are_read_without_zero_points_as_all_are_zero(proto):
+    readers = [n for n in proto.graph.node if n.op_type == "DequantizeLinear" and ".weight" in n.input[0]]
+    assert len(readers) > 10
+    assert {len(node.input) for node in readers} == {2}
+
+
+def test_filters_without_weights_are_not_in_the_file_and_the_facts_name_them(tmp_path):
+    detector = Lookalike()
+    model = quantized(detector)
+    with torch.no_grad():
+        model.backbone.block.depthwise.get_submodule("0").weight[[1, 4, 9]] = 0
+    facts = export_onnx(model, tmp_path / "model.onnx", detector=detector, rewrite=False)
+    cut = {one["layer"]: (one["before"][0], one["after"][0]) for one in facts["removed"]}
+    assert cut == {
+        "backbone.block.expand.0/Conv": (32, 29),
+        "backbone.block.depthwise.0/Conv": (32, 29),
+        "backbone.block.linear.0/Conv": (16, 16),
+    }
+    names = detector.output_names()
+    errors = check_parity(model, tmp_path / "model.onnx", images_of(detector)[:2], names=names, limit=1e-4, label="x")
+    assert max(errors.values()) < 1e-5
+
+
 def test_only_the_images_are_an_input(proto):
     assert [v.name for v in proto.graph.input] == ["images"]
     assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
