@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError, StageError
+from compress.export.channel_order import order_channels
 from compress.export.dead_channels import remove_dead_channels
 from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, translations
@@ -74,6 +75,8 @@ def export_onnx(
     tidy(translated)
     proto = _serialized(translated)
     if removed := remove_dead_channels(proto):
+        proto = _swept(proto)
+    if order_channels(proto):
         proto = _swept(proto)
     if rewritten := rewrite_for_runtime(proto.graph) if rewrite else []:
         proto = _swept(proto)
