@@ -32,7 +32,7 @@ def order_channels(model: ModelProto) -> list[str]:
     """
     view = GraphView(model.graph)
     calls = integer_calls(view)
-    orders = _orders(_ties(model, view, calls), view, calls)
+    orders = _orders(_ties(model, view, calls), calls)
     _apply([edit for call in calls.values() for edit in _edits(call, view, orders)], view)
     return [call.node.name for call in calls.values() if _ROWS + call.weight in orders]
 
@@ -63,20 +63,32 @@ def _ties(model: ModelProto, view: GraphView, calls: Mapping[str, IntegerCall]) 
     """Return what the nodes of a graph tie and freeze."""
     shapes, ties = image_shapes(model), _Ties()
     ties.freeze(*(value.name for value in (*model.graph.input, *model.graph.output)))
+    behind: dict[str, set[str]] = {name: {name} for name in view.tensors}  # what stored tensors alone make -> all of it
     for node in model.graph.node:
-        if asks_for_the_batch(node) or _is_stored(node.output[0], view):
+        names = [name for name in node.input if name]
+        stored = {each for name in names for each in behind.get(name, ())}
+        if names and all(name in behind for name in names):
+            behind.update((name, stored | {name}) for name in node.output)
+            continue
+        if asks_for_the_batch(node):
             continue
         call = calls.get(node.output[0])
         if call is not None and {node.input[0], node.output[0]} <= shapes.keys():
-            ties.tie(_ROWS + call.weight, node.output[0])
+            ties.tie(_ROWS + call.weight, node.output[0], *_made_for_rows(call, view))
             ties.tie((_ROWS if call.is_depthwise else _COLUMNS) + call.weight, node.input[0])
-        elif names := _alike(node, view, shapes):
-            ties.tie(*names)
+        elif alike := _alike(node, view, shapes):
+            ties.tie(*alike)
         else:
-            ties.freeze(*node.input, *node.output)
-            stored = [tensor for name in node.input for tensor in _tensors_behind(name, view)]
-            ties.freeze(*(side + tensor for tensor in stored for side in (_ROWS, _COLUMNS)))
+            ties.freeze(*names, *node.output, *(side + name for name in stored for side in ("", _ROWS, _COLUMNS)))
     return ties
+
+
+def _made_for_rows(call: IntegerCall, view: GraphView) -> list[str]:
+    """Return the bias and its scale, if that is a vector: layers with equal ones may share the nodes that make them."""
+    if call.bias is None:
+        return []
+    bias = call.node.input[2]
+    return [bias, view.maker[bias].input[1]] if call.weight_scale.ndim else [bias]
 
 
 def _alike(node: NodeProto, view: GraphView, shapes: Mapping[str, tuple[int, int, int]]) -> list[str]:
@@ -90,54 +102,34 @@ def _alike(node: NodeProto, view: GraphView, shapes: Mapping[str, tuple[int, int
     return names if len(counts) == 1 and None not in counts else []
 
 
-def _is_stored(name: str, view: GraphView) -> bool:
-    """Return whether a value is made of stored tensors alone."""
-    if name in view.tensors or not name:
-        return True
-    maker = view.maker.get(name)
-    return maker is not None and len(maker.input) > 0 and all(_is_stored(each, view) for each in maker.input)
-
-
-def _tensors_behind(name: str, view: GraphView) -> Iterator[str]:
-    """Yield the stored tensors that a value is made of, if it is made of these alone."""
-    if name in view.tensors:
-        yield name
-    elif name and _is_stored(name, view):
-        for each in view.maker[name].input:
-            yield from _tensors_behind(each, view)
-
-
-def _orders(ties: _Ties, view: GraphView, calls: Mapping[str, IntegerCall]) -> dict[str, np.ndarray]:
+def _orders(ties: _Ties, calls: Mapping[str, IntegerCall]) -> dict[str, np.ndarray]:
     """Return side of a weight -> its channels in their new order, of sides that change."""
     weights = {call.weight: call for call in calls.values()}
     scales: dict[str, list[np.ndarray]] = {}
     for weight, call in weights.items():
         if call.weight_scale.ndim:
             scales.setdefault(ties.find(_ROWS + weight), []).append(call.weight_scale)
-    frozen = ties.find(_FROZEN)
-    sorted_ = {
-        root: _sorted_by(found)
-        for root, found in scales.items()
-        if root != frozen and len({len(one) for one in found}) == 1
-    }
+    scales.pop(ties.find(_FROZEN), None)
+    found = {root: _sorted_by(ones) for root, ones in scales.items()}
     orders = {}
     for side in (side + weight for weight in weights for side in (_ROWS, _COLUMNS)):
-        order = sorted_.get(ties.find(side))
+        order = found.get(ties.find(side))
         if order is not None and (np.diff(order) != 1).any():
             orders[side] = order
     return orders
 
 
 def _sorted_by(scales: list[np.ndarray]) -> np.ndarray:
-    """Return the order in which the first scales rise, equal ones by the next, and so on."""
-    return np.lexsort(scales[::-1])
+    """Return the order in which the scales of the last layer rise, equal ones by the layer before, and so on."""
+    order: np.ndarray = np.lexsort(scales)
+    return order
 
 
 class _Edit(NamedTuple):
-    """A stored tensor that a node shall read in another order."""
+    """A stored tensor that a node shall read in another order, at one of its inputs."""
 
     node: NodeProto
-    index: int
+    place: int
     axis_orders: tuple[tuple[int, np.ndarray], ...]
 
     @property
@@ -165,11 +157,11 @@ def _edits(call: IntegerCall, view: GraphView, orders: Mapping[str, np.ndarray])
 
 
 def _apply(edits: list[_Edit], view: GraphView) -> None:
-    """Store tensors in their new orders: under their names as far as nobody reads them otherwise, else under new ones."""
-    by_place = {(edit.node.output[0], edit.index): edit for edit in edits}
+    """Store tensors in their new orders: under the old name the first one, if nobody reads the old one any more."""
+    by_place = {(edit.node.output[0], edit.place): edit for edit in edits}
     by_name: dict[str, dict[tuple[tuple[int, bytes], ...], list[_Edit]]] = {}
     for edit in by_place.values():
-        by_name.setdefault(edit.node.input[edit.index], {}).setdefault(edit.key, []).append(edit)
+        by_name.setdefault(edit.node.input[edit.place], {}).setdefault(edit.key, []).append(edit)
     for name, groups in by_name.items():
         values = view.array(name)
         is_free = sum(map(len, groups.values())) == view.uses[name]
@@ -180,4 +172,4 @@ def _apply(edits: list[_Edit], view: GraphView) -> None:
             target = name if is_free and number == 0 else f"{name}{_NEW}{number}"
             view.store(target, ordered)
             for edit in group:
-                edit.node.input[edit.index] = target
+                edit.node.input[edit.place] = target
