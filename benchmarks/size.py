@@ -27,6 +27,8 @@ from google.protobuf.message import DecodeError
 from benchmarks.record_file import refuse_existing, write_record
 from compress import codec
 from compress.errors import CodecError, CompressError
+from compress.export.short_names import restore_names
+from compress.names_file import names_beside
 
 PARTS = {
     "backbone": ("backbone", "features", "stem", "layer"),
@@ -118,12 +120,14 @@ def measure(path: Path) -> Size:
         if not codec.is_packed(path):
             packed = Path(folder) / "model.krimp"
             codec.pack_file(path, packed)
-        coded = {fact.name: fact for fact in codec.inspect_file(packed)}
+        names = names_beside(path)
+        coded = {names.get(fact.name, fact.name): fact for fact in codec.inspect_file(packed)}
         packed_bytes = packed.stat().st_size
     try:
         model = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise CodecError(f"{path}: holds no ONNX network ({error}). Parts are counted in ONNX files only.") from error
+    restore_names(model.graph, names)
     part_by_name, quantizers = parts_by_initializer(model)
     parts = {name: Part() for name in (*PARTS, "other", GRAPH)}
     for tensor in model.graph.initializer:

@@ -148,10 +148,12 @@ def keep_zeros(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[int, 
 
 
 def _fix_steps(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give the layers their steps that were chosen, not taken from the largest weight."""
+    """Give the layers their steps and the coarseness of their biases, where these were chosen."""
     for name, module in model.named_modules():
         if (steps := state.get(f"{name}.weight_step")) is not None and hasattr(module, "fix_steps"):
             module.fix_steps(steps)
+        if (unit := state.get(f"{name}.bias_unit")) is not None and hasattr(module, "coarsen_bias"):
+            module.coarsen_bias(unit)
 
 
 def _load_state_strictly(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

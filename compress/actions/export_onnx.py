@@ -7,6 +7,7 @@ from typing import Any
 from compress.actions.model_facts import network_facts
 from compress.export import check_parity, export_onnx, unfused_convolutions
 from compress.model_folder import load_model
+from compress.names_file import write_names
 from compress.progress import say
 from compress.quantization.calibration import first_images
 from compress.stage import StageContext
@@ -23,7 +24,19 @@ def run(stage: ExportOnnx, context: StageContext) -> dict[str, Any]:
     model, build = load_model(context.source.path, detector)
     path = context.folder / "model.onnx"
     facts = network_facts(context.source.facts)
-    facts |= export_onnx(model, path, detector=detector, opset=stage.opset, deform=stage.deform, rewrite=stage.rewrite)
+    facts |= export_onnx(
+        model,
+        path,
+        detector=detector,
+        opset=stage.opset,
+        deform=stage.deform,
+        rewrite=stage.rewrite,
+        names=stage.names,
+    )
+    if facts["names"]:
+        write_names(context.folder, facts["names"])
+    if facts["removed"]:
+        say(f"{stage.label}: {len(facts['removed'])} layers cut or stored as constants, as filters compute nothing")
     if facts["rewritten"]:
         say(f"{stage.label}: {len(facts['rewritten'])} layers padded or rearranged for the runtime's kernels")
     images = first_images(detector, stage.parity_split, stage.parity_images, seed=context.seed)
@@ -41,7 +54,7 @@ def run(stage: ExportOnnx, context: StageContext) -> dict[str, Any]:
     }
     if build.quantization is not None:
         reasons = detector.not_quantizable(model)
-        unfused = unfused_convolutions(path, reasons)
+        unfused = unfused_convolutions(path, reasons, facts["names"])
         facts["unfused"] = [{"name": u.name, "reason": u.reason} for u in unfused]
         surprising = [u for u in unfused if u.layer not in reasons]
         say(f"{stage.label}: {len(unfused)} convolutions run in float, {len(surprising)} of them against the plan")

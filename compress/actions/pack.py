@@ -9,6 +9,7 @@ from typing import Any
 from compress import codec
 from compress.actions.model_facts import network_facts
 from compress.errors import StageError
+from compress.names_file import names_beside, write_names
 from compress.stage import StageContext
 from compress.stages.pack import Pack
 
@@ -23,6 +24,8 @@ def run(stage: Pack, context: StageContext) -> dict[str, Any]:
     source = context.source.file("model.onnx")
     target = context.folder / "model.krimp"
     facts = codec.pack_file(source, target)
+    if names := names_beside(source):
+        write_names(context.folder, names)
     original = source.read_bytes()
     if codec.unpack_bytes(target) != original:
         raise StageError(f"stage {stage.label}: {target} does not unpack to {source}. This is a bug: please report it.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from compress.codec.files.named_tensors import network_name
 from compress.codec.files.network_folder import INDEX_SUFFIX, find_network
 from compress.codec.files.packed_file import Progress
 from compress.errors import CodecError, printable, printable_lines
+from compress.names_file import names_beside, read_names
 from compress.outputs import Outputs
 
 app = typer.Typer(help="Pack networks into .krimp files and back.", no_args_is_help=True)
@@ -144,6 +145,9 @@ def inspect(
     file: Annotated[Path, typer.Argument(help="A .krimp, ONNX or safetensors file, or a folder with one.")],
     as_json: JsonOption = False,
     max_bytes: _MaxBytes = None,
+    names: Annotated[
+        Path | None, typer.Option(help="names.json of a network with short names; found by itself beside the file.")
+    ] = None,
 ) -> None:
     """List the tensors of a .krimp file: type, bit width, zeros, entropy, coded bits, coder, share.
 
@@ -158,7 +162,11 @@ def inspect(
     Example: krimp inspect model.krimp --json
     """
     with _errors(), _progress(f"inspect {file.name}") as progress, only_documents(as_json):
-        facts = codec.inspect_file(file, progress, max_bytes=max_bytes)
+        full = names_beside(file) if names is None else read_names(names)
+        facts = [
+            replace(entry, name=full.get(entry.name, entry.name))
+            for entry in codec.inspect_file(file, progress, max_bytes=max_bytes)
+        ]
     if as_json:
         print_document([asdict(entry) for entry in facts])
         return

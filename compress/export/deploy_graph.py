@@ -23,7 +23,7 @@ from compress.errors import StageError
 from compress.quantization.gates import hard_sigmoid, multiply
 from compress.quantization.graph import fold_batch_norms, keep_outputs, module_of, remove_taps, trace
 from compress.quantization.insertion import is_nearest, is_passing, is_relu, relu_limit
-from compress.quantization.integer_arithmetic import LARGEST_CODE
+from compress.quantization.integer_arithmetic import LARGEST_CODE, bias_codes
 from compress.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, add
 
 BIAS_LIMIT = 2.0**30  # of the integer bias; the runtime's int32 then has room for the products
@@ -237,8 +237,8 @@ def integer_bias(layer: QuantizedConv2d, input_scale: float, weight_scale: Tenso
     Computed in float32, as ONNX Runtime does with a float bias and as the fake-quantized layer does.
     """
     assert layer.bias is not None
-    step = torch.tensor(input_scale, dtype=torch.float32) * weight_scale
-    return torch.round(layer.bias.detach().float() / step).to(torch.int32)
+    scale = torch.tensor(input_scale, dtype=torch.float32)
+    return bias_codes(layer.bias.detach().float(), scale, weight_scale, layer.bias_unit).to(torch.int32)
 
 
 def integer_weights(layer: QuantizedConv2d, input_scale: float) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto
 
+from compress.export.short_names import restore_names
 from compress.export.tidy import CONVOLUTIONS
 
 
@@ -29,7 +30,7 @@ class Unfused:
     reason: str
 
 
-def optimized_graph(path: Path) -> ModelProto:
+def optimized_graph(model: Path | ModelProto) -> ModelProto:
     """Return the graph that ONNX Runtime runs on the CPU with all its optimizations.
 
     Layout transformations (level ALL) rename float convolutions on some CPUs; level EXTENDED holds
@@ -42,23 +43,29 @@ def optimized_graph(path: Path) -> ModelProto:
         options.optimized_model_filepath = str(target)
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        source = str(model) if isinstance(model, Path) else model.SerializeToString()
+        ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         return onnx.load(str(target))
 
 
-def unfused_convolutions(path: Path, reasons: Mapping[str, str] | None = None) -> list[Unfused]:
+def unfused_convolutions(
+    path: Path, reasons: Mapping[str, str] | None = None, names: Mapping[str, str] | None = None
+) -> list[Unfused]:
     """List the convolutions of an exported file that ONNX Runtime does not fuse to QLinearConv.
 
     Args:
         path: ONNX file.
         reasons: module name -> reason of layers that are float on purpose.
+        names: short -> full name, of a file with short names.
 
     Returns:
         One entry a node, in the order of the graph; empty if all run in integers.
     """
     reasons = reasons or {}
     original = onnx.load(str(path))
-    optimized = optimized_graph(path)
+    if names:  # the runtime tells what it fused by the names of nodes
+        restore_names(original.graph, names)
+    optimized = optimized_graph(original)
     floating = {node.name for node in optimized.graph.node if node.op_type in (*CONVOLUTIONS, "FusedConv")}
     floating |= {o for n in optimized.graph.node if n.op_type in (*CONVOLUTIONS, "FusedConv") for o in n.output}
     producers = {output: node for node in original.graph.node for output in node.output}

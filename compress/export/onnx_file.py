@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx
 import onnx_ir
@@ -17,9 +17,12 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError, StageError
+from compress.export.channel_order import order_channels
+from compress.export.dead_channels import remove_dead_channels
 from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, translations
 from compress.export.rewrites import rewrite_for_runtime
+from compress.export.short_names import shorten_names
 from compress.export.tidy import sweep, tidy
 from compress.plugins import deploy_metadata
 from compress.whole_file import write_whole
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 METADATA_KEY = "krimp.deploy"
 INPUT_NAME, BATCH_NAME = "images", "batch"
 
+Names = Literal["auto", "full", "short"]
+
 
 def export_onnx(
     model: nn.Module,
@@ -39,11 +44,12 @@ def export_onnx(
     opset: int = 19,
     deform: DeformForm = "DeformConv",
     rewrite: bool = True,
+    names: Names = "auto",
 ) -> dict[str, Any]:
     """Export a model and check the file; the same model gives the same bytes.
 
-    Batch norms are folded, training outputs are cut off. The batch axis is dynamic, height and
-    width are those of the plug-in's example input. A quantized model gets QuantizeLinear /
+    Batch norms are folded, training outputs are cut off, filters that compute nothing are removed. The batch axis is
+    dynamic, height and width are those of the plug-in's example input. A quantized model gets QuantizeLinear /
     DequantizeLinear pairs and int8 weights.
 
     Args:
@@ -53,27 +59,32 @@ def export_onnx(
         opset: 19 or 20 (DeformConv came with 19).
         deform: operator for deformable convolutions; 'GridSample' runs in ONNX Runtime before 1.25.
         rewrite: give integer layers the shapes that ONNX Runtime's kernels are fast with (`rewrites.py`).
+        names: 'short': layers and constants get short names, see `short_names.py`; 'auto': in a quantized model.
 
     Returns:
-        onnx_bytes, initializer_bytes, opset, num_nodes, num_initializers, rewritten (a `Rewrite` each, as a dict).
+        onnx_bytes, initializer_bytes, opset, num_nodes, num_initializers, rewritten (a `Rewrite` each, as a dict),
+        removed (a `Removal` each, as a dict), names (short -> full; empty with full names).
 
     Raises:
         StageError: the model cannot be exported, or the file breaks a rule that it must keep.
     """
     example = detector.example_input(2)  # a batch of one would be folded into the graph
-    names = detector.output_names()
-    graph = deploy_graph(model, len(names), example)
-    translated = _translate(graph, example, names, opset, deform)
+    outputs = detector.output_names()
+    graph = deploy_graph(model, len(outputs), example)
+    translated = _translate(graph, example, outputs, opset, deform)
     tidy(translated)
     proto = _serialized(translated)
-    rewritten = rewrite_for_runtime(proto.graph) if rewrite else []
-    if rewritten:
-        swept = onnx_ir.from_proto(proto)
-        sweep(swept)
-        proto = _serialized(swept)
+    if removed := remove_dead_channels(proto):
+        proto = _swept(proto)
+    if order_channels(proto):
+        proto = _swept(proto)
+    if rewritten := rewrite_for_runtime(proto.graph) if rewrite else []:
+        proto = _swept(proto)
+    is_short = names == "short" or (names == "auto" and _is_quantized(proto))
+    shortened = shorten_names(proto.graph) if is_short else {}
     metadata = json.dumps(deploy_metadata(detector), sort_keys=True, separators=(",", ":"))
     onnx.helper.set_model_props(proto, {METADATA_KEY: metadata})
-    _check(proto, names)
+    _check(proto, outputs)
     data = proto.SerializeToString(deterministic=True)
     write_whole(path, data)
     return {
@@ -83,6 +94,8 @@ def export_onnx(
         "num_nodes": len(proto.graph.node),
         "num_initializers": len(proto.graph.initializer),
         "rewritten": [asdict(one) for one in rewritten],
+        "removed": [asdict(one) for one in removed],
+        "names": shortened,
     }
 
 
@@ -146,11 +159,22 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _is_quantized(proto: onnx.ModelProto) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+
+
 def _serialized(model: onnx_ir.Model) -> onnx.ModelProto:
     """Return a model as it stands in the file: without the shapes of the values between the nodes."""
     proto = onnx_ir.to_proto(model)
     del proto.graph.value_info[:]
     return proto
+
+
+def _swept(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model after edits: equal constants and nodes once, no unused ones, names that count up."""
+    model = onnx_ir.from_proto(proto)
+    sweep(model)
+    return _serialized(model)
 
 
 def _check(proto: onnx.ModelProto, names: tuple[str, ...]) -> None:

@@ -115,8 +115,8 @@ def write_hard_sigmoid(x: TensorType, scale: float) -> Any:
 
 
 def write_dequantize_weight(codes: TensorType, scale: TensorType) -> Any:
-    """Write DequantizeLinear of int8, a scale per output channel."""
-    return op.DequantizeLinear(codes, scale, _constant(np.zeros(_sizes(codes)[0], np.int8)), axis=0)
+    """Write DequantizeLinear of int8, a scale per output channel; no zero point says zero."""
+    return op.DequantizeLinear(codes, scale, axis=0)
 
 
 def write_dequantize_bias(codes: TensorType, input_scale: float, weight_scale: TensorType) -> Any:

@@ -11,12 +11,13 @@ Only zeros are added: to the file they cost next to nothing, and parameters and 
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import GraphProto, NodeProto
+
+from compress.export.graph_view import GraphView, groups_of
 
 KERNEL_CHANNELS = 16  # of MLAS' depthwise kernel for integers, on x86 and ARM
 FEW_CHANNELS = 4  # an image; from eight channels on the gather copies whole words
@@ -52,7 +53,7 @@ def pad_depthwise(graph: GraphProto) -> list[Rewrite]:
     Only integer depthwise layers between two dense ones, whose weights no other node reads, are touched; what the
     graph computes does not change by a bit.
     """
-    view = _View(graph)
+    view = GraphView(graph)
     done = []
     for node in list(graph.node):
         if (found := _match(node, view)) is None:
@@ -77,7 +78,7 @@ def split_stem_into_phases(graph: GraphProto) -> list[Rewrite]:
     Returns:
         The layers; none if the image has an odd side or many channels, or something else reads it, too.
     """
-    view = _View(graph)
+    view = GraphView(graph)
     done = []
     for value in graph.input:
         dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
@@ -94,7 +95,7 @@ def split_stem_into_phases(graph: GraphProto) -> list[Rewrite]:
         attributes = {a.name: list(a.ints) for a in conv.attribute if a.ints}
         if attributes.get("strides") != [_BLOCK, _BLOCK] or attributes.get("dilations", [1, 1]) != [1, 1]:
             continue
-        if _groups(conv) != 1 or not attributes.get("pads"):
+        if groups_of(conv) != 1 or not attributes.get("pads"):
             continue
         weight = view.array(view.weight_of(conv))
         pads = attributes["pads"]
@@ -154,81 +155,26 @@ def _insert_space_to_depth(graph: GraphProto, dequantize: NodeProto, layer: str)
     graph.node.insert(position, node)
 
 
-class _View:
-    """Who makes and who reads each value of a graph."""
-
-    def __init__(self, graph: GraphProto) -> None:
-        self.graph = graph
-        self.tensors: dict[str, TensorProto] = {tensor.name: tensor for tensor in graph.initializer}
-        self.maker: dict[str, NodeProto] = {name: node for node in graph.node for name in node.output}
-        self.readers: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
-            for name in () if _asks_for_the_batch(node) else node.input:
-                self.readers.setdefault(name, []).append(node)
-        self.uses = Counter({name: len(readers) for name, readers in self.readers.items()})
-        self.uses.update(value.name for value in graph.output)
-
-    def weight_of(self, node: NodeProto) -> str:
-        """Return the name of the stored integers of a convolution's weight."""
-        weight: str = self.maker[node.input[1]].input[0]
-        return weight
-
-    def shape(self, node: NodeProto) -> tuple[int, ...]:
-        """Return the shape of a convolution's weight."""
-        return tuple(self.tensors[self.weight_of(node)].dims)
-
-    def is_own_integer_convolution(self, node: NodeProto | None) -> bool:
-        """Return whether a node is a convolution with stored integer weights that no other node reads."""
-        if node is None or node.op_type != "Conv" or self.uses[node.input[1]] != 1:
-            return False
-        source = self.maker.get(node.input[1])
-        if source is None or source.op_type != "DequantizeLinear" or self.uses[source.input[0]] != 1:
-            return False
-        return source.input[0] in self.tensors
-
-    def array(self, name: str) -> np.ndarray:
-        """Return a stored tensor."""
-        return onnx.numpy_helper.to_array(self.tensors[name])
-
-    def store(self, name: str, values: np.ndarray) -> None:
-        """Replace a stored tensor, or add one."""
-        if name not in self.tensors:
-            self.tensors[name] = self.graph.initializer.add()
-        self.tensors[name].CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values), name))
-
-    def pad(self, name: str, count: int, *, axis: int = 0) -> None:
-        """Lengthen a stored tensor by zeros."""
-        values = self.array(name)
-        widths = [(0, count if i == axis else 0) for i in range(values.ndim)]
-        self.store(name, np.pad(values, widths))
-
-
-def _asks_for_the_batch(node: NodeProto) -> bool:
-    """Return whether a node reads the size of the first axis alone, which no rewrite changes."""
-    limits = {a.name: a.i for a in node.attribute}
-    return node.op_type == "Shape" and limits.get("start", 0) == 0 and limits.get("end") == 1
-
-
-def _match(node: NodeProto, view: _View) -> tuple[NodeProto, NodeProto] | None:
+def _match(node: NodeProto, view: GraphView) -> tuple[NodeProto, NodeProto] | None:
     """Return the dense convolutions before and behind a depthwise one that is worth padding, or None."""
     if not view.is_own_integer_convolution(node):
         return None
     outputs, inputs = view.shape(node)[:2]
-    if outputs == 1 or inputs != 1 or _groups(node) != outputs or outputs % KERNEL_CHANNELS == 0:
+    if outputs == 1 or inputs != 1 or groups_of(node) != outputs or outputs % KERNEL_CHANNELS == 0:
         return None
     before, after = _upwards(node.input[0], view), _downwards(node.output[0], view)
     for dense in (before, after):
-        if dense is None or not view.is_own_integer_convolution(dense) or _groups(dense) != 1:
+        if dense is None or not view.is_own_integer_convolution(dense) or groups_of(dense) != 1:
             return None
     assert before is not None
     assert after is not None
-    tensors = [view.maker[one.input[1]].input[i] for one in (before, node) for i in (1, 2)]
+    tensors = [name for one in (before, node) for name in view.maker[one.input[1]].input[1:]]
     if not all(name in view.tensors for name in tensors) or not all(_bias_is_known(n, view) for n in (before, node)):
         return None
     return before, after
 
 
-def _upwards(name: str, view: _View) -> NodeProto | None:
+def _upwards(name: str, view: GraphView) -> NodeProto | None:
     """Return the convolution that a value comes from, if nothing else reads it on the way."""
     while view.uses[name] == 1 and (node := view.maker.get(name)) is not None:
         if node.op_type == "Conv":
@@ -239,7 +185,7 @@ def _upwards(name: str, view: _View) -> NodeProto | None:
     return None
 
 
-def _downwards(name: str, view: _View) -> NodeProto | None:
+def _downwards(name: str, view: GraphView) -> NodeProto | None:
     """Return the one convolution that a value goes to."""
     while view.uses[name] == 1 and (readers := view.readers.get(name)):
         node = readers[0]
@@ -251,13 +197,13 @@ def _downwards(name: str, view: _View) -> NodeProto | None:
     return None
 
 
-def _one_scale(node: NodeProto, view: _View) -> bool:
+def _one_scale(node: NodeProto, view: GraphView) -> bool:
     """Return whether a (de)quantizer has one scale for all channels; other operators have none."""
     linear = node.op_type in ("QuantizeLinear", "DequantizeLinear")
     return not linear or (node.input[1] in view.tensors and view.array(node.input[1]).size == 1)
 
 
-def _bias_is_known(node: NodeProto, view: _View) -> bool:
+def _bias_is_known(node: NodeProto, view: GraphView) -> bool:
     """Return whether a convolution has no bias, a stored one, or stored integers under the scale of a Mul."""
     if len(node.input) < 3 or not node.input[2]:
         return True
@@ -279,10 +225,10 @@ def _bias_is_known(node: NodeProto, view: _View) -> bool:
     )
 
 
-def _pad_outputs(node: NodeProto, view: _View, count: int) -> None:
+def _pad_outputs(node: NodeProto, view: GraphView, count: int) -> None:
     """Give a convolution more filters, all zero, with a bias of zero."""
     source = view.maker[node.input[1]]
-    weight, scale, zero_point = source.input[:3]
+    weight, scale = source.input[:2]
     view.pad(weight, count)
     if view.array(scale).ndim:
         scales, padded = view.array(scale), f"{weight}_scale_padded"
@@ -291,20 +237,17 @@ def _pad_outputs(node: NodeProto, view: _View, count: int) -> None:
             for index, name in enumerate(reader.input):
                 if name == scale:
                     reader.input[index] = padded
-        zeros, name = view.array(zero_point), f"{weight}_zero_point_padded"
-        view.store(name, np.concatenate([zeros, np.zeros(count, zeros.dtype)]))
-        source.input[2] = name
+        if len(source.input) > 2:
+            zeros, name = view.array(source.input[2]), f"{weight}_zero_point_padded"
+            view.store(name, np.concatenate([zeros, np.zeros(count, zeros.dtype)]))
+            source.input[2] = name
     if len(node.input) > 2 and node.input[2]:
         bias = node.input[2]
         view.pad(bias if bias in view.tensors else view.maker[bias].input[0], count)
 
 
-def _scale_of_bias(node: NodeProto, view: _View) -> list[NodeProto]:
+def _scale_of_bias(node: NodeProto, view: GraphView) -> list[NodeProto]:
     """Return the Mul that makes the scale of an integer bias, if there is one."""
     if len(node.input) < 3 or node.input[2] not in view.maker:
         return []
     return [view.maker[view.maker[node.input[2]].input[1]]]
-
-
-def _groups(node: NodeProto) -> int:
-    return next((a.i for a in node.attribute if a.name == "group"), 1)

@@ -51,12 +51,11 @@ def tidy(model: Model) -> None:
     _drop_zero_deform_bias(model)
     _drop_defaults(model)
     sweep(model)
-    _name_others(model)
     _strip(model)
 
 
 def sweep(model: Model) -> None:
-    """Merge equal initializers and nodes, drop what nothing reads, and name the values anew; in place."""
+    """Merge equal initializers and nodes, drop what nothing reads, and number what is no layer's; in place."""
     Sequential(
         DeduplicateInitializersPass(size_limit=EVERY_SIZE),
         CommonSubexpressionEliminationPass(),
@@ -65,6 +64,7 @@ def sweep(model: Model) -> None:
         RemoveUnusedOpsetsPass(),
     )(model)
     _name_values(model)
+    _name_others(model)
 
 
 def _fold(model: Model) -> None:
@@ -97,10 +97,10 @@ def _name_convolutions(model: Model) -> None:
 
 
 def _name_others(model: Model) -> None:
-    """Name the remaining nodes after their operators."""
+    """Name the nodes that are no layers after their operators."""
     used: Counter[str] = Counter()
     for node in model.graph:
-        if node.name is None:
+        if not node.name or "/" not in node.name:
             node.name = _numbered(node.op_type, used)
 
 

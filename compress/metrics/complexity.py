@@ -45,7 +45,7 @@ class Complexity:
 
 def is_quantizer_name(name: str) -> bool:
     """Return whether a name lies inside a quantizer (Brevitas: `..._quant`) or is that of fixed steps."""
-    return any(part.endswith("_quant") or part == "weight_step" for part in name.split("."))
+    return any(part.endswith("_quant") or part in ("weight_step", "bias_unit") for part in name.split("."))
 
 
 def has_convolution_weight(module: nn.Module) -> bool:

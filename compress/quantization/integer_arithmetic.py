@@ -32,6 +32,23 @@ def to_grid(x: Tensor, scale: Tensor, zero_point: int) -> Tensor:
     return to_codes(x, scale, zero_point).sub_(zero_point).mul_(scale)
 
 
+def bias_codes(bias: Tensor, input_scale: Tensor, weight_scale: Tensor, unit: Tensor | None = None) -> Tensor:
+    """Return a bias in steps of input scale times weight scale, (out,) integers in the float type of the bias.
+
+    Args:
+        bias: (out,).
+        input_scale: scalar.
+        weight_scale: (out,).
+        unit: scalar, of the input: how coarse a bias may be. The integers are then multiples of a power of two, the
+            nearest to unit / input_scale, and take fewer bits in the file. None: all integers.
+    """
+    step = input_scale * weight_scale
+    if unit is None:
+        return torch.round(bias / step)
+    factor = torch.exp2(torch.round(torch.log2(unit / input_scale)).clamp_min(0))
+    return torch.round(bias / (step * factor)) * factor
+
+
 def convolve(
     x: Tensor,
     codes: Tensor,
@@ -40,6 +57,7 @@ def convolve(
     input_scale: Tensor,
     weight_scale: Tensor,
     output_scale: Tensor,
+    bias_unit: Tensor | None = None,
     **geometry: Any,
 ) -> Tensor:
     """Convolve as QLinearConv does, up to saturation and zero point, which the quantizer behind adds.
@@ -51,6 +69,7 @@ def convolve(
         input_scale: scalar.
         weight_scale: (out,).
         output_scale: scalar.
+        bias_unit: see `bias_codes`.
         geometry: stride, padding, dilation, groups.
 
     Returns:
@@ -62,7 +81,7 @@ def convolve(
     kind = torch.float32 if largest < EXACT_FLOAT32 else torch.float64
     total = F.conv2d(integers.to(kind), weight.to(kind), **geometry)
     if bias is not None:
-        total = total + torch.round(bias / (input_scale * weight_scale)).to(kind).view(1, -1, 1, 1)
+        total = total + bias_codes(bias, input_scale, weight_scale, bias_unit).to(kind).view(1, -1, 1, 1)
     factor = (input_scale * weight_scale) / output_scale
     return total.float().mul_(factor.view(1, -1, 1, 1)).round_().mul_(output_scale)
 

@@ -25,7 +25,7 @@ from compress.quantization import integer_arithmetic as arithmetic
 from compress.quantization.integer_arithmetic import LARGEST_CODE
 
 ACTIVATION_BIT_WIDTH = 8
-STEP = "weight_step"  # buffer of layers whose steps are fixed
+STEP, BIAS_UNIT = "weight_step", "bias_unit"  # buffers of layers whose steps are fixed
 LEAST_SCALE = 1e-6  # of a dead activation; anything smaller overflows the int32 bias
 
 
@@ -171,6 +171,7 @@ class QuantizedConv2d(qnn.QuantConv2d):  # type: ignore[misc]  # brevitas has no
         self.weight_bit_width = bit_width
         self.register_buffer(STEP, None)
         self.rule = None
+        self.register_buffer(BIAS_UNIT, None)
         _copy_parameter(conv, self, "weight")
         _copy_parameter(conv, self, "bias")
         self.train(conv.training)
@@ -182,6 +183,14 @@ class QuantizedConv2d(qnn.QuantConv2d):  # type: ignore[misc]  # brevitas has no
             steps: (out_channels,) > 0; a buffer of the layer from then on, so that it is stored.
         """
         self.weight_step = steps.detach().to(self.weight).reshape(-1)
+
+    def coarsen_bias(self, unit: Tensor) -> None:
+        """Let the bias be rounded to fewer integers from now on, see `integer_arithmetic.bias_codes`.
+
+        Args:
+            unit: scalar > 0; a buffer of the layer from then on.
+        """
+        self.bias_unit = unit.detach().to(self.weight).reshape(())
 
     def quant_weight(self, *inputs: Any, **named: Any) -> Any:
         """Return the weight as integers and scale; a plain tensor while quantization is switched off."""
@@ -214,7 +223,8 @@ class QuantizedConv2d(qnn.QuantConv2d):  # type: ignore[misc]  # brevitas has no
             step = input_scale * weight_scale
             bias = self.bias
             if bias is not None:
-                bias = bias + (torch.round(bias / step) * step - bias).detach()
+                codes = arithmetic.bias_codes(bias, input_scale, weight_scale, self.bias_unit)
+                bias = bias + (codes * step - bias).detach()
             return self._conv_forward(input, weight.value, bias)  # type: ignore[no-any-return]
         geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
         return arithmetic.convolve(
@@ -224,6 +234,7 @@ class QuantizedConv2d(qnn.QuantConv2d):  # type: ignore[misc]  # brevitas has no
             input_scale=input_scale,
             weight_scale=weight_scale,
             output_scale=behind.levels()[0],
+            bias_unit=self.bias_unit,
             **geometry,
         )
 

@@ -123,8 +123,10 @@ class _Watcher:
             output.register_hook(lambda slope: self._add(layer, kept, slope))
 
     def _add(self, layer: QuantizedConv2d, inputs: tuple[Tensor, ...], slope: Tensor) -> None:
-        matters = slope[0].detach().flatten(1).double().square()
+        slopes = slope[0].detach().flatten(1).double()
+        matters = slopes.square()
         self.found.output_weights += matters.sum(dim=1).cpu().numpy()
+        self.found.bias_weights += slopes.sum(dim=1).square().cpu().numpy()
         by_position = matters.sum(dim=0).cpu()
         total = float(by_position.sum())
         if total <= 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -45,7 +46,7 @@ class LayerChooser:
             shifts = (start.exponents + shift for shift in (-1, 1))
             tried = [self._refine(start, price, _FEW_SWEEPS), *(self._at(e, price, _FEW_SWEEPS) for e in shifts)]
         best = min(tried, key=lambda one: cost_of(one, price))
-        return self._finish(self._refine(best, price, _SWEEPS))
+        return replace(self._finish(self._refine(best, price, _SWEEPS)), price=price)
 
     def rough_bits(self, price: float) -> float:
         """Return about how many bits the layer takes at a price: some more, and hundreds of times sooner.

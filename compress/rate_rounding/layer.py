@@ -89,11 +89,13 @@ class Rounded:
         codes: (out, columns) int8.
         exponents: (out,) int: the steps are 2 ** (n / STEPS_AN_OCTAVE).
         loss: by which the network suffers, to second order.
+        price: loss that a bit was worth; 0 if none was named.
     """
 
     codes: np.ndarray
     exponents: np.ndarray
     loss: float
+    price: float = 0.0
 
     @cached_property
     def bits(self) -> float:

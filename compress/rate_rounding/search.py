@@ -200,7 +200,7 @@ class Mixture:
         over, under = self._over[name], self._under[name]
         codes = np.where(chosen[:, None], over.codes, under.codes)
         exponents = np.where(chosen, over.exponents, under.exponents)
-        mixed = Rounded(codes, exponents, 0.0)
+        mixed = Rounded(codes, exponents, 0.0, price=under.price)
         return replace(mixed, loss=float(self._choosers[name].row_losses(mixed).sum()))
 
 

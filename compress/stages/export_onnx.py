@@ -19,7 +19,8 @@ class ExportOnnx(Stage):
         "torch", "torchvision", "brevitas", "onnx", "onnx-ir", "onnxscript", "onnxruntime",
     )  # fmt: skip
 
-    CODE_VERSION: ClassVar[int] = 4  # 2: int32 biases; 3: rewrites for the runtime's kernels; 4: torch.export
+    # 2: int32 biases; 3: rewrites for the runtime's kernels; 4: torch.export; 5: lean files
+    CODE_VERSION: ClassVar[int] = 5
     ACTION: ClassVar[str] = "compress.actions.export_onnx"
 
     stage: Literal["export_onnx"] = "export_onnx"
@@ -30,6 +31,11 @@ class ExportOnnx(Stage):
     rewrite: bool = Field(
         True,
         description="Give integer layers the shapes that ONNX Runtime's kernels are fast with; same numbers.",
+    )
+    names: Literal["auto", "full", "short"] = Field(
+        "auto",
+        description="Names in the file: 'full' are those of layers; 'short' ones pack smaller, and names.json beside "
+        "the file tells the layers; 'auto': short in a quantized network, as round_weights counts on.",
     )
     parity_images: int = Field(4, ge=1, description="Images on which ONNX Runtime and torch are compared.")
     parity_split: str = Field("val", description="Split the images come from.")

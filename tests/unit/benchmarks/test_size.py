@@ -3,10 +3,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress import codec
+from compress.export.short_names import shorten_names
+from compress.names_file import write_names
 
 _spec = importlib.util.spec_from_file_location("benchmarks_size", Path(__file__).parents[3] / "benchmarks" / "size.py")
 size = sys.modules["benchmarks_size"] = importlib.util.module_from_spec(_spec)
@@ -41,6 +44,18 @@ def test_the_parts_add_up_to_the_files(network):
     assert sum(part.onnx_bytes for part in found.parts.values()) == found.onnx_bytes == network.stat().st_size
     assert sum(part.packed_bytes for part in found.parts.values()) == found.packed_bytes
     assert found.compression_ratio == pytest.approx(20000 / found.packed_bytes)
+
+
+def test_short_names_are_told_by_the_table_beside_the_file(network):
+    full = size.measure(network)
+    model = onnx.load(str(network))
+    write_names(network.parent, shorten_names(model.graph))
+    onnx.save(model, str(network))
+    assert "ba.0" not in {tensor.name for tensor in model.graph.initializer}
+    found = size.measure(network)
+    assert {name: part.elements for name, part in found.parts.items()} == {
+        name: part.elements for name, part in full.parts.items()
+    }
 
 
 def test_a_packed_file_measures_like_its_original(network):

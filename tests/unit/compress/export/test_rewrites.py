@@ -2,103 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+from qdq_net import Net, assert_same_numbers, copied
 
 from compress.export.rewrites import pad_depthwise, rewrite_for_runtime, split_stem_into_phases
 
-HEIGHT, WIDTH = 20, 28
-
-
-class Net:
-    """A QDQ graph that grows layer by layer, as the exporter writes it."""
-
-    def __init__(self, height=HEIGHT, width=WIDTH, seed=0):
-        self.rng = np.random.default_rng(seed)
-        self.nodes, self.stored, self.channels, self.value = [], {}, 3, "images"
-        self.height, self.width = height, width
-        self.quantize("images", zero_point=114)
-
-    def store(self, name, values):
-        self.stored[name] = numpy_helper.from_array(np.asarray(values), name)
-        return name
-
-    def quantize(self, value, *, scale=0.02, zero_point=0):
-        number = len(self.nodes)
-        scale, zero = self.store(f"s{number}", np.float32(scale)), self.store(f"z{number}", np.uint8(zero_point))
-        self.nodes.append(helper.make_node("QuantizeLinear", [value, scale, zero], [f"q{number}"]))
-        self.nodes.append(helper.make_node("DequantizeLinear", [f"q{number}", scale, zero], [f"d{number}"]))
-        self.value, self.scale = f"d{number}", scale
-
-    def conv(self, name, channels, *, kernel=1, stride=1, pad=None, group=1, bias=True, weight=None):
-        pad = kernel // 2 if pad is None else pad
-        if weight is None:
-            shape = (channels, self.channels // group, kernel, kernel)
-            weight = self.store(f"{name}.weight", self.rng.integers(-63, 64, shape).astype(np.int8))
-            self.store(f"{name}.weight_scale", self.rng.uniform(0.004, 0.02, channels).astype(np.float32))
-            self.store(f"{name}.zero", np.zeros(channels, np.int8))
-        layer = weight.removesuffix(".weight")
-        weights = [weight, f"{layer}.weight_scale", f"{layer}.zero"]
-        self.nodes.append(helper.make_node("DequantizeLinear", weights, [f"{name}.w"], axis=0))
-        inputs = [self.value, f"{name}.w"]
-        if bias:
-            self.store(f"{name}.bias", self.rng.integers(-3000, 3000, channels).astype(np.int32))
-            self.nodes.append(helper.make_node("Mul", [self.scale, f"{layer}.weight_scale"], [f"{name}.bs"]))
-            self.nodes.append(
-                helper.make_node("DequantizeLinear", [f"{name}.bias", f"{name}.bs"], [f"{name}.b"], axis=0)
-            )
-            inputs.append(f"{name}.b")
-        self.nodes.append(
-            helper.make_node(
-                "Conv", inputs, [f"{name}.y"], name=f"{name}/Conv", kernel_shape=[kernel] * 2, strides=[stride] * 2,
-                pads=[pad] * 4, group=group, dilations=[1, 1],
-            )
-        )  # fmt: skip
-        self.channels = channels
-        self.quantize(f"{name}.y")
-        return self
-
-    def depthwise(self, name, **fields):
-        return self.conv(name, self.channels, kernel=3, group=self.channels, **fields)
-
-    def model(self, *more_outputs):
-        images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, self.height, self.width])
-        outputs = [
-            helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", None, None, None])
-            for n in (self.value, *more_outputs)
-        ]
-        graph = helper.make_graph(self.nodes, "net", [images], outputs, list(self.stored.values()))
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
-
-
-def run(model):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    shape = [2, *(d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim[1:])]
-    return session.run(None, {"images": np.random.default_rng(1).normal(0, 1, shape).astype(np.float32)})
-
-
-def assert_same_numbers(before, after):
-    onnx.checker.check_model(after, full_check=True)
-    for a, b in zip(run(before), run(after), strict=True):
-        assert np.unique(a).size > 10
-        np.testing.assert_array_equal(a, b)
-
-
-def copied(model):
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
 
 @pytest.mark.parametrize("channels", [8, 24, 40])
-@pytest.mark.parametrize("bias", [True, False])
-def test_padded_depthwise_layers_compute_the_same(channels, bias):
-    net = Net().conv("a", channels, bias=bias).depthwise("b", stride=2, bias=bias).conv("c", 20, bias=bias)
+@pytest.mark.parametrize(("bias", "zero_points"), [(True, False), (True, True), (False, False)])
+def test_padded_depthwise_layers_compute_the_same(channels, bias, zero_points):
+    net = (
+        Net(zero_points=zero_points)
+        .conv("a", channels, bias=bias)
+        .depthwise("b", stride=2, bias=bias)
+        .conv("c", 20, bias=bias)
+    )
     before = net.depthwise("d", bias=bias).conv("e", 5, bias=bias).model()
     after = copied(before)
     done = pad_depthwise(after.graph)
