@@ -34,6 +34,7 @@ class StageContext:
         seed: seed of this stage.
         device: where torch computes: 'auto', 'cpu' or 'cuda'.
         record: the whole recipe as JSON, for the report; not part of any key.
+        forecast: what the plan should leave, for the report; not part of any key either.
     """
 
     name: str
@@ -44,6 +45,7 @@ class StageContext:
     seed: int
     device: str
     record: Mapping[str, Any]
+    forecast: Mapping[str, Any] | None = None
 
     @property
     def source(self) -> Artifact:

@@ -61,9 +61,9 @@ def run(plan: Sequence[PlannedStage], detector: Detector, folder: Path) -> dict[
     refused = None
     for number, size in enumerate(_sizes(detector)):
         sized: Any = _Sized(detector, size)
-        with _quiet():
-            rehearsal = _Rehearsal(sized, folder / str(number))
-            refused = rehearsal.run(plan)
+        with quiet():
+            rehearsal = Rehearsal(sized, folder / str(number))
+            refused = rehearsal.run(_worth_it(plan))
         if refused is None:
             return {"image_size": list(size), "kept": rehearsal.kept, "refused": None}
     return {"image_size": None, "kept": [], "refused": refused}
@@ -98,14 +98,14 @@ def _sizes(detector: Detector) -> Iterator[tuple[int, int]]:
 def _takes(detector: Detector, side: int) -> bool:
     """Return whether a fresh network computes its outputs from a square picture."""
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             raw = detector.build().eval()(torch.zeros(1, 3, side, side))
         return len(raw) >= len(detector.output_names())
     except Exception:  # noqa: BLE001 whatever stops it, a larger picture is tried
         return False
 
 
-class _Rehearsal:
+class Rehearsal:
     """The models that the stages leave, one folder a stage, as in earnest."""
 
     def __init__(self, detector: Detector, folder: Path) -> None:
@@ -113,9 +113,8 @@ class _Rehearsal:
         self._folder = folder
         self.kept: list[str] = []  # lines of the first pruning: the next ones meet the same layers
 
-    def run(self, plan: Sequence[PlannedStage]) -> dict[str, Any] | None:
-        """Return the first refusal, or None."""
-        stages = _worth_it(plan)
+    def run(self, stages: Sequence[PlannedStage]) -> dict[str, Any] | None:
+        """Take a network through stages that make models and files of them; return the first refusal, or None."""
         read_later = {planned.inputs.get("source") for planned in stages}
         for planned in stages:
             target = self._folder / planned.label
@@ -130,9 +129,17 @@ class _Rehearsal:
                 return {"label": planned.label, "text": _unforeseen(error), "was_meant": False}
         return None
 
+    def first_model(self) -> nn.Module:
+        """Return what the first stage leaves."""
+        return self._detector.build()
+
+    def make_sparse(self, stage: PruneUnstructured, model: nn.Module) -> None:
+        """Ask for the layers that would be masked."""
+        sparse_layer_names(model, stage.skip)
+
     def _stage(self, stage: Stage, source: Path, target: Path) -> None:
         if not stage.NEEDS:
-            save_model(target, self._detector.build(), Build())
+            save_model(target, self.first_model(), Build())
         elif isinstance(stage, ExportOnnx):
             self._export(stage, source, target)
         else:
@@ -140,7 +147,7 @@ class _Rehearsal:
             if isinstance(stage, PruneStructured):
                 self._prune(stage, model)
             elif isinstance(stage, PruneUnstructured):
-                sparse_layer_names(model, stage.skip)
+                self.make_sparse(stage, model)
             elif isinstance(stage, Qat):
                 model, build = self._quantize(stage, model, build)
             elif isinstance(stage, RoundWeights):
@@ -249,7 +256,7 @@ def _unforeseen(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Say nothing: what a stage tells it tells when it runs."""
     with silenced(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -23,7 +23,7 @@ def run(stage: PruneUnstructured, context: StageContext) -> dict[str, Any]:
     detector = context.detector
     model, build = load_model(context.source.path, detector)
     before = model_facts(model, detector)
-    keeper = _keeper(stage, model)
+    keeper = mask_keeper(stage, model)
     if keeper.initial > stage.sparsity + 1e-6:
         raise StageError(
             f"stage {stage.label}: sparsity {stage.sparsity:g} is below the {keeper.initial:.4f} that the model has. "
@@ -49,7 +49,8 @@ def run(stage: PruneUnstructured, context: StageContext) -> dict[str, Any]:
     )
 
 
-def _keeper(stage: PruneUnstructured, model: nn.Module) -> MaskKeeper:
+def mask_keeper(stage: PruneUnstructured, model: nn.Module) -> MaskKeeper:
+    """Return what chooses and keeps the zeros as a stage's fields say."""
     return MaskKeeper(
         model,
         sparse_layer_names(model, stage.skip),

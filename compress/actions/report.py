@@ -16,6 +16,7 @@ from compress.report import collect
 from compress.report.charts import draw_results, draw_training
 from compress.report.collect import final_artifact, float_artifact, in_order
 from compress.report.document import Document, dump, finite, parse
+from compress.report.forecast import Forecast, compared
 from compress.report.markdown import plain_table, render
 from compress.report.pictures import draw_pictures
 from compress.report.requirements import check_requirements
@@ -76,6 +77,7 @@ def _document(stage: Report, context: StageContext) -> Document:
             baseline_labels=best,
         )
     recipe = dict(context.record)
+    foreseen = None if context.forecast is None else Forecast.model_validate(context.forecast)
     return Document(
         name=str(context.record["name"]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -93,6 +95,8 @@ def _document(stage: Report, context: StageContext) -> Document:
         stages=collect.stage_records(artifacts),
         benchmarks={a.label: finite(a.facts) for a in artifacts if a.kind is Kind.LATENCY},
         histories=collect.collect_histories(artifacts),
+        forecast=foreseen,
+        forecast_checks=[] if foreseen is None else compared(foreseen, collect.measured_files(artifacts, rows)),
         requirements=requirements,
         requirements_met=all(entry.ok for entry in requirements),
         left_out=collect.collect_left_out(artifacts),

@@ -77,6 +77,13 @@ DryPassOption = Annotated[
         help="First take a network with fresh weights through pruning, quantization and export, once.",
     ),
 ]
+ForecastOption = Annotated[
+    bool,
+    typer.Option(
+        "--forecast/--no-forecast",
+        help="Say what the stages should leave (MACs, bytes, milliseconds), once; the report checks it.",
+    ),
+]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")]
 
 
@@ -91,6 +98,7 @@ def run(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in the same folder.")] = False,
     allow_code: AllowCodeOption = False,
     dry_pass: DryPassOption = True,
+    forecast: ForecastOption = True,
     as_json: JsonOption = False,
 ) -> int:
     """Run a recipe, resuming what was stopped.
@@ -113,14 +121,14 @@ def run(
     from compress.recipe.loading import load_recipe
 
     if dry_run:
-        plan(recipe, overrides, out, start, until, allow_code, dry_pass, as_json)
+        plan(recipe, overrides, out, start, until, allow_code, dry_pass, forecast, as_json)
         return 0
     with only_documents(as_json):
         loaded = load_recipe(recipe, overrides or (), allow_code=allow_code)
         if rank() > 0:
             follow(loaded, out, start=start, until=until)
             return 0
-        results = pipeline.run(loaded, out, start=start, until=until, wait=wait, rehearse=dry_pass)
+        results = pipeline.run(loaded, out, start=start, until=until, wait=wait, rehearse=dry_pass, foresee=forecast)
     result = RunResult(loaded.name, out / loaded.name, tuple(results))
     if as_json:
         print_document(result.to_json())
@@ -139,6 +147,7 @@ def plan(
     until: UntilOption = None,
     allow_code: AllowCodeOption = False,
     dry_pass: DryPassOption = True,
+    forecast: ForecastOption = True,
     as_json: JsonOption = False,
 ) -> None:
     """Say which stages would run and why.
@@ -148,9 +157,14 @@ def plan(
     A network with fresh weights goes through pruning, quantization and export as well (the dry pass, in a process of
     its own): what would break after the training is said now, exit code 4. Once for a recipe and a network.
 
+    The forecast takes the weights that the recipe starts from through the same stages, untrained, and measures what they
+    leave: parameters, MACs, bytes of the packed file and milliseconds, by part and layer, and what runs in float. Once
+    for a recipe, its weights and a machine; the report of the run says how far off it was.
+
     --json prints format_version, recipe, folder, stages and dry_pass: of each stage label, stage, folder, state (cached
     or run), reasons and inputs; of the dry pass state (passed, cached or not run), reason, seconds and
-    kept (layers whose channels pruning leaves).
+    kept (layers whose channels pruning leaves); and forecast with weights, threads, cpu, models (a row a file, the last one
+    with its layers) and unfused.
 
     \b
     krimp plan recipe.yaml --set data.root=/data/hit-uav
@@ -158,6 +172,7 @@ def plan(
     from compress.engine import pipeline
     from compress.engine.decisions import plan_text
     from compress.engine.outcome import Plan
+    from compress.engine.pipeline import forecast_text
     from compress.recipe.loading import load_recipe
 
     with only_documents(as_json):
@@ -168,9 +183,12 @@ def plan(
             print(plan_text(decisions), flush=True)
         job.check(decisions)
         passed = job.dry_pass(decisions) if dry_pass else None
-        planned = Plan(job.recipe.name, job.root, tuple(decisions), passed)
         if passed is not None and not as_json:
-            print(passed)
+            print(passed, flush=True)
+        foreseen = job.forecast(decisions) if forecast else None
+        planned = Plan(job.recipe.name, job.root, tuple(decisions), passed, foreseen)
+        if foreseen is not None and not as_json:
+            print(forecast_text(foreseen))
     if as_json:
         print_document(planned.to_json())
 

@@ -42,7 +42,7 @@ ACTION = "compress.actions.dry_pass"
 FILE = ".dry_pass.json"  # in the folder of the artifacts
 LIMIT_S = 300  # a pass that takes longer is given up, and the run goes on without
 _ASKED = (PruneStructured, Qat, ExportOnnx)
-_NEEDED = ("torch", "torch_pruning", "brevitas", "onnx", "onnxscript", "onnxruntime")
+NEEDED = ("torch", "torch_pruning", "brevitas", "onnx", "onnxscript", "onnxruntime")
 _LIBRARIES = ("torch", "torchvision", "torch-pruning", "brevitas", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 _CODE = ("actions", "pruning", "quantization", "export", "layer_names.py", "layer_widths.py", "model_folder.py")
 _START = "backbone_weights"  # field of a plug-in's CONFIG, if it has one
@@ -95,16 +95,17 @@ def dry_pass(recipe: Recipe, detector: Detector, decisions: Sequence[Decision], 
     to_run = [one.planned for one in decisions if one.state == "run"]
     if not any(isinstance(planned.stage, _ASKED) for planned in to_run):
         return None
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         return DryPass("not run", f"{', '.join(missing)} not installed here")
     plan = [one.planned for one in decisions]
-    key = hash_json(_parts(recipe, detector, plan))
+    key = hash_json(parts_of(recipe, detector, plan))
     if (kept := _read(root, key)) is not None:
         return DryPass("cached", kept=kept)
     start = time.monotonic()
     try:
-        found = _in_child(plan, _with_fresh_weights(recipe, detector), recipe.seed)
+        fresh = _with_fresh_weights(recipe, detector)
+        found = in_quiet_child(ACTION, lambda run, folder: run(plan, fresh, folder), label="dry pass", seed=recipe.seed)
     except StageError as error:  # it was killed, for memory or time: that says nothing about the network
         return DryPass("not run", str(error))
     if (refused := found["refused"]) is None:
@@ -126,19 +127,27 @@ def _with_fresh_weights(recipe: Recipe, detector: Detector) -> Detector:
         return detector
 
 
-def _in_child(plan: Sequence[PlannedStage], detector: Detector, seed: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="krimp-dry-pass-") as scratch:
+def in_quiet_child(
+    action: str, work: Callable[[Callable[..., dict[str, Any]], Path], dict[str, Any]], *, label: str, seed: int
+) -> dict[str, Any]:
+    """Call `work` with the function `run` of a module and an empty folder, in a child that says nothing.
+
+    Returns:
+        Its facts.
+
+    Raises:
+        StageError: it failed, or was killed, for memory or for the time that it took.
+    """
+    with tempfile.TemporaryDirectory(prefix="krimp-rehearsal-") as scratch:
         folder = Path(scratch)
 
-        def work() -> dict[str, Any]:
+        def begin() -> dict[str, Any]:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(LIMIT_S)
             with _muted():
-                run: Callable[..., dict[str, Any]] = importlib.import_module(ACTION).run
-                return run(plan, detector, folder)
+                return work(importlib.import_module(action).run, folder)
 
-        outcome = run_in_child(work, label="dry pass", seed=seed, result=folder / "result.json")
-    return outcome.facts
+        return run_in_child(begin, label=label, seed=seed, result=folder / "result.json").facts
 
 
 @contextlib.contextmanager
@@ -171,8 +180,8 @@ def _refusal(recipe: Recipe, plan: Sequence[PlannedStage], refused: Mapping[str,
     )
 
 
-def _parts(recipe: Recipe, detector: Detector, plan: Sequence[PlannedStage]) -> dict[str, Any]:
-    """Return all that a pass depends on."""
+def parts_of(recipe: Recipe, detector: Detector, plan: Sequence[PlannedStage]) -> dict[str, Any]:
+    """Return all that what stages do to a network depends on, but for its weights."""
     stages = []
     for planned in plan:
         fields = planned.stage.model_dump(mode="json", by_alias=True)

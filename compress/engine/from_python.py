@@ -23,6 +23,7 @@ def plan(
     until: str | None = None,
     allow_code: bool = False,
     dry_pass: bool = True,
+    forecast: bool = True,
     **fields: Any,
 ) -> Plan:
     """Say which stages of a recipe would run and why; run nothing.
@@ -36,6 +37,7 @@ def plan(
         allow_code: let the recipe import any module (`plugin: package.module:NAME`).
         dry_pass: take a network with fresh weights through all stages first, in a child process, unless it passed
             before.
+        forecast: say what the stages should leave, measured on the weights that the recipe starts from, untrained.
         fields: overrides as keywords: seed=3, device='cpu'.
 
     Raises:
@@ -47,7 +49,8 @@ def plan(
     decisions = job.decide_all()
     job.check(decisions)
     passed = job.dry_pass(decisions) if dry_pass else None
-    return Plan(job.recipe.name, job.root, tuple(decisions), passed)
+    foreseen = job.forecast(decisions) if forecast else None
+    return Plan(job.recipe.name, job.root, tuple(decisions), passed, foreseen)
 
 
 def run(
@@ -61,6 +64,7 @@ def run(
     wait: bool = False,
     allow_code: bool = False,
     dry_pass: bool = True,
+    forecast: bool = True,
     **fields: Any,
 ) -> RunResult:
     """Bring all artifacts of a recipe up to date; what did not change comes from the cache.
@@ -78,6 +82,7 @@ def run(
         allow_code: let the recipe import any module (`plugin: package.module:NAME`).
         dry_pass: take a network with fresh weights through all stages first, in a child process, unless it passed
             before.
+        forecast: say what the stages should leave, measured on the weights that the recipe starts from, untrained.
         fields: overrides as keywords: seed=3, device='cpu'.
 
     Raises:
@@ -86,7 +91,7 @@ def run(
         StageError: a stage failed, or the folder is in use. What was sealed before stays; call it again to go on.
     """
     loaded = _loaded(recipe, overrides, fields, allow_code)
-    results = pipeline.run(loaded, Path(out), start=start, until=until, wait=wait, rehearse=dry_pass)
+    results = pipeline.run(loaded, Path(out), start=start, until=until, wait=wait, rehearse=dry_pass, foresee=forecast)
     return RunResult(loaded.name, Path(out) / loaded.name, tuple(results))
 
 

@@ -11,6 +11,7 @@ from compress.artifact import Artifact
 from compress.engine.decisions import Decision, Result, plan_text
 from compress.engine.dry_pass import DryPass
 from compress.kind import Kind
+from compress.report.forecast import Forecast
 
 FORMAT_VERSION = 1
 
@@ -24,12 +25,14 @@ class Plan:
         folder: of the artifacts.
         decisions: one a stage, in order.
         dry_pass: how it went; None where it was not asked for, or no stage needs one.
+        forecast: what the stages should leave, or why nobody knows; None likewise.
     """
 
     recipe: str
     folder: Path
     decisions: tuple[Decision, ...]
     dry_pass: DryPass | None = None
+    forecast: Forecast | str | None = None
 
     def __iter__(self) -> Iterator[Decision]:
         """Yield the decisions."""
@@ -43,15 +46,17 @@ class Plan:
         return plan_text(self.decisions)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data: `format_version`, `recipe`, `folder`, `stages`, `dry_pass`.
+        """Return plain data: `format_version`, `recipe`, `folder`, `stages`, `dry_pass`, `forecast`.
 
         `dry_pass` has `state` ('passed', 'cached' or 'not run'), `reason`, `seconds` and `kept` (layers whose channels
-        pruning leaves, a line each block); left out if there was none.
+        pruning leaves, a line each block); left out if there was none. `forecast` is as `compress.report.forecast` has it,
+        or {"reason": why there is none}; likewise.
         A stage has `label`, `stage`, `folder`, `state` ('cached' or 'run'), `reasons` (why it must run) and `inputs`
         (input name -> label of the stage that makes it).
         """
         passed = {} if self.dry_pass is None else {"dry_pass": self.dry_pass.to_json()}
-        return passed | {
+        foreseen = {} if self.forecast is None else {"forecast": _plain_forecast(self.forecast)}
+        return passed | foreseen | {
             "format_version": FORMAT_VERSION,
             "recipe": self.recipe,
             "folder": str(self.folder),
@@ -67,6 +72,10 @@ class Plan:
                 for decision in self.decisions
             ],
         }
+
+
+def _plain_forecast(found: Forecast | str) -> dict[str, Any]:
+    return {"reason": found} if isinstance(found, str) else found.model_dump(mode="json")
 
 
 @dataclass(frozen=True)

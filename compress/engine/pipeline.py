@@ -22,6 +22,7 @@ from compress.detector import Detector, RefusesExport
 from compress.engine.child import disk_errors_named, run_in_child
 from compress.engine.decisions import Decision, Result, plan_text, reasons_text
 from compress.engine.dry_pass import DryPass, dry_pass
+from compress.engine.forecast import forecast, read_forecast
 from compress.engine.keys import KeyMaker, explain_change
 from compress.engine.objects import tell_objects
 from compress.errors import DataError, RecipeError, suggest
@@ -31,7 +32,9 @@ from compress.number_text import duration_text
 from compress.plugins import check_metadata, make_detector
 from compress.recipe.model import Recipe
 from compress.recipe.plan import MODEL_KINDS, PlannedStage, make_plan
+from compress.report.forecast import Forecast
 from compress.stage import Stage, StageContext
+from compress.stages.report import Report
 
 
 class Run:
@@ -125,6 +128,10 @@ class Run:
         """Take a fresh network through the stages that are to run; see `compress.engine.dry_pass`."""
         return dry_pass(self.recipe, self.detector, decisions, self.root)
 
+    def forecast(self, decisions: Sequence[Decision]) -> Forecast | str | None:
+        """Say what the stages would leave; see `compress.engine.forecast`."""
+        return forecast(self.recipe, self.detector, decisions, self.root)
+
     def context(self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, key: str) -> StageContext:
         """Return what the stage may touch; its scratch folder is made."""
         scratch = artifacts.make_folder(self.root / ".scratch" / f"{planned.label}-{key[:16]}")
@@ -135,7 +142,18 @@ class Run:
             inputs[name] = artifact
         recipe = self.recipe
         record = recipe.model_dump(mode="json", by_alias=True)
-        return StageContext(planned.label, folder, scratch, inputs, self.detector, recipe.seed, recipe.device, record)
+        foreseen = read_forecast(self.root)
+        return StageContext(
+            planned.label,
+            folder,
+            scratch,
+            inputs,
+            self.detector,
+            recipe.seed,
+            recipe.device,
+            record,
+            None if foreseen is None else foreseen.model_dump(mode="json"),
+        )
 
     def execute(self, decision: Decision, earlier: Mapping[str, Decision], lock: int) -> Artifact:
         """Run one stage in a child and seal what it made.
@@ -205,6 +223,7 @@ def run(
     until: str | None = None,
     wait: bool = False,
     rehearse: bool = True,
+    foresee: bool = True,
 ) -> list[Result]:
     """Bring all artifacts of a recipe up to date and return them in order.
 
@@ -215,6 +234,7 @@ def run(
         until: label of the last stage to run.
         wait: wait for another run in the same folder instead of refusing.
         rehearse: take a fresh network through all stages first (the dry pass), unless it passed before.
+        foresee: say first what the stages should leave, where a report will compare it with what they left.
 
     Raises:
         CompressError: a stage failed or cannot work on this network, the data is wrong, or the folder is in use. What
@@ -231,6 +251,10 @@ def run(
         passed = job.dry_pass(decisions) if rehearse else None
         if passed is not None:
             progress.say(str(passed))
+        if foresee and any(isinstance(decision.planned.stage, Report) for decision in decisions):
+            foreseen = job.forecast(decisions)
+            if foreseen is not None:
+                progress.say(forecast_text(foreseen))
         done: dict[str, Decision] = {}
         results: list[Result] = []
         for planned in job.plan:
@@ -245,6 +269,11 @@ def run(
             done[planned.label] = replace(decision, artifact=artifact)
             results.append(Result(artifact, decision.state == "cached"))
         return results
+
+
+def forecast_text(found: Forecast | str) -> str:
+    """Return what the stages should leave, or why nobody knows, for people."""
+    return f"forecast: not made: {found}" if isinstance(found, str) else str(found)
 
 
 def preload(detector: Detector, stages: Sequence[Stage]) -> None:

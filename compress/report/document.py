@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from compress.dataset import METRICS
+from compress.report.forecast import Forecast, ForecastCheck
 
 FORMAT_VERSION = 1
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -140,6 +141,10 @@ class Document(_Part):
     stages: list[StageRecord]
     benchmarks: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Facts by benchmark label.")
     histories: dict[str, list[dict[str, Any]]] = Field(default_factory=dict, description="Training rows by label.")
+    forecast: Forecast | None = Field(None, description="What the plan should leave, said before the run.")
+    forecast_checks: list[ForecastCheck] = Field(
+        default_factory=list, description="Forecast beside measurement, as far as there is one."
+    )
     requirements: list[Requirement] = Field(default_factory=list)
     requirements_met: bool = True
     left_out: list[LeftOut] = Field(default_factory=list)
