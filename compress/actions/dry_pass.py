@@ -187,7 +187,15 @@ class _Rehearsal:
 
         detector, path = self._detector, target / "model.onnx"
         model, _ = load_model(source, detector)
-        export_onnx(model, path, detector=detector, opset=stage.opset, deform=stage.deform, rewrite=stage.rewrite)
+        export_onnx(
+            model,
+            path,
+            detector=detector,
+            opset=stage.opset,
+            deform=stage.deform,
+            rewrite=stage.rewrite,
+            names=stage.names,
+        )
         # A network without trained weights magnifies rounding: outputs are compared in form, not in value.
         images = [detector.example_input(1)]
         check_parity(model, path, images, names=detector.output_names(), limit=math.inf, label=stage.label)

@@ -33,7 +33,7 @@ class KeptChannels:
     def __init__(self, model: ModelProto) -> None:
         self.view = GraphView(model.graph)
         self.calls = integer_calls(self.view)
-        self.shapes = _shapes(model)
+        self.shapes = image_shapes(model)
         channels = {name: shape[0] for name, shape in self.shapes.items()}
         self.constants = constant_channels(self.view, self.calls, channels)
         self.kept = {name: np.zeros(count, bool) for name, count in channels.items()}
@@ -126,7 +126,7 @@ class KeptChannels:
                 self._changed = True
 
 
-def _shapes(model: ModelProto) -> Mapping[str, tuple[int, int, int]]:
+def image_shapes(model: ModelProto) -> Mapping[str, tuple[int, int, int]]:
     """Return value -> channels, height and width, of those that depend on the image and have them fixed."""
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {}

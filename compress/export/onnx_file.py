@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError, StageError
+from compress.export.channel_order import order_channels
 from compress.export.dead_channels import remove_dead_channels
 from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, translations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "krimp.deploy"
 INPUT_NAME, BATCH_NAME = "images", "batch"
 
-Names = Literal["full", "short"]
+Names = Literal["auto", "full", "short"]
 
 
 def export_onnx(
@@ -43,7 +44,7 @@ def export_onnx(
     opset: int = 19,
     deform: DeformForm = "DeformConv",
     rewrite: bool = True,
-    names: Names = "full",
+    names: Names = "auto",
 ) -> dict[str, Any]:
     """Export a model and check the file; the same model gives the same bytes.
 
@@ -58,7 +59,7 @@ def export_onnx(
         opset: 19 or 20 (DeformConv came with 19).
         deform: operator for deformable convolutions; 'GridSample' runs in ONNX Runtime before 1.25.
         rewrite: give integer layers the shapes that ONNX Runtime's kernels are fast with (`rewrites.py`).
-        names: 'short': layers and constants get short names, see `short_names.py`.
+        names: 'short': layers and constants get short names, see `short_names.py`; 'auto': in a quantized model.
 
     Returns:
         onnx_bytes, initializer_bytes, opset, num_nodes, num_initializers, rewritten (a `Rewrite` each, as a dict),
@@ -75,9 +76,12 @@ def export_onnx(
     proto = _serialized(translated)
     if removed := remove_dead_channels(proto):
         proto = _swept(proto)
+    if order_channels(proto):
+        proto = _swept(proto)
     if rewritten := rewrite_for_runtime(proto.graph) if rewrite else []:
         proto = _swept(proto)
-    shortened = shorten_names(proto.graph) if names == "short" else {}
+    is_short = names == "short" or (names == "auto" and _is_quantized(proto))
+    shortened = shorten_names(proto.graph) if is_short else {}
     metadata = json.dumps(deploy_metadata(detector), sort_keys=True, separators=(",", ":"))
     onnx.helper.set_model_props(proto, {METADATA_KEY: metadata})
     _check(proto, outputs)
@@ -153,6 +157,10 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _is_quantized(proto: onnx.ModelProto) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
 
 
 def _serialized(model: onnx_ir.Model) -> onnx.ModelProto:

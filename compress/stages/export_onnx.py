@@ -19,7 +19,7 @@ class ExportOnnx(Stage):
         "torch", "torchvision", "brevitas", "onnx", "onnx-ir", "onnxscript", "onnxruntime",
     )  # fmt: skip
 
-    # 2: int32 biases; 3: rewrites for the runtime's kernels; 4: torch.export; 5: no dead filters and zero points
+    # 2: int32 biases; 3: rewrites for the runtime's kernels; 4: torch.export; 5: lean files
     CODE_VERSION: ClassVar[int] = 5
     ACTION: ClassVar[str] = "compress.actions.export_onnx"
 
@@ -32,9 +32,10 @@ class ExportOnnx(Stage):
         True,
         description="Give integer layers the shapes that ONNX Runtime's kernels are fast with; same numbers.",
     )
-    names: Literal["full", "short"] = Field(
-        "full",
-        description="Names in the file: those of layers, or short ones, which pack smaller, and names.json beside it.",
+    names: Literal["auto", "full", "short"] = Field(
+        "auto",
+        description="Names in the file: 'full' are those of layers; 'short' ones pack smaller, and names.json beside "
+        "the file tells the layers; 'auto': short in a quantized network, as round_weights counts on.",
     )
     parity_images: int = Field(4, ge=1, description="Images on which ONNX Runtime and torch are compared.")
     parity_split: str = Field("val", description="Split the images come from.")

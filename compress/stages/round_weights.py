@@ -43,6 +43,7 @@ class RoundWeights(Stage):
         "torch", "torchvision", "brevitas", "numpy", "onnx", "onnx-ir", "onnxscript",
     )  # fmt: skip
     PRELOAD: ClassVar[tuple[str, ...]] = ("brevitas.nn",)
+    CODE_VERSION: ClassVar[int] = 2  # coarse biases; short names and sorted channels in the size
     ACTION: ClassVar[str] = "compress.actions.round_weights"
 
     stage: Literal["round_weights"] = "round_weights"

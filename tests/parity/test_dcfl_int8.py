@@ -49,7 +49,7 @@ def exported(request, tmp_path_factory):
     quantized = quantize(model, QuantizationSettings(), detector)
     calibrate(quantized, smooth_images(4, seed=0))
     path = tmp_path_factory.mktemp("dcfl") / "model.onnx"
-    export_onnx(quantized, path, detector=detector)
+    export_onnx(quantized, path, detector=detector, names="full")
     return detector, quantized, path
 
 

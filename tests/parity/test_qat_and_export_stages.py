@@ -17,6 +17,7 @@ from compress.artifact import Artifact
 from compress.errors import StageError
 from compress.kind import Kind
 from compress.model_folder import Build, load_model, save_model
+from compress.names_file import read_names
 from compress.quantization.graph import outputs_of
 from compress.runtime.forwards import onnx_forward
 from compress.stage import StageContext
@@ -72,6 +73,8 @@ def test_export_reports_parity_and_every_convolution_in_float(run):
     assert set(facts["parity"]["relative_error"]) == set(DETECTOR.output_names())
     assert facts["parity"]["worst"] <= 0.03
     assert len(facts["unfused"]) == 4 * 3
+    layers = {name.partition("/")[0] for name in read_names(run[0] / "onnx" / "names.json").values()}
+    assert {entry["name"].partition("/")[0] for entry in facts["unfused"]} <= layers
     assert {entry["reason"] for entry in facts["unfused"]} == set(DETECTOR.not_quantizable(None).values())
 
 
@@ -98,7 +101,7 @@ def test_rounded_weights_make_a_file_of_the_size_that_was_asked_for(rounded):
         context(folder, "small", source=artifact(folder / "rounded", Kind.QUANTIZED, "rounded"))
     )
     packed = codec.pack_file(folder / "small" / "model.onnx", folder / "small.krimp").packed_bytes
-    assert packed == facts["expected_packed_bytes"]
+    assert packed == facts["expected_packed_bytes"]  # names and all
     assert 0.99 * size <= packed <= size
     assert exported["parity"]["worst"] <= 0.03
     assert sum(layer["zeros"] for layer in facts["layers"].values()) > 0

@@ -32,8 +32,8 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("names")
     full, short = folder / "full.onnx", folder / "short" / "model.onnx"
     short.parent.mkdir()
-    export_onnx(model, full, detector=DETECTOR)
-    names = export_onnx(model, short, detector=DETECTOR, names="short")["names"]
+    export_onnx(model, full, detector=DETECTOR, names="full")
+    names = export_onnx(model, short, detector=DETECTOR)["names"]
     write_names(short.parent, names)
     return full, short, names
 
@@ -133,3 +133,12 @@ def test_packing_hands_the_names_on(files, tmp_path):
     source = SimpleNamespace(facts={}, file=lambda name: files[1].parent / name)
     Pack().run(SimpleNamespace(source=source, folder=tmp_path))
     assert read_names(tmp_path / "names.json") == files[2]
+
+
+def test_a_float_network_keeps_its_names_unless_short_ones_are_asked_for(tmp_path):
+    model = DETECTOR.build().eval()
+    assert export_onnx(model, tmp_path / "full.onnx", detector=DETECTOR)["names"] == {}
+    names = export_onnx(model, tmp_path / "short.onnx", detector=DETECTOR, names="short")["names"]
+    assert "neck.smooth.weight" in names.values()
+    stored = {tensor.name for tensor in onnx.load(str(tmp_path / "full.onnx")).graph.initializer}
+    assert "neck.smooth.weight" in stored
