@@ -15,8 +15,8 @@ from compress.progress import collected_warnings, say
 from compress.report import collect
 from compress.report.charts import draw_results, draw_training
 from compress.report.collect import final_artifact, float_artifact, in_order
-from compress.report.document import Document, dump, finite, parse
-from compress.report.forecast import Forecast, compared
+from compress.report.document import Document, Row, dump, finite, parse
+from compress.report.forecast import Forecast, ForecastCheck, compared
 from compress.report.markdown import plain_table, render
 from compress.report.pictures import draw_pictures
 from compress.report.requirements import check_requirements
@@ -96,13 +96,21 @@ def _document(stage: Report, context: StageContext) -> Document:
         benchmarks={a.label: finite(a.facts) for a in artifacts if a.kind is Kind.LATENCY},
         histories=collect.collect_histories(artifacts),
         forecast=foreseen,
-        forecast_checks=[] if foreseen is None else compared(foreseen, collect.measured_files(artifacts, rows)),
+        forecast_checks=[] if foreseen is None else _checks(foreseen, artifacts, rows),
         requirements=requirements,
         requirements_met=all(entry.ok for entry in requirements),
         left_out=collect.collect_left_out(artifacts),
         warnings=collected_warnings(),
         environment=describe_machine(),
     )
+
+
+def _checks(foreseen: Forecast, artifacts: list[Artifact], rows: list[Row]) -> list[ForecastCheck]:
+    """Compare with what was measured; times of another machine say nothing."""
+    measured = collect.measured_files(rows)
+    if any(a.kind is Kind.LATENCY and a.facts.get("cpu") != foreseen.cpu for a in artifacts):
+        measured = {label: {**one, "latency_ms": None} for label, one in measured.items()}
+    return compared(foreseen, measured)
 
 
 def _draw_charts(stage: Report, context: StageContext, document: Document) -> None:

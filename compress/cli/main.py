@@ -157,14 +157,14 @@ def plan(
     A network with fresh weights goes through pruning, quantization and export as well (the dry pass, in a process of
     its own): what would break after the training is said now, exit code 4. Once for a recipe and a network.
 
-    The forecast takes the weights that the recipe starts from through the same stages, untrained, and measures what they
-    leave: parameters, MACs, bytes of the packed file and milliseconds, by part and layer, and what runs in float. Once
-    for a recipe, its weights and a machine; the report of the run says how far off it was.
+    The forecast takes the weights that the recipe starts from through the same stages, untrained, and measures what
+    they leave: parameters, MACs, bytes of the packed file and milliseconds, by part and layer, and what runs in float.
+    Once for a recipe, its weights and a machine; the report of the run says how far off it was.
 
     --json prints format_version, recipe, folder, stages and dry_pass: of each stage label, stage, folder, state (cached
     or run), reasons and inputs; of the dry pass state (passed, cached or not run), reason, seconds and
-    kept (layers whose channels pruning leaves); and forecast with weights, threads, cpu, models (a row a file, the last one
-    with its layers) and unfused.
+    kept (layers whose channels pruning leaves); of the forecast weights, threads, cpu, models (a row a file, the last
+    one with its layers) and unfused.
 
     \b
     krimp plan recipe.yaml --set data.root=/data/hit-uav

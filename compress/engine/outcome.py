@@ -49,29 +49,33 @@ class Plan:
         """Return plain data: `format_version`, `recipe`, `folder`, `stages`, `dry_pass`, `forecast`.
 
         `dry_pass` has `state` ('passed', 'cached' or 'not run'), `reason`, `seconds` and `kept` (layers whose channels
-        pruning leaves, a line each block); left out if there was none. `forecast` is as `compress.report.forecast` has it,
+        pruning leaves, a line each block); left out if there was none. `forecast` is a `compress.report.forecast.Forecast`
         or {"reason": why there is none}; likewise.
         A stage has `label`, `stage`, `folder`, `state` ('cached' or 'run'), `reasons` (why it must run) and `inputs`
         (input name -> label of the stage that makes it).
         """
         passed = {} if self.dry_pass is None else {"dry_pass": self.dry_pass.to_json()}
         foreseen = {} if self.forecast is None else {"forecast": _plain_forecast(self.forecast)}
-        return passed | foreseen | {
-            "format_version": FORMAT_VERSION,
-            "recipe": self.recipe,
-            "folder": str(self.folder),
-            "stages": [
-                {
-                    "label": decision.planned.label,
-                    "stage": decision.planned.stage.stage,
-                    "folder": decision.planned.folder_name,
-                    "state": decision.state,
-                    "reasons": list(decision.reasons),
-                    "inputs": dict(decision.planned.inputs),
-                }
-                for decision in self.decisions
-            ],
-        }
+        return (
+            passed
+            | foreseen
+            | {
+                "format_version": FORMAT_VERSION,
+                "recipe": self.recipe,
+                "folder": str(self.folder),
+                "stages": [
+                    {
+                        "label": decision.planned.label,
+                        "stage": decision.planned.stage.stage,
+                        "folder": decision.planned.folder_name,
+                        "state": decision.state,
+                        "reasons": list(decision.reasons),
+                        "inputs": dict(decision.planned.inputs),
+                    }
+                    for decision in self.decisions
+                ],
+            }
+        )
 
 
 def _plain_forecast(found: Forecast | str) -> dict[str, Any]:

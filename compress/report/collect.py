@@ -96,6 +96,21 @@ def collect_rows(artifacts: Sequence[Artifact], split: str, baselines: Sequence[
     return rows
 
 
+def measured_files(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """Return label of each exported file -> packed_bytes and latency_ms, its own or of what was packed from it."""
+    found = {}
+    for row in rows:
+        if row.kind == Kind.ONNX.value:
+            both = [row, *(one for one in rows if one.kind == Kind.PACKED.value and one.after == row.label)]
+            sizes = [one.packed_bytes for one in reversed(both) if one.packed_bytes is not None]
+            times = [one.latency_ms_p50 for one in both if one.latency_ms_p50 is not None]
+            found[row.label] = {
+                "packed_bytes": float(sizes[0]) if sizes else None,
+                "latency_ms": times[0] if times else None,
+            }
+    return found
+
+
 def best_baseline(rows: Sequence[Row], labels: Sequence[str], metric: str = "map50") -> str | None:
     """Return which of some models scored best, None if one of them was not scored: it might be the best."""
     by_label = {row.label: row for row in rows}

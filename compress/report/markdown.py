@@ -24,6 +24,7 @@ def render(document: Document) -> str:
         "## Models\n\n" + _scores_note(document) + "\n\n" + _table(*models_table(document)),
         _per_class(document),
         _latency(document),
+        _forecast(document),
         _pictures(document),
         _trainings(document),
         _exports(document),
@@ -379,6 +380,25 @@ def _plain(name: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(str(entry) for entry in value)
     return size_text(value) if name.endswith("_bytes") else str(value)
+
+
+def _forecast(document: Document) -> str:
+    """Return what the plan should leave beside what it left."""
+    head = ["model", "what", "forecast", "measured", "off"]
+    shown = {
+        "packed_bytes": ("bytes, packed", lambda value: size_text(round(value))),
+        "latency_ms": ("latency p50", lambda value: fixed_text(value, 1, " ms")),
+    }
+    rows = [
+        [
+            check.model,
+            shown[check.what][0],
+            *map(shown[check.what][1], (check.forecast, check.measured)),
+            f"{check.off:+.1%}",
+        ]
+        for check in document.forecast_checks
+    ]
+    return _section("Forecast and measurement", _table(head, rows) if rows else "")
 
 
 def _section(title: str, body: str) -> str:

@@ -1,0 +1,200 @@
+"""What a plan would leave, measured before any training: the stages are rehearsed on the weights that it starts from.
+
+Nothing is trained and no data is read, but the network has the deployed size, its own weights where the plug-in names a
+checkpoint, the masks that magnitudes give, quantizers with ranges of noise, and is exported, packed and timed. Latency
+hardly depends on weights; bytes depend on how they are spread, which training changes by some percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from compress import codec
+from compress.actions.dry_pass import Rehearsal, quiet
+from compress.actions.model_facts import model_facts
+from compress.actions.prune_unstructured import mask_keeper
+from compress.detector import Detector
+from compress.errors import CompressError
+from compress.export import export_onnx, unfused_convolutions
+from compress.kind import Kind
+from compress.metrics.complexity import Complexity, measure_complexity
+from compress.model_folder import load_model
+from compress.quantization.size_target import SizeTarget
+from compress.recipe.plan import MODEL_KINDS, PlannedStage
+from compress.runtime.latency import measure_interleaved
+from compress.runtime.profile import BETWEEN, seconds_by_layer
+from compress.runtime.session import open_session
+from compress.stages.export_onnx import ExportOnnx
+from compress.stages.prune_unstructured import PruneUnstructured
+from compress.stages.qat import Qat
+from compress.stages.round_weights import RoundWeights
+
+WARMUP, MOST_RUNS, LEAST_RUNS = 2, 15, 3
+TIMING_S = 8.0  # that all timed rounds take about
+
+
+def run(plan: Sequence[PlannedStage], detector: Detector, folder: Path, *, threads: int) -> dict[str, Any]:
+    """Rehearse the stages of a plan and measure what they leave.
+
+    Args:
+        plan: all stages, in order.
+        detector: the plug-in.
+        folder: empty; what is written is not kept.
+        threads: of ONNX Runtime.
+
+    Returns:
+        `weights`: 'checkpoint' or 'fresh'; `models`: a row a file that would be exported, with label, params, macs,
+        packed_bytes, latency_ms, `asked_bytes` (packed_bytes is what the recipe asks for) and `layers`; `unfused`:
+        layers of the last one that run in float, each with the reason. Or `refused`: why there is none.
+    """
+    torch.set_num_threads(1)
+    stages = [one for one in plan if one.stage.MAKES in MODEL_KINDS or one.stage.MAKES is Kind.ONNX]
+    with quiet():
+        rehearsal = _Weighed(detector, folder)
+        refused = rehearsal.run(stages)
+        if refused is not None:
+            return {"refused": f"{refused['label']}: {refused['text']}"}
+        exports = {one.label: one.stage for one in stages if isinstance(one.stage, ExportOnnx)}
+        planned = {one.label: one for one in stages}
+        sources = {label: folder / planned[label].inputs["source"] for label in exports}
+        costs = {label: _costs(detector, source) for label, source in sources.items()}
+        files = {label: folder / label / "model.onnx" for label in exports}
+        times = _latencies(files, detector, threads)
+        asked = {label: _asked_bytes(planned[label], plan, detector, folder) for label in exports}
+        models: list[dict[str, Any]] = [
+            {
+                "label": label,
+                "params": costs[label].params,
+                "macs": costs[label].macs,
+                "packed_bytes": asked[label] or codec.pack_file(path, path.with_suffix(".krimp")).packed_bytes,
+                "asked_bytes": asked[label] is not None,
+                "latency_ms": times[label],
+                "layers": [],
+            }
+            for label, path in files.items()
+        ]
+        unfused: list[dict[str, str]] = []
+        if exports:
+            last = list(exports)[-1]
+            layers, unfused = _by_layer(exports[last], sources[last], detector, folder, costs[last], threads)
+            models[-1]["layers"] = [one | {"packed_bytes": None} for one in layers] if asked[last] else layers
+    return {"refused": None, "weights": rehearsal.weights, "models": models, "unfused": unfused}
+
+
+class _Weighed(Rehearsal):
+    """A rehearsal with the weights of the checkpoint and the zeros that their magnitudes give."""
+
+    weights = "fresh"
+
+    def first_model(self) -> nn.Module:
+        """Return the network with its checkpoint, if the plug-in names one that is there."""
+        model = super().first_model()
+        try:
+            checkpoint = self._detector.checkpoint_path()
+            if checkpoint is not None:
+                self._detector.load(model, checkpoint)
+                self.weights = "checkpoint"
+        except CompressError:  # what is missing is told when it is needed
+            return super().first_model()
+        return model.eval()
+
+    def make_sparse(self, stage: PruneUnstructured, model: nn.Module) -> None:
+        """Set the smallest weights to zero."""
+        keeper = mask_keeper(stage, model)
+        if keeper.initial < stage.sparsity:
+            keeper.finish()
+
+
+def _costs(detector: Detector, source: Path) -> Complexity:
+    model, _ = load_model(source, detector)
+    return measure_complexity(model, detector.example_input(1))
+
+
+def _latencies(files: Mapping[str, Path], detector: Detector, threads: int) -> dict[str, float]:
+    """Return the median milliseconds of an image for each file, in turns."""
+    if not files:
+        return {}
+    image = detector.example_input(1).numpy()
+    sessions = {label: open_session(path, threads=threads) for label, path in files.items()}
+
+    def call(label: str) -> None:
+        session = sessions[label]
+        session.run(None, {session.get_inputs()[0].name: image})
+
+    calls = {label: (lambda label=label: call(label)) for label in files}
+    first = measure_interleaved(calls, warmup=1, runs=1)
+    round_s = sum(float(times[0]) for times in first.values()) / 1e3
+    runs = int(min(max(TIMING_S / max(round_s, 1e-6), LEAST_RUNS), MOST_RUNS))
+    times_ms = measure_interleaved(calls, warmup=WARMUP, runs=runs)
+    return {label: float(np.median(times)) for label, times in times_ms.items()}
+
+
+def _asked_bytes(export: PlannedStage, plan: Sequence[PlannedStage], detector: Detector, folder: Path) -> int | None:
+    """Return the size that the recipe asks for at a file, None if it does not."""
+    by_label = {one.label: one for one in plan}
+    at = by_label.get(export.inputs.get("source", ""))
+    while at is not None:
+        target: SizeTarget | None = None
+        baseline = "float"
+        if isinstance(at.stage, Qat) and at.stage.rate is not None:
+            target, baseline = at.stage.rate, at.stage.rate.baseline
+        elif isinstance(at.stage, RoundWeights):
+            target, baseline = at.stage.target, at.stage.baseline
+        if target is not None:
+            return _target_bytes(target, folder / baseline, detector)
+        at = by_label.get(at.inputs.get("source", ""))
+    return None
+
+
+def _target_bytes(target: SizeTarget, baseline: Path, detector: Detector) -> int | None:
+    if target.packed_bytes is not None:
+        return int(target.packed_bytes)
+    if target.ratio is None:
+        return None
+    model, _ = load_model(baseline, detector)
+    return int(model_facts(model, detector)["parameters_bytes"] / target.ratio)
+
+
+def _by_layer(
+    stage: ExportOnnx, source: Path, detector: Detector, folder: Path, costs: Complexity, threads: int
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Return a row a layer, and the layers that run in float with their reasons; from a file with full names."""
+    model, build = load_model(source, detector)
+    path = folder / "layers.onnx"
+    export_onnx(
+        model, path, detector=detector, opset=stage.opset, deform=stage.deform, rewrite=stage.rewrite, names="full"
+    )
+    names = list(costs.layers)
+    packed = path.with_suffix(".krimp")
+    codec.pack_file(path, packed)
+    sizes: dict[str, int] = {}
+    for fact in codec.inspect_file(packed):
+        layer = layer_of(fact.name, names) or BETWEEN
+        sizes[layer] = sizes.get(layer, 0) + fact.packed_bytes
+    images = detector.example_input(1).numpy()
+    seconds = seconds_by_layer(path, images, threads=threads, layer_of=lambda name: layer_of(name, names))
+    rows = [
+        {
+            "name": name,
+            "params": costs.layers[name].params if name in costs.layers else 0,
+            "macs": costs.layers[name].macs if name in costs.layers else 0,
+            "packed_bytes": sizes.get(name, 0),
+            "latency_ms": round(1e3 * seconds.get(name, 0.0), 4),
+        }
+        for name in dict.fromkeys([*names, *seconds, *sizes])
+    ]
+    reasons = detector.not_quantizable(model)
+    unfused = unfused_convolutions(path, reasons) if build.quantization is not None else []
+    return rows, [{"name": one.name, "reason": one.reason} for one in unfused]
+
+
+def layer_of(name: str, layers: Sequence[str]) -> str:
+    """Return the layer that a constant or node of a file belongs to, the longest name that it begins with, or ''."""
+    fitting = [layer for layer in layers if name == layer or name.startswith((f"{layer}.", f"{layer}_", f"{layer}/"))]
+    return max(fitting, key=len, default="")

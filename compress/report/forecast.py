@@ -1,0 +1,141 @@
+"""What a plan should leave, as data and in words, and how far off it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from compress.number_text import count_text, size_text
+
+_SHOWN = 8  # layers
+DASH = "-"
+
+
+class LayerForecast(BaseModel):
+    """What one layer of the last model would cost; the row 'between layers' is what belongs to none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    params: int
+    macs: int
+    packed_bytes: int | None = Field(description="Null where the recipe asks for a size of the whole.")
+    latency_ms: float
+
+
+class ModelForecast(BaseModel):
+    """What one exported model would cost."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str = Field(description="Of the stage that exports it.")
+    params: int
+    macs: int
+    packed_bytes: int
+    asked_bytes: bool = Field(description="Whether packed_bytes is what the recipe asks for.")
+    latency_ms: float = Field(description="Median of some images, network only.")
+    layers: list[LayerForecast] = Field(description="Of the last model; empty of the others.")
+
+
+class Forecast(BaseModel):
+    """What a plan would leave."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: str = Field(description="'checkpoint', or 'fresh': then bytes are those of weights that learnt nothing.")
+    threads: int = Field(description="Of ONNX Runtime; 0 is one per core.")
+    cpu: str
+    models: list[ModelForecast]
+    unfused: list[dict[str, str]] = Field(description="Layers of the last model that run in float: name and reason.")
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self))
+
+
+def _lines(found: Forecast) -> list[str]:
+    of = "the checkpoint's weights" if found.weights == "checkpoint" else "fresh weights: bytes say little"
+    threads = "a thread a core" if found.threads == 0 else f"{found.threads} thread{'s' * (found.threads > 1)}"
+    lines = [f"forecast ({of}, nothing trained; {threads}, {found.cpu}):"]
+    head = ["", "params", "MACs", "packed", "latency"]
+    lines += _table([head, *(_model_cells(one) for one in found.models)])
+    if not found.models:
+        return lines
+    last = found.models[-1]
+    lines += ["", f"  of {last.label}, by part:"]
+    lines += _table([head, *(_cells(part) for part in by_part(last.layers))])
+    costly = sorted(last.layers, key=lambda layer: -layer.latency_ms)[:_SHOWN]
+    lines += ["", "  layers that take longest:"]
+    lines += _table([head, *(_cells(layer) for layer in costly)])
+    if found.unfused:
+        lines += ["", "  run in float:", *(f"    {one['name']}: {one['reason']}" for one in found.unfused)]
+    return lines
+
+
+def by_part(layers: Sequence[LayerForecast]) -> list[LayerForecast]:
+    """Return the sums over layers whose names begin alike (backbone, neck, head)."""
+    together: dict[str, list[LayerForecast]] = {}
+    for layer in layers:
+        together.setdefault(layer.name.split(".")[0], []).append(layer)
+    return [
+        LayerForecast(
+            name=name,
+            params=sum(one.params for one in part),
+            macs=sum(one.macs for one in part),
+            packed_bytes=None
+            if any(one.packed_bytes is None for one in part)
+            else sum(one.packed_bytes or 0 for one in part),
+            latency_ms=sum(one.latency_ms for one in part),
+        )
+        for name, part in together.items()
+    ]
+
+
+def _model_cells(one: ModelForecast) -> list[str]:
+    size = f"{size_text(one.packed_bytes)} (asked for)" if one.asked_bytes else size_text(one.packed_bytes)
+    return [one.label, count_text(one.params), count_text(one.macs), size, f"{one.latency_ms:.1f} ms"]
+
+
+def _cells(one: LayerForecast) -> list[str]:
+    size = DASH if one.packed_bytes is None else size_text(one.packed_bytes)
+    return [one.name, count_text(one.params), count_text(one.macs), size, f"{one.latency_ms:.2f} ms"]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "    "
+        + "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+
+
+class ForecastCheck(BaseModel):
+    """A number of the forecast beside what was measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="Label of the stage that exports it.")
+    what: str = Field(description="'packed_bytes' or 'latency_ms'.")
+    forecast: float
+    measured: float
+
+    @property
+    def off(self) -> float:
+        """Return measured / forecast - 1."""
+        return self.measured / self.forecast - 1
+
+
+def compared(found: Forecast, measured: Mapping[str, Mapping[str, float | None]]) -> list[ForecastCheck]:
+    """Return forecast beside measurement, as far as there is one.
+
+    Args:
+        found: the forecast.
+        measured: label of an exporting stage -> `packed_bytes` and `latency_ms`, null where not measured.
+    """
+    return [
+        ForecastCheck(model=one.label, what=what, forecast=value, measured=real)
+        for one in found.models
+        for what, value in (("packed_bytes", float(one.packed_bytes)), ("latency_ms", one.latency_ms))
+        if (real := measured.get(one.label, {}).get(what)) is not None and value > 0
+    ]
