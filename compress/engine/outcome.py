@@ -49,8 +49,8 @@ class Plan:
         """Return plain data: `format_version`, `recipe`, `folder`, `stages`, `dry_pass`, `forecast`.
 
         `dry_pass` has `state` ('passed', 'cached' or 'not run'), `reason`, `seconds` and `kept` (layers whose channels
-        pruning leaves, a line each block); left out if there was none. `forecast` is a `compress.report.forecast.Forecast`
-        or {"reason": why there is none}; likewise.
+        pruning leaves, a line each block); left out if there was none. `forecast` is that of
+        `compress.report.forecast`, or {"reason": why there is none}; likewise.
         A stage has `label`, `stage`, `folder`, `state` ('cached' or 'run'), `reasons` (why it must run) and `inputs`
         (input name -> label of the stage that makes it).
         """

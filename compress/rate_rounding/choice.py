@@ -98,7 +98,8 @@ class LayerChooser:
         layer = self.layer
         rows = layer.rows_to_blocks(layer.importance).shape[1]
         lost = layer.from_blocks(np.repeat(self.feedback.losses[:, None, :], rows, axis=1)).mean(axis=1)
-        steps = np.sqrt(6 * price / np.log(2) / np.maximum(layer.importance * lost, np.finfo(np.float64).tiny))
+        with np.errstate(over="ignore"):  # rows that lose nothing: as coarse as they may be
+            steps = np.sqrt(6 * price / np.log(2) / np.maximum(layer.importance * lost, np.finfo(np.float64).tiny))
         return exponents_of(np.clip(steps, layer.steps / _FINER, layer.steps * _COARSER))
 
     def _at(self, exponents: np.ndarray, price: float, sweeps: int) -> Rounded:

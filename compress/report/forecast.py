@@ -20,7 +20,7 @@ class LayerForecast(BaseModel):
     name: str
     params: int
     macs: int
-    packed_bytes: int | None = Field(description="Null where the recipe asks for a size of the whole.")
+    packed_bytes: int | None = Field(description="By the entropy of its constants; null where a size is asked for.")
     latency_ms: float
 
 

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,86 +13,6 @@ from compress.engine import pipeline
 from compress.recipe.loading import load_recipe
 
 ROOT = Path(__file__).parents[3]
-PLUGIN = """
-from pathlib import Path
-from typing import Any, ClassVar
-
-from engine_fakes import FakeDetector as Base
-
-
-class FakeDetector(Base):
-    def build(self) -> Any:
-        from torch import nn
-
-        class Net(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.stem = nn.Conv2d(3, 16, 3, 2, 1)
-                self.body = nn.Conv2d(16, 16, 3, 1, 1)
-                self.head = nn.Conv2d(16, 4, 1)
-
-            def forward(self, images):
-                x = self.stem(images).relu()
-                x = self.body(x).relu()
-                # here
-                return (self.head(x),)
-
-        return Net()
-
-    def example_input(self, batch_size: int = 1) -> Any:
-        import torch
-
-        return torch.zeros(batch_size, 3, *self.data.image_size)
-
-    def not_prunable(self, model) -> dict[str, str]:
-        return {"head": "raw output"}
-
-    def not_quantizable(self, model) -> dict[str, str]:
-        return {}
-
-    def custom_pruners(self, model) -> dict[type, Any]:
-        return {}
-
-    def distill_points(self, model) -> tuple[str, ...]:
-        return ("body",)
-
-    def metadata(self) -> dict[str, Any]:
-        return {"plugin": "dry"}
-"""
-
-
-@pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    """Return a function that writes the plug-in, with a line of its forward replaced."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def write(line="# here"):
-        (tmp_path / "dry_plugin.py").write_text(PLUGIN.replace("# here", line))
-        sys.modules.pop("dry_plugin", None)
-
-    write()
-    yield write
-    sys.modules.pop("dry_plugin", None)
-
-
-@pytest.fixture
-def recipe_file(tmp_path, plugin):
-    path = tmp_path / "a.yaml"
-    path.write_text(
-        textwrap.dedent("""\
-        name: dry
-        detector: {plugin: 'dry_plugin:FakeDetector'}
-        data: {image_size: [192, 256]}
-        stages:
-          - {stage: train}
-          - {stage: prune_structured, target: {macs: 0.6}}
-          - {stage: prune_unstructured, sparsity: 0.3}
-          - {stage: qat}
-          - {stage: export_onnx}
-          - {stage: pack}
-        """)
-    )
-    return path
 
 
 def rehearse(recipe_file, out, *overrides, **options):
@@ -103,10 +22,10 @@ def rehearse(recipe_file, out, *overrides, **options):
 
 def test_plan_says_that_it_passed_and_takes_it_from_the_cache_then(recipe_file, plugin, tmp_path, capfd):
     out = tmp_path / "out"
-    assert main(["plan", str(recipe_file), "--out", str(out)]) == 0
+    assert main(["plan", str(recipe_file), "--out", str(out), "--no-forecast"]) == 0
     assert capfd.readouterr().out.splitlines()[-1].startswith("dry pass: passed in ")
     assert [path.name for path in (out / "dry").iterdir()] == [engine.FILE]
-    assert main(["plan", str(recipe_file), "--out", str(out), "--json"]) == 0
+    assert main(["plan", str(recipe_file), "--out", str(out), "--json", "--no-forecast"]) == 0
     assert json.loads(capfd.readouterr().out)["dry_pass"] == {
         "state": "cached",
         "reason": "",
@@ -132,7 +51,7 @@ def test_a_network_that_cannot_be_quantized_is_refused_before_anything_runs(reci
         assert words in captured.err
         assert "Traceback" not in captured.err
         assert not (out / "dry" / engine.FILE).exists()
-    assert main(["plan", str(recipe_file), "--out", str(out), "--no-dry-pass"]) == 0
+    assert main(["plan", str(recipe_file), "--out", str(out), "--no-dry-pass", "--no-forecast"]) == 0
     assert main(["run", str(recipe_file), "--out", str(out)]) == 4
     assert words in capfd.readouterr().err
     assert not list((out / "dry").glob("0*"))

@@ -8,6 +8,7 @@ import torch
 from quantized_lookalike import Lookalike, images_of
 from torch import nn
 
+from compress.model_copy import copy_of
 from compress.quantization import QuantizationSettings, calibrate, quantize
 from compress.quantization.checks import quantized_layers
 from compress.quantization.priced_rounding import PricedRounding, SizeHolder, round_by_price, settle
@@ -22,8 +23,8 @@ DETECTOR = Lookalike()
 PRICE = 1e-6
 
 
-@pytest.fixture
-def priced():
+@pytest.fixture(scope="module")
+def rounded_once():
     """Return a model whose layers choose by price, and what they were rounded to."""
     torch.manual_seed(0)
     images = images_of(DETECTOR, 3)
@@ -35,6 +36,13 @@ def priced():
     set_rounded(model, rounded, statistics)
     round_by_price(model, rounded, statistics, PRICE)
     return model, rounded
+
+
+@pytest.fixture
+def priced(rounded_once):
+    """Return the same, to be changed."""
+    model, rounded = rounded_once
+    return copy_of(model), rounded
 
 
 def bits_of(model: nn.Module) -> float:
