@@ -80,7 +80,12 @@ def outputs_of_file(path, images):
 
 
 @pytest.mark.parametrize(
-    ("activation", "gate"), [(nn.SiLU, nn.Sigmoid), (nn.Hardswish, nn.Hardsigmoid), (nn.Sigmoid, nn.Hardsigmoid)]
+    ("activation", "gate"),
+    [
+        (nn.SiLU, nn.Sigmoid),
+        pytest.param(nn.Hardswish, nn.Hardsigmoid, marks=pytest.mark.long),
+        (nn.Sigmoid, nn.Hardsigmoid),
+    ],
 )
 def test_gates_run_in_integers_and_equal_torch(activation, gate, tmp_path):
     detector = OneNet(activation, gate)

@@ -79,6 +79,7 @@ def test_the_bend_of_squares_is_one_and_that_of_the_plug_ins_own_measure_is_its_
     assert torch.allclose(bend, probability * (1 - probability), atol=1e-6)
 
 
+@pytest.mark.long
 def test_importance_times_errors_foretells_what_the_outputs_lose(model):
     """The loss that the statistics expect of noise on the weights is the one that is measured."""
     statistics = gather_statistics(model, pairs(half_squares), num_outputs=OUTPUTS, seed=0)
@@ -134,6 +135,7 @@ def test_no_image_is_refused(model):
         gather_statistics(model, [], num_outputs=OUTPUTS, seed=0)
 
 
+@pytest.mark.long
 def test_a_rounded_model_loses_less_than_nearest_integers_of_as_many_bits(model):
     statistics = gather_statistics(model, pairs(output_loss), num_outputs=OUTPUTS, seed=0)
     layers = round_network(layer_choosers(model, statistics), 1e-6)
