@@ -49,19 +49,26 @@ class LayerChooser:
         return replace(self._finish(self._refine(best, price, _SWEEPS)), price=price)
 
     def rough_bits(self, price: float) -> float:
-        """Return about how many bits the layer takes at a price: some more, and hundreds of times sooner.
+        """Return about how many bits the layer takes at a price: some more, and hundreds of times sooner."""
+        return entropy_bits(self.alone(price)[0])
 
-        Each weight is chosen by itself, so that nothing is made up for and more weights stay.
+    def alone(self, price: float, *, by_bits: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Return codes (out, columns) and exponents (out,), each weight chosen by itself: nothing is made up for.
+
+        Args:
+            price: loss that a bit is worth; the steps follow from it.
+            by_bits: choose by error and bits, else the nearest.
         """
-        layer = self.layer
-        steps = steps_of(self._ideal_exponents(price)).astype(np.float64)
+        layer, exponents = self.layer, self._ideal_exponents(price)
+        steps = steps_of(exponents).astype(np.float64)
         in_steps = layer.to_blocks(layer.weights / steps[:, None])
-        squares = np.diagonal(layer.spread, axis1=1, axis2=2)[:, None, :]
-        worth = self._row_weights(steps, price)[:, :, None] * squares
         codes = np.clip(np.rint(in_steps), -layer.largest_code, layer.largest_code)
-        for _ in range(2):
-            codes = cheapest(in_steps, worth, CodeLengths.fitted(codes, layer.largest_code))
-        return entropy_bits(codes)
+        if by_bits:
+            squares = np.diagonal(layer.spread, axis1=1, axis2=2)[:, None, :]
+            worth = self._row_weights(steps, price)[:, :, None] * squares
+            for _ in range(2):
+                codes = cheapest(in_steps, worth, CodeLengths.fitted(codes, layer.largest_code))
+        return layer.from_blocks(codes), exponents
 
     def row_losses(self, rounded: Rounded) -> np.ndarray:
         """Return what each row loses, (out,)."""
