@@ -104,8 +104,14 @@ def dry_pass(recipe: Recipe, detector: Detector, decisions: Sequence[Decision], 
         return DryPass("cached", kept=kept)
     start = time.monotonic()
     try:
-        fresh = _with_fresh_weights(recipe, detector)
-        found = in_quiet_child(ACTION, lambda run, folder: run(plan, fresh, folder), label="dry pass", seed=recipe.seed)
+        fresh = with_fresh_weights(recipe, detector)
+        found = in_quiet_child(
+            ACTION,
+            lambda run, folder: run(plan, fresh, folder),
+            label="dry pass",
+            seed=recipe.seed,
+            limit_s=LIMIT_S,
+        )
     except StageError as error:  # it was killed, for memory or time: that says nothing about the network
         return DryPass("not run", str(error))
     if (refused := found["refused"]) is None:
@@ -117,7 +123,7 @@ def dry_pass(recipe: Recipe, detector: Detector, decisions: Sequence[Decision], 
     raise StageError(_refusal(recipe, plan, refused))
 
 
-def _with_fresh_weights(recipe: Recipe, detector: Detector) -> Detector:
+def with_fresh_weights(recipe: Recipe, detector: Detector) -> Detector:
     """Return the plug-in without the weights that its backbone would start from: they may have to be downloaded."""
     if _START not in type(detector).CONFIG.model_fields or recipe.detector.get(_START) is None:
         return detector
@@ -128,7 +134,12 @@ def _with_fresh_weights(recipe: Recipe, detector: Detector) -> Detector:
 
 
 def in_quiet_child(
-    action: str, work: Callable[[Callable[..., dict[str, Any]], Path], dict[str, Any]], *, label: str, seed: int
+    action: str,
+    work: Callable[[Callable[..., dict[str, Any]], Path], dict[str, Any]],
+    *,
+    label: str,
+    seed: int,
+    limit_s: int,
 ) -> dict[str, Any]:
     """Call `work` with the function `run` of a module and an empty folder, in a child that says nothing.
 
@@ -143,7 +154,7 @@ def in_quiet_child(
 
         def begin() -> dict[str, Any]:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(LIMIT_S)
+            signal.alarm(limit_s)
             with _muted():
                 return work(importlib.import_module(action).run, folder)
 

@@ -20,10 +20,11 @@ import compress
 from compress.artifact import file_digest, hash_json, to_json
 from compress.detector import Detector
 from compress.engine.decisions import Decision
-from compress.engine.dry_pass import NEEDED, in_quiet_child, parts_of
+from compress.engine.dry_pass import NEEDED, in_quiet_child, parts_of, with_fresh_weights
 from compress.errors import CompressError
 from compress.kind import Kind
 from compress.machine import cpu_name
+from compress.progress import say
 from compress.recipe.model import Recipe
 from compress.recipe.plan import PlannedStage
 from compress.report.forecast import Forecast
@@ -33,6 +34,7 @@ from compress.whole_file import write_whole
 
 ACTION = "compress.actions.forecast"
 FILE = ".forecast.json"  # in the folder of the artifacts
+LIMIT_S = 600  # a rehearsal that takes longer is given up
 _CODE = ("actions/forecast.py", "runtime/profile.py", "codec")
 
 
@@ -60,17 +62,20 @@ def forecast(recipe: Recipe, detector: Detector, decisions: Sequence[Decision], 
     key = hash_json(_parts(recipe, detector, plan, threads))
     if (known := read_forecast(root, key)) is not None:
         return known
+    say("forecast: the stages are rehearsed on the weights that the recipe starts from; once")
+    start = with_fresh_weights(recipe, detector)  # a checkpoint is loaded over what a backbone would begin with
     try:
         found = in_quiet_child(
             ACTION,
-            lambda run, folder: run(plan, detector, folder, threads=threads),
+            lambda run, folder: run(plan, start, folder, threads=threads),
             label="forecast",
             seed=recipe.seed,
+            limit_s=LIMIT_S,
         )
     except CompressError as error:
         return str(error)
-    if found.pop("refused") is not None:
-        return "the stages do not work on this network"
+    if (refused := found.pop("refused")) is not None:
+        return str(refused)
     made = Forecast(threads=threads, cpu=cpu_name(), **found)
     with contextlib.suppress(OSError):  # a folder that cannot be written is no fault of the network
         root.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def test_bytes_follow_the_recipe_and_its_weights(recipe_file, tmp_path):
 def test_another_machine_asks_anew_and_none_without_torch(recipe_file, tmp_path, monkeypatch):
     calls = []
 
-    def child(action, work, *, label, seed):
+    def child(action, work, *, label, seed, limit_s):
         calls.append(label)
         return {"refused": None, "weights": "fresh", "models": [], "unfused": []}
 
@@ -84,7 +84,17 @@ def test_another_machine_asks_anew_and_none_without_torch(recipe_file, tmp_path,
     assert foresee(recipe_file, out).cpu == "another"
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
     assert "not installed here" in foresee(recipe_file, tmp_path / "other")
+    monkeypatch.undo()
+    monkeypatch.setattr(engine, "in_quiet_child", lambda *_, **__: {"refused": "qat: why"})
+    assert foresee(recipe_file, tmp_path / "other") == "qat: why"
+    assert not (tmp_path / "other").exists()
     assert foresee(recipe_file, out, until="train") is None
+
+
+def test_a_rehearsal_that_takes_too_long_is_given_up(recipe_file, plugin, tmp_path, monkeypatch):
+    plugin("__import__('time').sleep(30)")
+    monkeypatch.setattr(engine, "LIMIT_S", 1)
+    assert "SIGALRM" in foresee(recipe_file, tmp_path / "out")
 
 
 def model_of(**fields):
