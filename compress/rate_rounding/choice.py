@@ -12,13 +12,14 @@ from compress.post_training.feedback import Feedback
 from compress.rate_rounding.by_price import cheapest, round_by_price
 from compress.rate_rounding.code_lengths import CodeLengths, entropy_bits
 from compress.rate_rounding.descent import descend
-from compress.rate_rounding.layer import Layer, Rounded, exponents_of, steps_of
+from compress.rate_rounding.layer import STEPS_AN_OCTAVE, Layer, Rounded, exponents_of, steps_of
 
 _DAMPING = 0.03  # of feedback
 _COARSENING = (0, 2, 4, 6, 8)  # exponents by which all steps of a layer are raised, tried in this order
 _FINER, _COARSER = 4.0, 16.0  # how far a step may go from the one that a row has
 _SWEEPS = 4  # of descent where the steps are settled
 _FEW_SWEEPS = 1  # where steps are compared
+_EXACT = 1e-6  # of an exponent: rounding
 _SETTLED = 0.002  # of loss and bits; a sweep that wins less is the last
 
 
@@ -59,7 +60,9 @@ class LayerChooser:
             price: loss that a bit is worth; the steps follow from it.
             by_bits: choose by error and bits, else the nearest.
         """
-        layer, exponents = self.layer, self._ideal_exponents(price)
+        layer = self.layer
+        widest = np.ceil(STEPS_AN_OCTAVE * np.log2(layer.steps) - _EXACT).astype(np.int64)  # that cut nothing off
+        exponents = np.maximum(self._ideal_exponents(price), widest)
         steps = steps_of(exponents).astype(np.float64)
         in_steps = layer.to_blocks(layer.weights / steps[:, None])
         codes = np.clip(np.rint(in_steps), -layer.largest_code, layer.largest_code)
