@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compress.actions.model_facts import model_facts, training_facts
-from compress.actions.size_rounding import packed_bytes, round_to_size, target_bytes, weigh_errors
+from compress.actions.size_rounding import SizeRounding, packed_bytes, target_bytes, weigh_errors
 from compress.devices import on_device
 from compress.model_folder import keep_zeros, load_model, masks_of, save_model
 from compress.number_text import size_text
@@ -80,7 +80,10 @@ def _train_at_size(
 
     def rounded() -> tuple[Priced, dict[str, LayerStatistics]]:
         statistics = weigh_errors(model, context, images=rate.images, label=stage.label)
-        return round_to_size(model, statistics, rate, context, baseline=rate.baseline, label=stage.label), statistics
+        sizing = SizeRounding(model, statistics, context, label=stage.label)
+        found = sizing.to(rate, baseline=rate.baseline)
+        sizing.settle(found)
+        return found, statistics
 
     found, statistics = rounded()
     if not stage.training.epochs:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from compress.actions.size_rounding import round_to_size, weigh_errors
+from compress.actions.score_guard import SPLIT, ScoreGuard
+from compress.actions.size_rounding import SizeRounding, weigh_errors
 from compress.artifact import Artifact
+from compress.errors import StageError
+from compress.guard import DropLimits, back_off
 from compress.model_folder import load_model, masks_of, save_model
 from compress.quantization.checks import check_zeros, quantization_facts
 from compress.rate_rounding.layer import Rounded
+from compress.rate_rounding.search import Priced
 from compress.stage import StageContext
 from compress.stages.round_weights import RoundWeights
 
@@ -22,7 +26,12 @@ def run(stage: RoundWeights, context: StageContext) -> dict[str, Any]:
     model, build = load_model(context.source.path, context.detector)
     masks = masks_of(model, build)
     statistics = weigh_errors(model, context, images=stage.images, label=stage.label)
-    found = round_to_size(model, statistics, stage.target, context, baseline=stage.baseline, label=stage.label)
+    sizing = SizeRounding(model, statistics, context, label=stage.label)
+    found = sizing.to(stage.target, baseline=stage.baseline)
+    guarded: dict[str, Any] = {}
+    if stage.max_drop is not None:
+        found, guarded = _guarded(stage, stage.max_drop, context, sizing, found)
+    sizing.settle(found)
     check_zeros(model, masks, label=stage.label)
     save_model(context.folder, model, build)
     return {
@@ -32,8 +41,30 @@ def run(stage: RoundWeights, context: StageContext) -> dict[str, Any]:
         "expected_packed_bytes": found.num_bytes,
         "expected_loss": found.loss,
         "calibration_images": stage.images,
+        **guarded,
         "layers": {name: _layer_facts(one) for name, one in found.layers.items()},
     }
+
+
+def _guarded(
+    stage: RoundWeights, limits: DropLimits, context: StageContext, sizing: SizeRounding, first: Priced
+) -> tuple[Priced, dict[str, Any]]:
+    """Return the smallest network that loses no more than it may, and what was seen on the way.
+
+    Raises:
+        StageError: none does.
+    """
+    before = context.inputs[stage.baseline]
+    guard = ScoreGuard.of(limits, before, context.detector, device=context.device, label=stage.label)
+    found = back_off(first, first.price, sizing.at, lambda tried: guard.holds(sizing.file, tried.num_bytes))
+    if found is None:
+        least = min(guard.looks, key=lambda look: max(one["middle"] for one in look["losses"].values()))
+        lost = ", ".join(f"{one['middle']:.2f} points of {metric}" for metric, one in least["losses"].items())
+        raise StageError(
+            f"stage {stage.label}: no size keeps max_drop against {stage.baseline}: {least['packed_bytes']:,} bytes "
+            f"lost {lost} on {SPLIT}, the least of {len(guard.looks)}. Allow more, or train at the size (`qat.rate`)."
+        )
+    return found, {"guard": guard.facts()}
 
 
 def _kept_facts(source: Artifact) -> dict[str, Any]:

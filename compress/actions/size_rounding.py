@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sized
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,11 +18,13 @@ from compress.progress import say, track
 from compress.quantization.rate_rounding import layer_choosers, set_rounded
 from compress.quantization.size_target import SizeTarget
 from compress.quantization.statistics import Distance, gather_statistics
+from compress.rate_rounding.layer import Rounded
 from compress.rate_rounding.search import Priced, round_network, round_to_bytes
 from compress.rate_rounding.statistics import LayerStatistics
 from compress.stage import StageContext
 from compress.training.distillation import output_distance
 
+TRIED = "tried.onnx"
 FARTHEST_APART = 16  # images of a data set that are read for one that is used
 
 
@@ -38,41 +39,54 @@ def weigh_errors(model: nn.Module, context: StageContext, *, images: int, label:
         )
 
 
-def round_to_size(
-    model: nn.Module,
-    statistics: Mapping[str, LayerStatistics],
-    target: SizeTarget,
-    context: StageContext,
-    *,
-    baseline: str,
-    label: str,
-) -> Priced:
-    """Give a quantized model the weights, steps and biases of a size, in place.
+class SizeRounding:
+    """A quantized model whose weights are rounded for a size; the model stays as it is until `settle`.
 
-    Raises:
-        StageError: the size cannot be reached.
+    Attributes:
+        file: the exported network that was measured last.
     """
-    choosers = layer_choosers(model, statistics)
 
-    def measure(layers: Mapping[str, Any]) -> int:
-        return packed_bytes(set_rounded(copy_of(model), layers, statistics), context)
+    def __init__(
+        self, model: nn.Module, statistics: Mapping[str, LayerStatistics], context: StageContext, *, label: str
+    ) -> None:
+        self._model, self._statistics, self._context, self._label = model, statistics, context, label
+        self._choosers = layer_choosers(model, statistics)
+        self.file = context.scratch / TRIED
 
-    tell = partial(_tell, label)
-    if target.price is not None:
-        layers = round_network(choosers, target.price)
-        found = Priced(layers, target.price, measure(layers))
-        tell(found)
-    else:
-        found = round_to_bytes(
-            choosers, measure, target_bytes(target, context, baseline=baseline, label=label), tell=tell
-        )
-    set_rounded(model, found.layers, statistics)
-    return found
+    def to(self, target: SizeTarget, *, baseline: str) -> Priced:
+        """Return the network at a size.
+
+        Raises:
+            StageError: the size cannot be reached.
+        """
+        if target.price is not None:
+            return self.at(target.price)
+        wanted = target_bytes(target, self._context, baseline=baseline, label=self._label)
+        return round_to_bytes(self._choosers, self._measure, wanted, tell=self._tell)
+
+    def at(self, price: float, start: Priced | None = None) -> Priced:
+        """Return the network at a price; see `round_network`."""
+        layers = round_network(self._choosers, price, None if start is None else start.layers)
+        found = Priced(layers, price, self._measure(layers))
+        self._tell(found)
+        return found
+
+    def settle(self, found: Priced) -> None:
+        """Give the model these weights, steps and biases."""
+        set_rounded(self._model, found.layers, self._statistics)
+
+    def _measure(self, layers: Mapping[str, Rounded]) -> int:
+        return packed_bytes(set_rounded(copy_of(self._model), layers, self._statistics), self._context)
+
+    def _tell(self, tried: Priced) -> None:
+        size = size_text(tried.num_bytes)
+        say(f"{self._label}: {size} at {tried.price:.3g} a bit, expected loss {tried.loss:.4g}")
 
 
 def packed_bytes(model: nn.Module, context: StageContext) -> int:
     """Export and pack a quantized model; return the size."""
-    source, target = context.scratch / "tried.onnx", context.scratch / "tried.krimp"
+    source = context.scratch / TRIED
+    target = source.with_suffix(".krimp")
     for path in (source, target):
         path.unlink(missing_ok=True)
     export_onnx(model, source, detector=context.detector)
@@ -108,7 +122,3 @@ def _images(context: StageContext, images: int, device: Any, label: str) -> Iter
             return output_distance(detector, student, teacher, batch)
 
         yield there.images, distance
-
-
-def _tell(label: str, tried: Priced) -> None:
-    say(f"{label}: {size_text(tried.num_bytes)} at {tried.price:.3g} a bit, expected loss {tried.loss:.4g}")

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from compress.guard import DropLimits
 from compress.kind import Kind
 from compress.quantization.size_target import SizeTarget
 from compress.stage import Stage
@@ -32,15 +33,29 @@ class RoundWeights(Stage):
     stage: Literal["round_weights"] = "round_weights"
     target: SizeTarget = Field(..., description="The size: exactly one of packed_bytes, ratio and price.")
     images: int = Field(48, ge=1, description="Images of 'train', not augmented, that errors are weighed on.")
-    baseline: str = Field("float", description="Label of the float model that `ratio` is counted from.")
+    baseline: str = Field("float", description="Label of the float model that `ratio` and losses are counted from.")
+    max_drop: DropLimits | None = Field(
+        None,
+        description="Points that may be lost on 'val', e.g. {map: 0.5}; the file gets larger until they hold.",
+    )
 
     def references(self) -> tuple[str, ...]:
-        """Return the baseline's label, if the target is counted from it."""
-        return (self.baseline,) if self.target.ratio is not None else ()
+        """Return the baseline's label, if the target or losses are counted from it."""
+        return (self.baseline,) if self._counts_from_baseline else ()
+
+    def splits(self) -> tuple[str, ...]:
+        """Return 'train', and 'val' if losses are looked at."""
+        return ("train", "val") if self.max_drop else ("train",)
+
+    @property
+    def _counts_from_baseline(self) -> bool:
+        return self.target.ratio is not None or self.max_drop is not None
 
     def key_fields(self) -> dict[str, Any]:
         """Return the fields; a baseline that is not read changes nothing."""
         fields = super().key_fields()
-        if self.target.ratio is None:
+        if not self._counts_from_baseline:
             fields.pop("baseline")
+        if self.max_drop is None:  # as it was before there was one
+            fields.pop("max_drop")
         return fields

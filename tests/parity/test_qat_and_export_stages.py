@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from quantized_lookalike import Lookalike, images_of
 
 from compress import codec
+from compress.actions import score_guard
 from compress.artifact import Artifact
+from compress.dataset import Scores
 from compress.errors import StageError
 from compress.kind import Kind
 from compress.model_folder import Build, load_model, save_model
@@ -198,6 +200,75 @@ def test_a_rate_changes_the_key_of_a_training_only_where_it_is_given():
     assert Qat(rate={"ratio": 30, "baseline": "other"}).references() == ("other",)
     with pytest.raises(ValidationError, match="exactly one of"):
         Qat(rate={})
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Let the guard score a network by how far its outputs are from the float network's, a sample an image."""
+    truth = [[out.numpy() for out in outputs_of(DETECTOR.build(), x)[:6]] for x in images_of(DETECTOR, 4, "val")]
+
+    def evaluate(_detector, forward, split):
+        assert split == "val"
+        alike = []
+        for image, wanted in zip(images_of(DETECTOR, 4, "val"), truth, strict=True):
+            found = forward(image.numpy())[:6]
+            errors = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(found, wanted, strict=True)]
+            alike.append(1 - np.mean(errors))
+        mean = float(np.mean(alike))
+        return Scores(0.5, "area", 0.5, {}, 1.0, 1.0, 0.5, 1, 4, map=mean, map_resampled=np.array(alike))
+
+    monkeypatch.setattr(score_guard, "evaluate", evaluate)
+
+
+@pytest.mark.long
+def test_a_size_that_loses_too_much_is_given_up(run, scored):
+    folder = run[0]
+    source, before = artifact(folder / "qat", Kind.QUANTIZED, "qat"), artifact(folder / "float", Kind.MODEL, "float")
+
+    def rounding(name: str, points: float) -> dict:
+        stage = RoundWeights(target={"price": 1e-3}, images=4, max_drop={"map": points})
+        assert stage.references() == ("float",)
+        assert stage.splits() == ("train", "val")
+        return stage.run(context(folder, name, source=source, float=before))
+
+    free = rounding("free", 100)
+    assert free["guard"]["num_looks"] == 1
+    lost = free["guard"]["looks"][0]["losses"]["map"]["middle"]
+    held = rounding("held", lost / 2)
+    assert held["guard"]["num_looks"] > 1
+    assert held["expected_packed_bytes"] > free["expected_packed_bytes"]
+    assert held["price"] < free["price"] == 1e-3
+    chosen = [look for look in held["guard"]["looks"] if look["packed_bytes"] == held["expected_packed_bytes"]]
+    assert chosen[0]["losses"]["map"]["middle"] <= lost / 2
+    ExportOnnx().run(context(folder, "held_onnx", source=artifact(folder / "held", Kind.QUANTIZED, "held")))
+    packed = codec.pack_file(folder / "held_onnx" / "model.onnx", folder / "held.krimp").packed_bytes
+    assert packed == held["expected_packed_bytes"]
+
+
+def test_a_drop_that_no_size_keeps_is_refused_with_what_was_lost(run, scored, monkeypatch):
+    folder = run[0]
+    monkeypatch.setattr(
+        "compress.actions.score_guard.ScoreGuard.holds", lambda self, *_: self.looks.append(LOST) or False
+    )
+    stage = RoundWeights(target={"price": 1e-6}, images=1, max_drop={"map": 0.1})
+    source, before = artifact(folder / "qat", Kind.QUANTIZED, "qat"), artifact(folder / "float", Kind.MODEL, "float")
+    with pytest.raises(
+        StageError, match=r"no size keeps max_drop against float: 9 bytes lost 2\.00 points of map on val"
+    ):
+        stage.run(context(folder, "hopeless", source=source, float=before))
+
+
+LOST = {"packed_bytes": 9, "losses": {"map": {"middle": 2.0}}}
+
+
+def test_a_metric_that_the_data_set_does_not_measure_cannot_be_guarded(run, monkeypatch):
+    folder = run[0]
+    scores = Scores(0.5, "area", 0.5, {}, 1.0, 1.0, 0.5, 1, 4)
+    monkeypatch.setattr(score_guard, "evaluate", lambda *_: scores)
+    stage = RoundWeights(target={"price": 1e-6}, images=1, max_drop={"map": 0.1})
+    source, before = artifact(folder / "qat", Kind.QUANTIZED, "qat"), artifact(folder / "float", Kind.MODEL, "float")
+    with pytest.raises(StageError, match=r"max_drop\.map cannot be measured on split 'val'"):
+        stage.run(context(folder, "unmeasured", source=source, float=before))
 
 
 def test_a_size_below_what_is_not_weights_is_refused(run):

@@ -1,0 +1,84 @@
+"""Looks at how much a network lost on 'val' against a model before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compress.actions.forward_of import forward_of
+from compress.artifact import Artifact
+from compress.dataset import Scores
+from compress.detector import Detector
+from compress.errors import StageError
+from compress.guard import DropLimits
+from compress.metrics.paired import loss_interval
+from compress.progress import say
+from compress.runtime.forwards import onnx_forward
+from compress.scoring import evaluate
+
+SPLIT = "val"
+
+
+@dataclass
+class ScoreGuard:
+    """Compares networks with a reference, on the same images.
+
+    Attributes:
+        limits: points that may be lost.
+        detector: the plug-in.
+        reference: scores of the model before.
+        label: of the stage, for messages.
+        looks: what was seen: a row a look, with packed_bytes, holds, and of each metric loss (points) and interval.
+    """
+
+    limits: DropLimits
+    detector: Detector
+    reference: Scores
+    label: str
+    looks: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, limits: DropLimits, before: Artifact, detector: Detector, *, device: str, label: str) -> ScoreGuard:
+        """Score the model before.
+
+        Raises:
+            StageError: the split cannot tell: it has no object, or its scores lack a limited metric.
+        """
+        say(f"{label}: {before.label} is scored on {SPLIT}, to count losses from")
+        reference = evaluate(detector, forward_of(before, detector, device=device), SPLIT)
+        for metric in limits.limits:
+            value = getattr(reference, metric)
+            if value is None or value != value or getattr(reference, f"{metric}_resampled") is None:
+                raise StageError(
+                    f"stage {label}: max_drop.{metric} cannot be measured on split {SPLIT!r} of this data set. "
+                    "Expected labelled objects and that metric; limit another one, or leave max_drop out."
+                )
+        return cls(limits, detector, reference, label)
+
+    def holds(self, file: Path, packed_bytes: int) -> bool:
+        """Score an ONNX file and say whether it loses no more than it may, in the middle of the paired interval."""
+        scores = evaluate(self.detector, onnx_forward(file, 1), SPLIT)
+        row: dict[str, Any] = {"packed_bytes": packed_bytes, "holds": True, "losses": {}}
+        texts = []
+        for metric, limit in self.limits.limits.items():
+            drawn = f"{metric}_resampled"
+            interval = loss_interval(getattr(self.reference, drawn), getattr(scores, drawn))
+            loss = 100 * (getattr(self.reference, metric) - getattr(scores, metric))
+            ends = None if interval is None else [100 * end for end in interval]
+            middle = loss if ends is None else sum(ends) / 2
+            row["losses"][metric] = {"points": loss, "interval": ends, "middle": middle, "limit": limit}
+            row["holds"] &= middle <= limit
+            between = "" if ends is None else f" ({ends[0]:.2f} to {ends[1]:.2f})"
+            texts.append(f"{metric} {loss:.2f}{between} of {limit:g} points")
+        self.looks.append(row)
+        verdict = "holds" if row["holds"] else "loses too much"
+        say(
+            f"{self.label}: {packed_bytes:,} bytes, look {len(self.looks)} at {SPLIT}, {verdict}: "
+            f"{', '.join(texts)} lost"
+        )
+        return bool(row["holds"])
+
+    def facts(self) -> dict[str, Any]:
+        """Return how often the split was looked at, and what was seen."""
+        return {"split": SPLIT, "looks": self.looks, "num_looks": len(self.looks)}
