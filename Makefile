@@ -9,7 +9,7 @@ NO_OPENMMLAB := --ignore=tests/openmmlab
 SHORT := not slow and not openmmlab
 
 .PHONY: help setup setup-openmmlab demo check test test-fast test-openmmlab test-full fmt bench bench-codec fuzz-codec \
-	fuzz-checkpoints docs docs-site clean
+	fuzz-checkpoints fuzz-metadata fuzz-recipes docs docs-site clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 17
@@ -59,6 +59,12 @@ fuzz-codec: setup ## coverage-guided fuzzing of the codec, 10 minutes (ARGS="--m
 
 fuzz-checkpoints: setup ## mutated checkpoints against their reader, 10 minutes (ARGS="--minutes 60" for longer)
 	@$(BIN)/python scripts/fuzz_checkpoints.py $(ARGS)
+
+fuzz-metadata: setup ## hostile metadata of model files against the deployed part, 10 minutes (ARGS="--minutes 60" for longer)
+	@$(BIN)/python scripts/fuzz_metadata.py $(ARGS)
+
+fuzz-recipes: setup ## mutated recipes against their reader and the planner, 10 minutes (ARGS="--minutes 60" for longer)
+	@$(BIN)/python scripts/fuzz_recipes.py $(ARGS)
 
 docs: setup ## regenerate what is generated: schemas of recipe and report, reference of stages, README tables
 	@$(BIN)/krimp schema --force -o recipes/recipe.schema.json

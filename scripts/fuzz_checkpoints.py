@@ -6,22 +6,17 @@
 
 Files of every layout (zip archives and pickles of torch, safetensors; as MMEngine, DataParallel, averaging hooks and
 whole modules write them) are mutated: bytes of the file, of the pickle inside an archive, and words of pickles put in.
-Whatever comes is to be read, or refused with a CompressError within 10 s and 2 GiB. Findings are kept in
-build/fuzz/findings, and the exit code is 1 if there are any.
+Whatever comes is to be read, or refused with a CompressError within 10 s of processor time and 2 GiB. Findings are
+kept in build/fuzz/findings, and the exit code is 1 if there are any.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import pickle
 import random
-import resource
-import signal
 import sys
-import time
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +31,9 @@ from torch import nn  # noqa: E402
 
 from compress.errors import CompressError  # noqa: E402
 from detectors.weights.reading import read_file  # noqa: E402
+from scripts import fuzz_loop  # noqa: E402
+from scripts.fuzz_loop import mutated  # noqa: E402
 
-FINDINGS = ROOT / "build" / "fuzz" / "findings"
 SECONDS, MEMORY_GIB = 10, 2
 # Words of pickles with a little behind them: globals, calls, memo, texts and numbers that state their length.
 WORDS = (
@@ -51,10 +47,6 @@ WORDS = (
     b"\x82\x01",
     b"I01\n", b"L99999999999999999999L\n", b"F1e999\n", b"S'a'\n", b"V\\ud800\n", b"\x80\x05", b"\x97", b"\x98",
 )  # fmt: skip
-
-
-class HangError(BaseException):
-    """An input took longer than it may."""
 
 
 class _Buffer:
@@ -91,31 +83,6 @@ def base_files() -> dict[str, bytes]:
     return files
 
 
-def mutated(data: bytes, chance: random.Random) -> bytes:
-    """Return bytes with one to six changes."""
-    out = bytearray(data)
-    for _ in range(chance.choice([1, 1, 1, 2, 3, 6])):
-        place = chance.randrange(len(out) + 1)
-        match chance.randrange(7):
-            case 0 if place < len(out):
-                out[place] = chance.randrange(256)
-            case 1 if place < len(out):
-                out[place] ^= 1 << chance.randrange(8)
-            case 2:
-                del out[place : place + chance.randrange(1, 9)]
-            case 3:
-                out[place:place] = chance.choice(WORDS)
-            case 4:
-                word = chance.choice(WORDS)
-                out[place : place + len(word)] = word
-            case 5 if len(out) > 40:
-                start = chance.randrange(len(out))
-                out[place:place] = out[start : start + chance.randrange(1, 30)]
-            case _ if chance.random() < 0.1:
-                del out[place:]
-    return bytes(out)
-
-
 def inputs(chance: random.Random) -> Iterator[tuple[str, bytes]]:
     """Yield (suffix, bytes) of files without end."""
     files = base_files()
@@ -123,8 +90,8 @@ def inputs(chance: random.Random) -> Iterator[tuple[str, bytes]]:
     while True:
         name = chance.choice(names)
         data = files[name]
-        mutate = _with_mutated_part if ".zip." in name and chance.random() < 0.8 else mutated
-        data = mutate(data, chance)
+        has_part = ".zip." in name and chance.random() < 0.8
+        data = _with_mutated_part(data, chance) if has_part else mutated(data, WORDS, chance)
         yield Path(name).suffix if chance.random() < 0.95 else ".safetensors", data
 
 
@@ -137,64 +104,21 @@ def _with_mutated_part(data: bytes, chance: random.Random) -> bytes:
         chosen = pickled if chance.random() < 0.9 else chance.choice(names)
         for name in names:
             content = archive.read(name)
-            other.writestr(name, mutated(content, chance) if name == chosen else content)
+            other.writestr(name, mutated(content, WORDS, chance) if name == chosen else content)
     return out.getvalue()
 
 
 def check(path: Path) -> str:
     """Return 'read' or 'refused'; whatever else escapes is a finding."""
-    signal.alarm(SECONDS)
     try:
         state, meta = read_file(path)
-        for value in state.values():
-            value.float().sum()
-        str(meta)
-        return "read"
     except CompressError:
         return "refused"
-    finally:
-        signal.alarm(0)
-
-
-def _hang(*_: object) -> None:
-    raise HangError
-
-
-def main() -> int:
-    """Fuzz, and return 1 if something was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--replay", type=Path, help="read one file and stop")
-    options = parser.parse_args()
-    signal.signal(signal.SIGALRM, _hang)
-    if options.replay:
-        print(check(options.replay))
-        return 0
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (MEMORY_GIB << 30),) * 2)
-    FINDINGS.mkdir(parents=True, exist_ok=True)
-    counts: Counter[str] = Counter()
-    end = time.monotonic() + 60 * options.minutes
-    found: Counter[str] = Counter()
-    for suffix, data in inputs(random.Random(options.seed)):
-        if time.monotonic() > end:
-            break
-        path = FINDINGS / f"input-{options.seed}{suffix}"
-        path.write_bytes(data)
-        try:
-            counts[check(path)] += 1
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            kind = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-            found[kind] += 1
-            if found[kind] == 1:
-                kept = path.rename(FINDINGS / f"checkpoint-{options.seed}-{len(found)}{suffix}")
-                print(f"finding: {kind} ({kept})", flush=True)
-    print(f"{counts.total() + found.total():,} files: {dict(counts)}, {len(found)} kinds of findings")
-    return int(bool(found))
+    for value in state.values():
+        value.float().sum()
+    str(meta)
+    return "read"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(fuzz_loop.main("checkpoint", __doc__ or "", inputs, check, seconds=SECONDS, memory_gib=MEMORY_GIB))

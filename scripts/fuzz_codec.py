@@ -323,6 +323,7 @@ def small_packed() -> Iterator[tuple[str, bytes]]:
         "repeated": ("I8", np.repeat(np.round(rng.laplace(0, 9, 500)).clip(-127, 127).astype(np.int8), 7)),
         "blocks": ("I16", np.repeat(np.repeat(rng.integers(-9, 9, (9, 30)).astype(np.int16), 6, axis=0), 5, axis=1)),
         "rows": ("I8", rng.integers(-90, 90, (20, 9)).astype(np.int8)[rng.integers(0, 20, 800)]),
+        "pruned": ("F32", np.where(rng.random(900) < 0.6, 0, rng.standard_normal(900)).astype(np.float32)),
         "copied": ("I8", np.tile(np.round(rng.laplace(0, 9, 4096)).clip(-127, 127).astype(np.int8), 2)),
     }
     with tempfile.TemporaryDirectory() as folder:

@@ -57,7 +57,8 @@ def upgrade_text(text: str, source: str) -> str:
 
 def _move(entry: CommentedMap) -> None:
     """Put the flat training fields of a stage into its `training`, where the first of them stood."""
-    names = {key: name for key in entry if (name := training_name(entry, key)) is not None}
+    texts = [key for key in entry if isinstance(key, str)]  # a key may be a number here, or nothing
+    names = {key: name for key in texts if (name := training_name(entry, key)) is not None}
     if not names or not isinstance(entry.get(BLOCK, {}), dict):
         return
     first = list(entry).index(next(iter(names)))

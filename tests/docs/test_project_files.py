@@ -53,7 +53,11 @@ def test_every_change_is_tried_on_every_supported_python():
 
 def test_the_night_runs_what_ci_runs_and_the_slow_tests():
     commands = steps(read(ROOT / ".github" / "workflows" / "nightly.yml"))
-    assert {"bash .ci/run", "make test-full", "make docs-site", "make fuzz-codec"} == set(commands)
+    fuzzers = set(re.findall(r"^(fuzz-[a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert {"fuzz-codec", "fuzz-checkpoints", "fuzz-metadata", "fuzz-recipes"} == fuzzers
+    assert {"bash .ci/run", "make test-full", "make docs-site", *(f"make {name}" for name in fuzzers)} == set(commands)
+    for page in ("CONTRIBUTING.md", "SECURITY.md", "RELEASE.md"):
+        assert all(name in (ROOT / page).read_text() for name in fuzzers), page
 
 
 def test_ci_always_builds_openmmlab_and_runs_its_tests():

@@ -1,10 +1,7 @@
-"""Whatever a model file says of itself, it is refused in one line or it works; longer in hostile_metadata.py."""
+"""Whatever a model file says of itself, it is refused in one line or it works; longer in scripts/fuzz_metadata.py."""
 
 import copy
-import importlib.util
 import random
-import sys
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,10 +9,8 @@ from hypothesis import strategies as st
 
 from compress.errors import DetectorError
 from compress.plugins import load_deploy
+from scripts import fuzz_metadata as attack
 
-_spec = importlib.util.spec_from_file_location("hostile_metadata", Path(__file__).with_name("hostile_metadata.py"))
-attack = sys.modules["hostile_metadata"] = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(attack)
 NAN, INF = float("nan"), float("inf")
 
 

@@ -22,10 +22,10 @@ class Repeated(NamedTuple):
 
     Attributes:
         group: bytes of a group.
-        announced: equal groups in a row that announce a number, 1 or 2.
+        announced: equal groups in a row that announce a number, 1 or 2; 0: see `most_common`.
         width: bytes of a number.
         values: (bytes,), uint8: the groups that are left.
-        numbers: (bytes,), uint8: how many more follow.
+        numbers: (bytes,), uint8: how many more follow; or bits.
     """
 
     group: int
@@ -35,19 +35,22 @@ class Repeated(NamedTuple):
     numbers: np.ndarray
 
 
-def repeated_group(data: np.ndarray, element_bytes: int, dims: tuple[int, ...]) -> int:
+def repeated_group(data: np.ndarray, element_bytes: int, dims: tuple[int, ...], other_than: int = 0) -> int:
     """Return the bytes of the groups that repeat most, 0 if none repeats more than by chance.
 
     Args:
         data: (bytes,), uint8, whole elements.
         element_bytes: of an element.
         dims: shape of the tensor; a group is an element, what lies in the inner dimensions, or a few elements.
+        other_than: bytes of groups that are known to be left at most twice.
     """
     starts = np.linspace(0, max(len(data) - _SAMPLE, 0), 4).astype(np.int64)
     best, least = 0, _MOST
     sample = data[:: max(len(data) // _SAMPLE, 1)]
     same_byte = float(((np.bincount(sample) / len(sample)) ** 2).sum())
     for group in _candidates(data, element_bytes, dims):
+        if group == other_than:
+            continue
         share = _equal(data, group, starts)
         left = 1 - share
         if share > same_byte**group + _BY_CHANCE and (left < least or left < _CLEARLY):

@@ -20,6 +20,7 @@ from compress.codec.kernels.contract import Kernels
 _SMALLEST_BYTES = 128  # smaller tensors stay in the skeleton, which lzma packs
 _WORTH = 9980  # ten-thousandths of the file that other ways may leave, or they are not used
 _WORTH_BYTES = 100
+_CLEARLY, _LARGE_BYTES = 0.02, 1 << 20  # share of the file that its large tensors save
 
 
 def write_packed(source: Source, file: BinaryIO, progress: Progress | None, kernels: Kernels) -> PackFacts:
@@ -43,17 +44,23 @@ def write_packed(source: Source, file: BinaryIO, progress: Progress | None, kern
     with closing(Codes(Path(file.name).parent)) as codes:
         coded = CodedTensors(source, codes, kernels, is_best=True).add_all(spans, progress)
         made, seconds = smallest(coded), coded.seconds
-        if all(item.record.way is None and not item.saved_bytes for item in coded.items):
-            first = assemble(source, coded.items, coded.tables.tables, is_thorough=False)
-        else:
-            plain = CodedTensors(source, codes, kernels, is_best=False).add_all(spans)
+        if not _saves_much(coded, made):
+            plain = coded
+            if any(item.record.way or item.saved_bytes for item in coded.items):
+                plain = CodedTensors(source, codes, kernels, is_best=False).add_all(spans)
+                seconds += plain.seconds
             first = assemble(source, plain.items, plain.tables.tables, is_thorough=False)
-            seconds += plain.seconds
-        if made.num_bytes + _WORTH_BYTES >= min(first.num_bytes, first.num_bytes * _WORTH // 10000):
-            made = first
+            if made.num_bytes + _WORTH_BYTES >= min(first.num_bytes, first.num_bytes * _WORTH // 10000):
+                made = first
         if (missing := source.num_bytes // MAX_RATIO + 1 - made.num_bytes) > 0:
             made = _longer(source, spans, codes, kernels, missing)
         return write_file(source, made, codes, file, seconds)
+
+
+def _saves_much(coded: CodedTensors, made: Assembled) -> bool:
+    """Return True if version 1 of the format is larger without coding everything once more to see it."""
+    large = sum(item.saved_bytes for item in coded.items if item.span.num_bytes >= _LARGE_BYTES)  # tables are nothing
+    return large > made.num_bytes * _CLEARLY
 
 
 def _longer(source: Source, spans: list[Span], codes: Codes, kernels: Kernels, missing: int) -> Assembled:

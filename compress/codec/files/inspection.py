@@ -190,8 +190,10 @@ def _words(packed: PackedFile, tensor: Placed) -> str:
             return f"{_words(packed, packed.heaps[heap])}, in a heap"
         case Lzma(delta, _, _):
             return f"lzma of differences by {delta}" if delta else "lzma"
-        case Runs(group, _, _, _, _):
+        case Runs(group, announced, _, _, _):
             values, numbers = (_words(packed, part) for part in tensor.inside)
+            if announced == 0:
+                return f"all but one value: {values} + where they are by {numbers}"
             return f"runs of {group}: {values} + numbers by {numbers}"
         case Numbered() as way:
             what = f"list of {way.entries}" if way.form == LISTED else f"{way.entries} scales"

@@ -32,11 +32,14 @@ def smallest(coded: CodedTensors) -> Assembled:
         best = _clearly_smaller(best, _without(coded, solid, best))
     if any(_LEAST_PART <= span.num_bytes < _HEAP_LIMIT for span in source.spans):
         best = _clearly_smaller(best, _with_heaps(coded))
-    may_gain = _may_gain(coded)
+    may_gain = None
     for least in (1 << 10, 1 << 12, 1 << 63):
         small = [inside or item.span.num_bytes < least for inside, item in zip(solid, coded.items, strict=True)]
         inside = sum(item.span.num_bytes for item, is_small in zip(coded.items, small, strict=True) if is_small)
-        if small != solid and inside <= (_TRIED_WHOLE_BYTES if may_gain else _TRIED_QUICKLY_BYTES):
+        if small == solid or inside > _TRIED_WHOLE_BYTES:
+            continue
+        may_gain = _may_gain(coded) if may_gain is None else may_gain
+        if may_gain or inside <= _TRIED_QUICKLY_BYTES:
             best = _clearly_smaller(best, _without(coded, small, best))
     return best
 

@@ -246,10 +246,11 @@ class IndexReader:
     def _runs(self, tables: list[Table], num_bytes: int, depth: int) -> Runs:
         """Read how groups are repeated; only those of the values may be so again."""
         group, announced, width = self.varint(MAX_GROUP_BYTES), self.byte(), self.byte()
-        if group == 0 or num_bytes == 0 or num_bytes % group or announced not in (1, 2) or width not in (1, 2, 4):
+        widths = {0: (1,), 1: (1, 2, 4), 2: (1, 2, 4)}.get(announced, ())
+        if group == 0 or num_bytes == 0 or num_bytes % group or width not in widths:
             raise self.fail(
                 f"{num_bytes} bytes in groups of {group}, {announced} of which announce a number of {width} bytes;"
-                " expected whole groups, 1 or 2, and 1, 2 or 4"
+                " expected whole groups, 1 or 2, and 1, 2 or 4, or 0 and 1"
             )
         values = self._coded(tables, 0, self.varint(MAX_HEAP_BYTES), self.byte(), depth)
         numbers = self._coded(tables, 0, self.varint(MAX_HEAP_BYTES), self.byte(), MAX_DEPTH)

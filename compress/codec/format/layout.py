@@ -196,10 +196,13 @@ class TensorRecord(NamedTuple):  # quicker to make than a dataclass
 class Runs(NamedTuple):
     """A way to code a tensor: groups of bytes that follow each other unchanged are there once, and how often.
 
+    Or the one group that is there most often is told once, and where the others are.
+
     Attributes:
         group: bytes of a group.
-        announced: equal groups in a row that announce a number: how many more of them follow. 1: each has one.
-        width: bytes of such a number, 1, 2 or 4.
+        announced: equal groups in a row that announce a number: how many more of them follow. 1: each has one. 0: the
+            numbers are bits, 1 where the next of the groups is, 0 where the first of them is.
+        width: bytes of such a number, 1, 2 or 4; 1 for bits.
         values: how the groups are coded.
         numbers: how the numbers are coded.
     """

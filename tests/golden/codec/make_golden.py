@@ -154,6 +154,8 @@ def repeated():
             "wide bfloat16": ("F32", rounded.view(np.float32)),
             "wide floats": ("F64", (bell((30, 90)) * halves).astype(np.float64)),
             "kernels": ("I8", bell((40, 3, 3))[rng.integers(0, 40, 1500)]),
+            "pruned": ("F32", np.where(rng.random(3001) < 0.5, 0, rng.standard_normal(3001)).astype(np.float32)),
+            "mostly one": ("F16", np.where(rng.random(3000) < 0.8, 1, rng.standard_normal(3000)).astype(np.float16)),
         }
     )
 
@@ -396,12 +398,14 @@ def refused_second(packed):
         return rebuild(packed, index=b"\0\0" + heaps + records, payload=half, version=2, tensor_crc=False,
                        num_tensors=number)  # fmt: skip
 
-    def runs(*head, groups=b"\x40\0\0", numbers=b"\x40\0\0", data=bytes(64) + b"\1" * 64, total=size, checks=None):
+    def runs(*head, groups=b"\x40\0\0", numbers=b"\x40\0\0", data=bytes(64) + b"\1" * 64, total=size, checks=None,
+             **fields):  # fmt: skip
         """Return runs of raw groups and numbers: group, announced, width."""
         sums = checks or [checked(data[:64]), checked(data[64:])]
         records = start + total + bytes([36, *head]) + groups + sums[0] + numbers + sums[1]
-        return rebuild(packed, index=b"\0\0\0" + records, payload=data, version=2, tensor_crc=False)
+        return rebuild(packed, index=b"\0\0\0" + records, payload=data, version=2, tensor_crc=False, **fields)
 
+    ones = b"\xff" * 7 + b"\x7f"  # 63 of them, as many as there are groups behind the first
     deep = bytes([36, 1, 1, 1])
     return {
         "runs_group_zero": runs(0, 1, 1),
@@ -419,6 +423,14 @@ def refused_second(packed):
         "runs_of_more_numbers": runs(1, 2, 1, data=bytes(range(64)) + b"\1" * 64),
         "runs_of_more_bytes": runs(1, 1, 1, data=bytes(64) + b"\2" + b"\1" * 63),
         "runs_of_fewer_bytes": runs(1, 1, 1, data=bytes(64) + b"\0" + b"\1" * 63),
+        "bits_width": runs(1, 0, 2),
+        "bits_of_fewer_bytes": runs(1, 0, 1, numbers=b"\x0f\0\0", data=bytes(64) + ones + bytes(7)),
+        "bits_of_more_bytes": runs(1, 0, 1, numbers=b"\x11\0\0", data=bytes(64) + ones + bytes(9)),
+        "bits_of_fewer_groups": runs(1, 0, 1, numbers=b"\x10\0\0", data=bytes(64) + ones + bytes(7) + b"\1"),
+        "bits_of_more_groups": runs(1, 0, 1, numbers=b"\x10\0\0", data=bytes(80)),
+        "bits_behind_the_last_group": runs(
+            1, 0, 1, numbers=b"\x10\0\0", data=bytes(64) + ones + bytes(7) + b"\x80", total=b"\x7f", original_bytes=192
+        ),
         "runs_checksum": runs(1, 1, 1, checks=[checked(bytes(64)), bytes(4)]),
         "second_kind_in_version_1": rebuild(packed, index=b"\0\0" + by_lzma(0, 12), payload=whole),
         "lzma_dictionary_too_large": again(by_lzma(0, 13)),

@@ -338,11 +338,14 @@ def pack_float(value, letter):
 
 def read_runs(index, payload, tables, num_bytes, depth):
     group, announced, width = index.varint(), index.byte(), index.byte()
-    refuse_if(not 1 <= group <= 1 << 16 or announced not in (1, 2) or width not in (1, 2, 4), "runs")
+    refuse_if(not 1 <= group <= 1 << 16 or announced > 2 or width not in (1, 2, 4), "runs")
+    refuse_if(announced == 0 and width != 1, "wide bits")
     refuse_if(num_bytes == 0 or num_bytes % group, "half a group")
     groups = read_tensor(index, payload, tables, 1 << 24, 2, depth + 1)
     numbers = read_tensor(index, payload, tables, 1 << 24, 2, 3)
     refuse_if(len(groups) % group or len(numbers) % width or len(groups) // group > 1 << 21, "runs")
+    if announced == 0:
+        return read_bits(groups, numbers, group, num_bytes // group)
     listed = iter([int.from_bytes(numbers[i : i + width], "little") for i in range(0, len(numbers), width)])
     out, before = bytearray(), None
     for at in range(0, len(groups), group):
@@ -355,6 +358,19 @@ def read_runs(index, payload, tables, num_bytes, depth):
         out += value * (more + 1)
         before = value
     refuse_if(next(listed, None) is not None or len(out) != num_bytes, "runs do not fit")
+    return bytes(out)
+
+
+def read_bits(groups, mask, group, count):
+    refuse_if(len(mask) != (count + 7) // 8, "mask")
+    rest = iter([groups[at : at + group] for at in range(group, len(groups), group)])
+    out = bytearray()
+    for number in range(count):
+        value = next(rest, None) if mask[number // 8] >> number % 8 & 1 else groups[:group]
+        refuse_if(value is None, "too few groups")
+        out += value
+    refuse_if(next(rest, None) is not None, "too many groups")
+    refuse_if(count % 8 and mask[-1] >> count % 8, "bits behind the last group")
     return bytes(out)
 
 

@@ -73,6 +73,7 @@ def test_golden_files_use_every_way_of_coding():
         "runs of 240: runs of 1:",
         "numbers by planes",
         "list of 40",
+        "all but one value: planes",
     ):
         assert word in coders
 

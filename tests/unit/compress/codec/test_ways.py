@@ -11,8 +11,12 @@ import pytest
 
 from benchmarks.codec_bounds import generated, measured, safetensors
 from compress import codec
+from compress.codec.encoding import lzma_choice, way_choice
 from compress.codec.encoding.repeated_groups import repeated_group
 from compress.codec.encoding.scaled_integers import find_scaled
+from compress.codec.encoding.table_choice import Tables
+from compress.codec.encoding.way_choice import Described, encode_best
+from compress.codec.kernels import by_numpy
 from compress.errors import CodecError
 
 rng = np.random.default_rng(0)
@@ -138,6 +142,60 @@ def test_what_follows_itself_unchanged_is_coded_once(tmp_path, name):
     assert codec.inspect_file(tmp_path / "w.krimp")[0].coder.startswith(words)
     left = {"values": 9000, "kernels": 27000, "blocks": 2100, "kernels of few kinds": 5000}.get(name, array.nbytes // 5)
     assert facts.packed_bytes < left
+
+
+def half_zeros(shape, kind=np.float32):
+    return np.where(rng.random(shape) < 0.5, 0, rng.standard_normal(shape)).astype(kind)
+
+
+@pytest.mark.parametrize(("data_type", "kind", "share"), [("F32", np.float32, 0.57), ("F16", np.float16, 0.83)])
+def test_floats_with_zeros_cost_the_others_and_a_bit_for_each_place(tmp_path, data_type, kind, share):
+    sparse = half_zeros((64, 512), kind)
+    dense = sparse[sparse != 0]
+    whole, others = (packed(tmp_path, {"w": (data_type, each)}).packed_bytes for each in (sparse, dense))
+    assert codec.inspect_file(tmp_path / "w.krimp")[0].coder.startswith("planes")
+    assert whole < 1.005 * (others + sparse.size / 8) + 200
+    assert whole < share * sparse.nbytes
+
+
+@pytest.mark.parametrize("filler", [0, 1, -np.inf])
+def test_whatever_is_there_most_often_is_left_out(tmp_path, filler):
+    values = np.where(rng.random(4001) < 0.7, filler, rng.standard_normal(4001)).astype(np.float32)
+    packed(tmp_path, {"w": ("F32", values)})
+    assert codec.inspect_file(tmp_path / "w.krimp")[0].coder.startswith("all but one value: planes")
+
+
+def test_bytes_of_which_zeros_are_left_out_hardly_go_through_lzma(monkeypatch):
+    """Work is counted, not timed: half zeros took 40 times as long as dense floats, all of it in LZMA."""
+    done = []
+    pack = lzma_choice._packed
+    monkeypatch.setattr(lzma_choice, "_packed", lambda data, *settings: done.append(len(data)) or pack(data, *settings))
+    work = {}
+    for name, array in (
+        ("dense", rng.standard_normal((512, 1024)).astype(np.float32)),
+        ("zeros", half_zeros((512, 1024))),
+    ):
+        what = Described(9, "float32", array.shape, 1024, 0)
+        encode_best(array.reshape(-1).view(np.uint8), what, Tables(), by_numpy, 1 << 25)
+        work[name] = sum(done)
+        done.clear()
+    assert work["zeros"] < array.nbytes
+    assert work["zeros"] < 3 * work["dense"]
+
+
+def test_runs_that_pieces_of_a_large_tensor_show_to_be_larger_are_not_coded(monkeypatch):
+    tried = []
+    encode = way_choice._encode_runs
+    monkeypatch.setattr(
+        way_choice, "_encode_runs", lambda size, left, *rest: tried.append(left.announced) or encode(size, left, *rest)
+    )
+    sparse = half_zeros((256, 1024))
+    for array in (sparse, np.repeat(sparse[:64], 4)):
+        what = Described(9, "float32", array.shape, 0, 0)
+        encode_best(array.reshape(-1).view(np.uint8), what, Tables(), by_numpy, 1 << 25)
+        tried.append("")
+    assert tried[:2] == [0, ""]
+    assert 1 in tried[2:]
 
 
 def test_groups_that_repeat_by_chance_alone_are_none():
