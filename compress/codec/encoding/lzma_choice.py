@@ -138,12 +138,17 @@ def repeated(data: np.ndarray, element_bytes: int = 1) -> float:
 
 
 def _chosen(part: np.ndarray, count: int, shift: np.uint64) -> np.ndarray:
-    """Return the places below `count` whose next eight bytes have a hash of zero, (places,), int64, in no order."""
+    """Return the places below `count` whose next eight bytes have a hash of zero, (places,), int64, in no order.
+
+    Zeros have another hash. Of places that are many all the same, for other bytes that are there very often, some are
+    left out: what is kept of a window takes memory.
+    """
     found = []
     for first in range(min(8, count)):  # each place lies in one of eight rows of words
         words = part[first:][: -(-(count - first) // 8) * 8].view("<u8")
-        found.append(np.flatnonzero(words * _SPREAD >> shift == 0) * 8 + first)
-    return np.concatenate(found)
+        found.append(np.flatnonzero((words ^ _SPREAD) * _SPREAD >> shift == 0) * 8 + first)
+    places = np.concatenate(found)
+    return places[:: 1 + len(places) // (_BLOCK >> _KEPT - 2)]
 
 
 def _mixed(windows: np.ndarray) -> np.ndarray:

@@ -183,6 +183,24 @@ def test_bytes_of_which_zeros_are_left_out_hardly_go_through_lzma(monkeypatch):
     assert work["zeros"] < 3 * work["dense"]
 
 
+def test_few_windows_are_kept_of_bytes_that_are_the_same_everywhere(monkeypatch):
+    kept = []
+    mixed = lzma_choice._mixed
+    monkeypatch.setattr(lzma_choice, "_mixed", lambda windows: kept.append(len(windows)) or mixed(windows))
+    noise = rng.integers(0, 256, 1 << 20).astype(np.uint8)
+    lzma_choice.repeated(noise)
+    usual = sum(kept)
+    for filler in range(256):  # of some of them the words are chosen, wherever they are
+        spread = np.full(1 << 18, filler, dtype=np.uint8)
+        spread[::40] = noise[: len(spread[::40])]
+        kept.clear()
+        lzma_choice.repeated(spread)
+        assert sum(kept) < 2 * usual
+    sparse = half_zeros((256, 1024)).reshape(-1).view(np.uint8)
+    assert lzma_choice.repeated(sparse, 4) < 0.001
+    assert lzma_choice.repeated(np.concatenate([sparse, sparse]), 4) > 0.4
+
+
 def test_runs_that_pieces_of_a_large_tensor_show_to_be_larger_are_not_coded(monkeypatch):
     tried = []
     encode = way_choice._encode_runs
