@@ -32,8 +32,8 @@ class KeptChannels:
 
     def __init__(self, model: ModelProto) -> None:
         self.view = GraphView(model.graph)
-        self.calls = integer_calls(self.view)
         self.shapes = image_shapes(model)
+        self.calls = _with_known_shapes(integer_calls(self.view), self.shapes)
         channels = {name: shape[0] for name, shape in self.shapes.items()}
         self.constants = constant_channels(self.view, self.calls, channels)
         self.kept = {name: np.zeros(count, bool) for name, count in channels.items()}
@@ -124,6 +124,16 @@ class KeptChannels:
             if (mask != union).any():
                 mask[:] = union
                 self._changed = True
+
+
+def _with_known_shapes(calls: Mapping[str, IntegerCall], shapes: Mapping[str, object]) -> dict[str, IntegerCall]:
+    """Return the calls of layers of which every call has an input and outputs of known shape: the others stay whole."""
+    unknown = {
+        call.weight
+        for call in calls.values()
+        if not {call.node.input[0], call.node.output[0], call.quantizer.output[0]} <= shapes.keys()
+    }
+    return {name: call for name, call in calls.items() if call.weight not in unknown}
 
 
 def image_shapes(model: ModelProto) -> Mapping[str, tuple[int, int, int]]:

@@ -21,6 +21,7 @@ SCRIPTS = {
     "detectors.py": ([], "--record"),
     "latency.py": (["no.onnx"], "--json"),
     "post_training.py": (["no.yaml"], "--record"),
+    "rate_rounding.py": (["no.yaml"], "--record"),
     "silu.py": ([], "--json"),
     "size.py": (["no.onnx"], "--json"),
 }
