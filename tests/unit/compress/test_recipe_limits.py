@@ -263,3 +263,15 @@ def test_the_command_line_survives_a_bomb_in_little_memory(tmp_path):
     assert done.returncode == 2
     assert "more than 5,000 values" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("key", ["1", "1.5", "null", "true", "2001-12-14"])
+def test_upgrade_leaves_a_key_that_is_no_text_where_it_is(key):
+    found = upgrade_text(f"{HEAD}stages:\n  - {{stage: qat, epochs: 1, {key}: 2}}\n", "a.yaml")
+    assert f"training: {{epochs: 1}}\n    {key}: 2\n" in found
+
+
+@pytest.mark.parametrize("key", ["", "~"])
+def test_upgrade_refuses_a_key_that_is_written_differently_again(key):
+    with pytest.raises(RecipeError, match="cannot be rewritten without changing its meaning"):
+        upgrade_text(f"{HEAD}stages:\n  - {{stage: qat, epochs: 1, {key}: 2}}\n", "a.yaml")
