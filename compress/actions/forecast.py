@@ -189,7 +189,8 @@ def _by_layer(
     ]
     reasons = detector.not_quantizable(model)
     unfused = unfused_convolutions(path, reasons) if build.quantization is not None else []
-    return rows, [{"name": one.name, "reason": one.reason} for one in unfused]
+    floating = {one.layer: one.reason for one in unfused}  # a layer of several calls once
+    return rows, [{"layer": layer, "reason": reason} for layer, reason in floating.items()]
 
 
 def layer_of(name: str, layers: Sequence[str]) -> str:

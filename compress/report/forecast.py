@@ -47,28 +47,33 @@ class Forecast(BaseModel):
     threads: int = Field(description="Of ONNX Runtime; 0 is one per core.")
     cpu: str
     models: list[ModelForecast]
-    unfused: list[dict[str, str]] = Field(description="Layers of the last model that run in float: name and reason.")
+    unfused: list[dict[str, str]] = Field(description="Layers of the last model that run in float: layer and reason.")
+
+    @property
+    def tells_bytes(self) -> bool:
+        """Return whether bytes mean anything: weights that learnt nothing are spread otherwise."""
+        return self.weights == "checkpoint"
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))
 
 
 def _lines(found: Forecast) -> list[str]:
-    of = "the checkpoint's weights" if found.weights == "checkpoint" else "fresh weights: bytes say little"
+    of = "the checkpoint's weights" if found.tells_bytes else "fresh weights, so no bytes but those asked for"
     threads = "a thread a core" if found.threads == 0 else f"{found.threads} thread{'s' * (found.threads > 1)}"
     lines = [f"forecast ({of}, nothing trained; {threads}, {found.cpu}):"]
     head = ["", "params", "MACs", "packed", "latency"]
-    lines += _table([head, *(_model_cells(one) for one in found.models)])
+    lines += _table([head, *(_model_cells(one, found) for one in found.models)])
     if not found.models:
         return lines
     last = found.models[-1]
     lines += ["", f"  of {last.label}, by part:"]
-    lines += _table([head, *(_cells(part) for part in by_part(last.layers))])
+    lines += _table([head, *(_cells(part, found) for part in by_part(last.layers))])
     costly = sorted(last.layers, key=lambda layer: -layer.latency_ms)[:_SHOWN]
     lines += ["", "  layers that take longest:"]
-    lines += _table([head, *(_cells(layer) for layer in costly)])
+    lines += _table([head, *(_cells(layer, found) for layer in costly)])
     if found.unfused:
-        lines += ["", "  run in float:", *(f"    {one['name']}: {one['reason']}" for one in found.unfused)]
+        lines += ["", "  run in float:", *(f"    {one['layer']}: {one['reason']}" for one in found.unfused)]
     return lines
 
 
@@ -91,13 +96,15 @@ def by_part(layers: Sequence[LayerForecast]) -> list[LayerForecast]:
     ]
 
 
-def _model_cells(one: ModelForecast) -> list[str]:
-    size = f"{size_text(one.packed_bytes)} (asked for)" if one.asked_bytes else size_text(one.packed_bytes)
+def _model_cells(one: ModelForecast, found: Forecast) -> list[str]:
+    size = size_text(one.packed_bytes) if found.tells_bytes else DASH
+    if one.asked_bytes:
+        size = f"{size_text(one.packed_bytes)} (asked for)"
     return [one.label, count_text(one.params), count_text(one.macs), size, f"{one.latency_ms:.1f} ms"]
 
 
-def _cells(one: LayerForecast) -> list[str]:
-    size = DASH if one.packed_bytes is None else size_text(one.packed_bytes)
+def _cells(one: LayerForecast, found: Forecast) -> list[str]:
+    size = size_text(one.packed_bytes) if found.tells_bytes and one.packed_bytes is not None else DASH
     return [one.name, count_text(one.params), count_text(one.macs), size, f"{one.latency_ms:.2f} ms"]
 
 
@@ -137,5 +144,7 @@ def compared(found: Forecast, measured: Mapping[str, Mapping[str, float | None]]
         ForecastCheck(model=one.label, what=what, forecast=value, measured=real)
         for one in found.models
         for what, value in (("packed_bytes", float(one.packed_bytes)), ("latency_ms", one.latency_ms))
-        if (real := measured.get(one.label, {}).get(what)) is not None and value > 0
+        if (real := measured.get(one.label, {}).get(what)) is not None
+        and value > 0
+        and (what != "packed_bytes" or found.tells_bytes or one.asked_bytes)
     ]

@@ -27,7 +27,10 @@ def test_plan_tells_what_the_stages_would_leave_and_keeps_it(recipe_file, tmp_pa
     out = tmp_path / "out"
     assert main(["plan", str(recipe_file), "--out", str(out)]) == 0
     text = capfd.readouterr().out
-    assert "forecast (fresh weights: bytes say little, nothing trained; 1 thread" in text
+    assert (
+        "forecast (fresh weights, so bytes are told only where a size is asked for, nothing trained; 1 thread" in text
+    )
+    assert "B" not in text.partition("forecast (")[2].partition(":\n")[2].replace("MACs", "").replace("BN", "")
     assert "of export_onnx, by part:" in text
     written = (out / "dry" / engine.FILE).read_bytes()
     assert main(["plan", str(recipe_file), "--out", str(out), "--json"]) == 0
@@ -116,6 +119,14 @@ def test_the_report_sets_forecast_beside_measurement():
         ("onnx", "packed_bytes", 0.1),
         ("onnx", "latency_ms", -0.1),
     ]
+    fresh = found.model_copy(update={"weights": "fresh", "unfused": [{"layer": "head", "reason": "why"}]})
+    assert [one.what for one in compared(fresh, measured)] == ["latency_ms"]
+    assert "1.00 kB" in str(found)
+    assert "1.00 kB" not in str(fresh)
+    assert "head: why" in str(fresh)
+    asked = fresh.model_copy(update={"models": [model_of(asked_bytes=True)]})
+    assert [one.what for one in compared(asked, measured)] == ["packed_bytes", "latency_ms"]
+    assert "1.00 kB (asked for)" in str(asked)
 
 
 def test_parts_add_up():
