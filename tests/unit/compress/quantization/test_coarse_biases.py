@@ -75,6 +75,7 @@ def test_the_coarseness_is_where_the_last_bit_wins_the_price():
     assert bias_unit(np.zeros(2), rounded) == 0.0
 
 
+@pytest.mark.long
 def test_a_file_of_rounded_weights_has_biases_of_few_values_and_torch_computes_with_them(model, coarse, tmp_path):
     for name, one in (("fine", model), ("coarse", coarse)):
         export_onnx(one, tmp_path / f"{name}.onnx", detector=DETECTOR)
@@ -92,6 +93,7 @@ def test_a_file_of_rounded_weights_has_biases_of_few_values_and_torch_computes_w
     assert max(errors.values()) < 1e-5
 
 
+@pytest.mark.long
 def test_coarse_biases_survive_a_folder(coarse, tmp_path):
     save_model(
         tmp_path, coarse, Build(layers=build_layers(DETECTOR.build()), quantization=SETTINGS.model_dump(mode="json"))
@@ -103,6 +105,7 @@ def test_coarse_biases_survive_a_folder(coarse, tmp_path):
     assert again.neck.smooth.bias_unit == coarse.neck.smooth.bias_unit > 0
 
 
+@pytest.mark.long
 def test_statistics_foretell_what_a_shift_of_biases_costs(model, statistics):
     """A shift moves all positions at once: the sum of the slopes counts, not the sum of their squares."""
     ratios = []

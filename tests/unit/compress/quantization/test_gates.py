@@ -84,7 +84,7 @@ def outputs_of_file(path, images):
     [
         (nn.SiLU, nn.Sigmoid),
         pytest.param(nn.Hardswish, nn.Hardsigmoid, marks=pytest.mark.long),
-        (nn.Sigmoid, nn.Hardsigmoid),
+        pytest.param(nn.Sigmoid, nn.Hardsigmoid, marks=pytest.mark.long),
     ],
 )
 def test_gates_run_in_integers_and_equal_torch(activation, gate, tmp_path):

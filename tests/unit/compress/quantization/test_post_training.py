@@ -62,6 +62,7 @@ def test_every_part_makes_the_outputs_truer():
     assert errors["all"] < min(errors["bias"], errors["feedback"]) * 1.05
 
 
+@pytest.mark.long
 def test_error_falls_as_bits_rise():
     model = bright_model()
     errors = [
