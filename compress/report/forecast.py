@@ -34,7 +34,7 @@ class ModelForecast(BaseModel):
     macs: int
     packed_bytes: int
     asked_bytes: bool = Field(description="Whether packed_bytes is what the recipe asks for.")
-    latency_ms: float = Field(description="Median of some images, network only.")
+    latency_ms: float = Field(description="Fastest of some images, network only.")
     layers: list[LayerForecast] = Field(description="Of the last model; empty of the others.")
 
 
