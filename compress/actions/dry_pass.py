@@ -196,15 +196,7 @@ class Rehearsal:
 
         detector, path = self._detector, target / "model.onnx"
         model, _ = load_model(source, detector)
-        export_onnx(
-            model,
-            path,
-            detector=detector,
-            opset=stage.opset,
-            deform=stage.deform,
-            rewrite=stage.rewrite,
-            names=stage.names,
-        )
+        export_onnx(model, path, detector=detector, **stage.form())
         # A network without trained weights magnifies rounding: outputs are compared in form, not in value.
         images = [detector.example_input(1)]
         check_parity(model, path, images, names=detector.output_names(), limit=math.inf, label=stage.label)

@@ -24,15 +24,7 @@ def run(stage: ExportOnnx, context: StageContext) -> dict[str, Any]:
     model, build = load_model(context.source.path, detector)
     path = context.folder / "model.onnx"
     facts = network_facts(context.source.facts)
-    facts |= export_onnx(
-        model,
-        path,
-        detector=detector,
-        opset=stage.opset,
-        deform=stage.deform,
-        rewrite=stage.rewrite,
-        names=stage.names,
-    )
+    facts |= export_onnx(model, path, detector=detector, **stage.form())
     if facts["names"]:
         write_names(context.folder, facts["names"])
     if facts["removed"]:

@@ -166,9 +166,7 @@ def _by_layer(
     """Return a row a layer, and the layers that run in float with their reasons; from a file with full names."""
     model, build = load_model(source, detector)
     path = folder / "layers.onnx"
-    export_onnx(
-        model, path, detector=detector, opset=stage.opset, deform=stage.deform, rewrite=stage.rewrite, names="full"
-    )
+    export_onnx(model, path, detector=detector, **{**stage.form(), "names": "full"})
     names = list(costs.layers)
     sizes: dict[str, float] = {}
     for fact in codec.inspect_file(path):  # the codec is within a percent of entropy, but small tensors share a heap

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -44,3 +44,7 @@ class ExportOnnx(Stage):
     def splits(self) -> tuple[str, ...]:
         """Return the split of the parity check."""
         return (self.parity_split,)
+
+    def form(self) -> dict[str, Any]:
+        """Return the fields that shape the file, as `export_onnx` takes them."""
+        return {name: getattr(self, name) for name in ("opset", "deform", "rewrite", "names")}

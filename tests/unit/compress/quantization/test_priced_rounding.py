@@ -35,13 +35,13 @@ def rounded_once():
     rounded = round_network(layer_choosers(model, statistics), PRICE)
     set_rounded(model, rounded, statistics)
     round_by_price(model, rounded, statistics, PRICE)
-    return model, rounded
+    return model, rounded, statistics
 
 
 @pytest.fixture
 def priced(rounded_once):
     """Return the same, to be changed."""
-    model, rounded = rounded_once
+    model, rounded, _ = rounded_once
     return copy_of(model), rounded
 
 
@@ -101,6 +101,27 @@ def test_the_size_is_held_while_weights_move(priced, sign):
         holder(step, 1200)
     assert bits_of(model) == pytest.approx(holder.goal, rel=0.02)
     assert holder.price != PRICE
+
+
+def test_a_look_fits_the_code_lengths_to_the_integers_as_they_are(priced):
+    model, _ = priced
+    holder, layer = SizeHolder(model), model.head.first
+    with torch.no_grad():
+        layer.weight.mul_(3)
+        codes = layer.quant_weight().int().numpy()
+    holder(20, 1000)
+    assert layer.rule.bits.numpy() == pytest.approx(CodeLengths.fitted(codes, layer.largest_code).bits, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["head.first", "backbone.block.depthwise.0"])
+def test_an_error_costs_what_its_input_and_its_row_do(rounded_once, name):
+    model, rounded, statistics = rounded_once
+    layer, seen, one = model.get_submodule(name), statistics[name], rounded[name]
+    squares = np.diagonal(seen.moments.second, axis1=1, axis2=2) / seen.moments.positions
+    blocks = squares if layer.groups > 1 else squares.repeat(len(one.codes), axis=0)
+    wanted = blocks * (seen.output_weights / seen.images * one.steps.astype(np.float64) ** 2)[:, None]
+    assert layer.rule.worth.flatten(1).numpy() == pytest.approx(wanted, rel=1e-3)
+    assert wanted.max() > 0
 
 
 def test_between_two_looks_nothing_changes(priced):

@@ -305,3 +305,12 @@ def test_the_rough_curve_is_near_enough_to_begin_with_and_falls():
         assert 0.5 * real <= bits <= 2 * real + 100, price
     curve = RoughCurve({"one": chooser})
     assert chooser.rough_bits(curve.price(rough[1])) == pytest.approx(rough[1], rel=0.03)
+
+
+@pytest.mark.parametrize("price", [1e-12, 1e-6])
+def test_weights_that_are_chosen_alone_are_not_cut_off(price):
+    chooser = LayerChooser(a_layer(24, 36, 1))
+    codes, exponents = chooser.alone(price, by_bits=False)
+    steps = np.exp2(exponents / 4)[:, None]
+    assert (np.abs(chooser.layer.weights / steps) <= chooser.layer.largest_code + 0.5).all()
+    assert (np.abs(codes * steps - chooser.layer.weights) <= 0.501 * steps).all()
