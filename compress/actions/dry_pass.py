@@ -7,11 +7,9 @@ the deployed size before it counts: some networks need their size.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import traceback
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,14 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from compress.actions.prune_structured import check_loads, pruning_rules, pruning_settings
+from compress.actions.quiet import quiet
 from compress.detector import Detector
 from compress.errors import CompressError, StageError, suggest
 from compress.kind import Kind
 from compress.metrics.complexity import measure_complexity
 from compress.model_folder import Build, load_model, save_model
-from compress.progress import silenced
+from compress.pruning.budget import Meter
+from compress.pruning.cost_model import Count
 from compress.pruning.kept import costs_of, kept_lines
 from compress.pruning.steps import prune_in_steps
+from compress.pruning.target import COUNTED
 from compress.pruning.unstructured import sparse_layer_names
 from compress.rate_rounding.layer import exponents_of, steps_of
 from compress.recipe.plan import PlannedStage
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from compress.stage import Stage
 
 SMALL_PX = (128, 256)  # sides that are tried: a cell of stride 128 is one pixel of the coarsest map
+MEASURED_SHARE = 0.5  # of the MACs, where the target is a time or a size
 MOST_STEPS = 2  # the second step prunes a pruned network; more show nothing new
 
 
@@ -158,15 +160,22 @@ class Rehearsal:
             if isinstance(stage, PruneStructured):
                 check_loads(model, target, self._detector, label=stage.label)
 
+    def prune_limits(self, stage: PruneStructured, model: nn.Module) -> tuple[Mapping[str, float], Meter | None]:
+        """Return the counts that a stage wants; a time or size of a small picture says nothing: half stands for it."""
+        counts: tuple[str, ...] = COUNTED
+        wanted = {name: value for name, value in stage.target.wanted.items() if name in counts}
+        return wanted or {"macs": MEASURED_SHARE}, None
+
     def _prune(self, stage: PruneStructured, model: nn.Module) -> None:
         settings = pruning_settings(stage, seed=0)
         if settings.importance == "group_taylor":  # it needs losses, so labels; which channels go is not asked here
             settings = replace(settings, importance="magnitude")
         whole = measure_complexity(model, self._detector.example_input(1))
+        wanted, meter = self.prune_limits(stage, model)
         result = prune_in_steps(
             model,
             self._detector.example_input(1),
-            stage.target.share,
+            wanted,
             steps=min(stage.steps, MOST_STEPS),
             rules=pruning_rules(stage, model, self._detector),
             settings=settings,
@@ -174,10 +183,11 @@ class Rehearsal:
             losses=lambda _: (),
             after_step=lambda _: {},
             label=stage.label,
+            meter=meter,
         )
         surprising = {name: reason for name, reason in result.not_prunable.items() if not reason.is_meant}
-        costs = costs_of(model, whole, settings.metric)
-        self.kept = self.kept or kept_lines(model, surprising, costs, unit=settings.metric)
+        count: Count = "macs" if "macs" in wanted else "params"
+        self.kept = self.kept or kept_lines(model, surprising, costs_of(model, whole, count), unit=count)
 
     def _quantize(self, stage: Qat, model: nn.Module, build: Build) -> tuple[nn.Module, Build]:
         from compress.quantization import calibrate, quantize
@@ -245,11 +255,3 @@ def _unforeseen(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     at = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}{at}"
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Say nothing: what a stage tells it tells when it runs."""
-    with silenced(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

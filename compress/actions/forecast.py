@@ -15,27 +15,27 @@ import torch
 from torch import nn
 
 from compress import codec
-from compress.actions.dry_pass import Rehearsal, quiet
+from compress.actions.deployed import bytes_by_layer, fastest_ms, layer_of
+from compress.actions.dry_pass import Rehearsal
 from compress.actions.model_facts import model_facts
+from compress.actions.prune_structured import meter_of
 from compress.actions.prune_unstructured import mask_keeper
+from compress.actions.quiet import quiet
 from compress.detector import Detector
 from compress.errors import CompressError
 from compress.export import export_onnx, unfused_convolutions
 from compress.kind import Kind
 from compress.metrics.complexity import Complexity, measure_complexity
 from compress.model_folder import load_model
+from compress.pruning.budget import Meter
 from compress.quantization.size_target import SizeTarget
 from compress.recipe.plan import MODEL_KINDS, PlannedStage
-from compress.runtime.latency import measure_interleaved
-from compress.runtime.profile import BETWEEN, seconds_by_layer
-from compress.runtime.session import open_session
+from compress.runtime.profile import seconds_by_layer
 from compress.stages.export_onnx import ExportOnnx
+from compress.stages.prune_structured import PruneStructured
 from compress.stages.prune_unstructured import PruneUnstructured
 from compress.stages.qat import Qat
 from compress.stages.round_weights import RoundWeights
-
-WARMUP, MOST_RUNS, LEAST_RUNS = 2, 15, 3
-TIMING_S = 8.0  # that all timed rounds take about
 
 
 def run(plan: Sequence[PlannedStage], detector: Detector, folder: Path, *, threads: int) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def run(plan: Sequence[PlannedStage], detector: Detector, folder: Path, *, threa
         sources = {label: folder / planned[label].inputs["source"] for label in exports}
         costs = {label: _costs(detector, source) for label, source in sources.items()}
         files = {label: folder / label / "model.onnx" for label in exports}
-        times = _latencies(files, detector, threads)
+        times = fastest_ms(files, detector.example_input(1).numpy(), threads=threads)
         asked = {label: _asked_bytes(planned[label], plan, detector, folder) for label in exports}
         models: list[dict[str, Any]] = [
             {
@@ -103,6 +103,10 @@ class _Weighed(Rehearsal):
             return super().first_model()
         return model.eval()
 
+    def prune_limits(self, stage: PruneStructured, model: nn.Module) -> tuple[Mapping[str, float], Meter | None]:
+        """Return what the stage wants, measured as the stage measures it."""
+        return meter_of(stage, model, self._detector, self._folder / f"{stage.label}-measured")
+
     def make_sparse(self, stage: PruneUnstructured, model: nn.Module) -> None:
         """Set the smallest weights to zero."""
         keeper = mask_keeper(stage, model)
@@ -113,25 +117,6 @@ class _Weighed(Rehearsal):
 def _costs(detector: Detector, source: Path) -> Complexity:
     model, _ = load_model(source, detector)
     return measure_complexity(model, detector.example_input(1))
-
-
-def _latencies(files: Mapping[str, Path], detector: Detector, threads: int) -> dict[str, float]:
-    """Return the milliseconds of an image for each file, in turns: of the fastest round, for others may be at work."""
-    if not files:
-        return {}
-    image = detector.example_input(1).numpy()
-    sessions = {label: open_session(path, threads=threads) for label, path in files.items()}
-
-    def call(label: str) -> None:
-        session = sessions[label]
-        session.run(None, {session.get_inputs()[0].name: image})
-
-    calls = {label: (lambda label=label: call(label)) for label in files}
-    first = measure_interleaved(calls, warmup=1, runs=1)
-    round_s = sum(float(times[0]) for times in first.values()) / 1e3
-    runs = int(min(max(TIMING_S / max(round_s, 1e-6), LEAST_RUNS), MOST_RUNS))
-    times_ms = measure_interleaved(calls, warmup=WARMUP, runs=runs)
-    return {label: float(times.min()) for label, times in times_ms.items()}
 
 
 def _asked_bytes(export: PlannedStage, plan: Sequence[PlannedStage], detector: Detector, folder: Path) -> int | None:
@@ -168,10 +153,7 @@ def _by_layer(
     path = folder / "layers.onnx"
     export_onnx(model, path, detector=detector, **{**stage.form(), "names": "full"})
     names = list(costs.layers)
-    sizes: dict[str, float] = {}
-    for fact in codec.inspect_file(path):  # the codec is within a percent of entropy, but small tensors share a heap
-        layer = layer_of(fact.name, names) or BETWEEN
-        sizes[layer] = sizes.get(layer, 0.0) + fact.entropy_bits_per_weight * fact.elements / 8
+    sizes = bytes_by_layer(path, names)
     images = detector.example_input(1).numpy()
     seconds = seconds_by_layer(path, images, threads=threads, layer_of=lambda name: layer_of(name, names))
     rows = [
@@ -188,9 +170,3 @@ def _by_layer(
     unfused = unfused_convolutions(path, reasons) if build.quantization is not None else []
     floating = {one.layer: one.reason for one in unfused}  # a layer of several calls once
     return rows, [{"layer": layer, "reason": reason} for layer, reason in floating.items()]
-
-
-def layer_of(name: str, layers: Sequence[str]) -> str:
-    """Return the layer that a constant or node of a file belongs to, the longest name that it begins with, or ''."""
-    fitting = [layer for layer in layers if name == layer or name.startswith((f"{layer}.", f"{layer}_", f"{layer}/"))]
-    return max(fitting, key=len, default="")

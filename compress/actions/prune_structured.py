@@ -1,14 +1,16 @@
-"""Action of stage prune_structured: remove channels in several steps until a share of MACs or parameters stays."""
+"""Action of stage prune_structured: remove channels in several steps until every limit of the target holds."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compress.actions.deployed import DeployedMeter
 from compress.actions.model_facts import model_facts, training_facts
 from compress.dataset import Batch
 from compress.detector import Detector
@@ -18,8 +20,10 @@ from compress.layer_names import unknown_names
 from compress.model_folder import load_model, save_model
 from compress.pruning.batch_norm import reestimate_batch_norm
 from compress.pruning.batches import batch_losses, train_batches
+from compress.pruning.budget import Meter
 from compress.pruning.settings import PruningRules, PruningSettings
 from compress.pruning.steps import prune_in_steps
+from compress.pruning.target import COUNTED
 from compress.quantization.graph import outputs_of
 from compress.seeds import epoch_seed
 from compress.stage import StageContext
@@ -37,10 +41,11 @@ def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
     detector = context.detector
     model, build = load_model(context.source.path, detector)
     before = model_facts(model, detector)
+    wanted, meter = meter_of(stage, model, detector, context.scratch / "measured")
     result = prune_in_steps(
         model,
         detector.example_input(1),
-        stage.target.share,
+        wanted,
         steps=stage.steps,
         rules=pruning_rules(stage, model, detector),
         settings=pruning_settings(stage, context.seed),
@@ -49,19 +54,41 @@ def run(stage: PruneStructured, context: StageContext) -> dict[str, Any]:
         after_step=lambda step: _after_step(stage, model, context, step),
         label=stage.label,
         device=context.device,
+        meter=meter,
     )
-    target = {stage.target.metric: stage.target.share}
-    provenance = {"stage": stage.stage, "label": stage.label, "target": target}
+    provenance = {"stage": stage.stage, "label": stage.label, "target": dict(stage.target.wanted)}
     save_model(context.folder, model, build.model_copy(update={"provenance": [*build.provenance, provenance]}))
     check_loads(model, context.folder, detector, label=stage.label)
     return model_facts(model, detector) | {
         "before": before,
-        "target": {"metric": stage.target.metric, "share": stage.target.share, "reached": result.share},
+        "target": dict(stage.target.wanted),
+        "reached": {name: asdict(one) for name, one in result.reached.items()},
         "groups": result.groups,
         "not_prunable": result.not_prunable,
         "steps": result.history,
         "history": [row for step in result.history for row in step.get("history", [])],
     }
+
+
+def meter_of(
+    stage: PruneStructured, model: nn.Module, detector: Detector, folder: Path
+) -> tuple[Mapping[str, float], Meter | None]:
+    """Return the limits of a target, a speedup as milliseconds, and what measures those that are no counts.
+
+    Args:
+        stage: has the target.
+        model: that the target is about.
+        detector: the plug-in.
+        folder: takes files that are measured.
+    """
+    wanted = dict(stage.target.wanted)
+    if not stage.target.is_measured:
+        return wanted, None
+    names = ["latency_ms" if name == "speedup" else name for name in wanted if name not in COUNTED]
+    meter = DeployedMeter(detector, folder, names)
+    if (speedup := wanted.pop("speedup", None)) is not None:
+        wanted["latency_ms"] = meter.latency_for(speedup, model)
+    return wanted, meter
 
 
 def check_loads(model: nn.Module, folder: Path, detector: Detector, *, label: str) -> None:
@@ -93,11 +120,10 @@ def check_loads(model: nn.Module, folder: Path, detector: Detector, *, label: st
 def pruning_settings(stage: PruneStructured, seed: int) -> PruningSettings:
     """Return how the stage ranks channels."""
     return PruningSettings(
-        metric=stage.target.metric,
         importance=stage.importance,
         global_pruning=stage.global_pruning,
         isomorphic=stage.isomorphic,
-        cost_aware=stage.cost_aware,
+        cost_aware=stage.is_cost_aware,
         round_to=stage.round_to,
         max_pruning_ratio=stage.max_pruning_ratio,
         seed=seed,

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from compress.pruning.budget import cost_text
 from compress.pruning.reasons import Reason
+from compress.pruning.target import COUNTED
 
 if TYPE_CHECKING:
     from compress.metrics.complexity import Complexity
-    from compress.pruning.settings import Metric, PruningSettings
+    from compress.pruning.budget import Budget
+    from compress.pruning.cost_model import Count
+    from compress.pruning.settings import PruningSettings
 
 MOST_NAMES = 3  # layers that are named for one reason
 MOST_REASONS = 6
@@ -23,10 +27,10 @@ def unreachable(
     kept: Mapping[str, Reason],
     complexity: Complexity,
     settings: PruningSettings,
+    budget: Budget,
+    narrowest: Mapping[str, int],
     *,
-    target: int,
-    least: int,
-    full: int,
+    full: Mapping[str, float],
 ) -> str:
     """Return why a target cannot be reached: how far pruning gets, which layers are kept whole, and the cures.
 
@@ -34,26 +38,33 @@ def unreachable(
         model: as it is.
         kept: layer name -> why it keeps its channels.
         complexity: of the model.
-        settings: metric, and the limits that were held.
-        target: wanted cost.
-        least: cost at the narrowest widths.
-        full: cost that the target is a share of.
+        settings: the limits of widths that were held.
+        budget: what was wanted.
+        narrowest: root -> least width.
+        full: name of a limit -> cost that its target is a share of.
     """
-    metric, share = settings.metric, math.ceil(100 * least / full) / 100
-    less = f"Ask for {share:.2f} or more" if share < 1 else "Leave the stage out"
+    limit = budget.tightest(narrowest)
+    name, least, whole = limit.name, limit.function.cost(narrowest), full[limit.name]
+    asked = math.ceil(100 * least / whole) / 100
+    less = f"Ask for {asked:.2f} or more" if asked < 1 else "Leave the stage out"
+    if name not in COUNTED:
+        less = f"Ask for {cost_text(name, least)} or more"
     text = (
-        f"target {metric} {target:,} ({target / full:.2f}) cannot be reached: {least:,} ({least / full:.2f}) stay at "
-        f"max_pruning_ratio {settings.max_pruning_ratio:g} and round_to {settings.round_to}. "
+        f"target {name} {cost_text(name, limit.most)} ({limit.most / whole:.2f}) cannot be reached: "
+        f"{cost_text(name, least)} "
+        f"({least / whole:.2f}) stay at max_pruning_ratio {settings.max_pruning_ratio:g} and round_to "
+        f"{settings.round_to}. "
     )
-    lines = kept_lines(model, kept, costs_of(model, complexity, metric), unit=metric)
+    count: Count = "params" if name in ("params", "packed_bytes") else "macs"
+    lines = kept_lines(model, kept, costs_of(model, complexity, count), unit=count)
     if not lines:
         return f"{text}{less}, raise max_pruning_ratio or lower round_to."
     return "\n".join([f"{text}{less}, raise max_pruning_ratio, or change what keeps its channels:", *lines])
 
 
-def costs_of(model: nn.Module, complexity: Complexity, metric: Metric) -> dict[str, int]:
+def costs_of(model: nn.Module, complexity: Complexity, count: Count) -> dict[str, int]:
     """Return layer name -> MACs of one image, or parameters."""
-    if metric == "macs":
+    if count == "macs":
         return {name: cost.macs for name, cost in complexity.layers.items()}
     modules = model.named_modules()
     return {name: sum(p.numel() for p in module.parameters(recurse=False)) for name, module in modules}

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from compress.pruning.importance import Importance
-
-Metric = Literal["macs", "params"]
 
 
 @dataclass(frozen=True)
@@ -16,17 +14,15 @@ class PruningSettings:
     """How channels are ranked and how far layers may shrink.
 
     Attributes:
-        metric: what the budget counts.
         importance: score of a channel.
         global_pruning: rank all groups together; False gives each group the same ratio.
         isomorphic: rank only groups of equal structure together (wins over global_pruning).
-        cost_aware: divide scores by what a channel of the group costs in the metric.
+        cost_aware: divide scores by what a channel of the group costs, by what is limited.
         round_to: kept widths are multiples of it, rounded up.
         max_pruning_ratio: largest share of a group's original channels that may go, 0..1.
         seed: of importance 'random'.
     """
 
-    metric: Metric = "macs"
     importance: Importance = "magnitude"
     global_pruning: bool = True
     isomorphic: bool = False

@@ -10,10 +10,13 @@ import torch
 
 from compress.errors import StageError
 from compress.progress import say, warn
+from compress.pruning.budget import Meter, cost_text
 from compress.pruning.cost_model import measure_cost
+from compress.pruning.probing import CLOSE
 from compress.pruning.reasons import Reason
 from compress.pruning.settings import PruningRules, PruningSettings
 from compress.pruning.structured import prune_step, step_targets
+from compress.pruning.target import COUNTED
 from compress.pruning.widths import step_width
 
 if TYPE_CHECKING:
@@ -24,17 +27,26 @@ Losses = Iterable[Callable[[], "Tensor"]]
 
 
 @dataclass(frozen=True)
+class Reached:
+    """One limit: cost before the first step, wanted at most, and after the last."""
+
+    before: float
+    wanted: float
+    after: float
+
+
+@dataclass(frozen=True)
 class StepsResult:
     """What all steps together did.
 
     Attributes:
-        share: cost after the last step, as a share of the cost before the first.
+        reached: name of a limit -> its costs.
         groups: root -> members, and width before the first and after the last step.
         not_prunable: layer name -> reason.
-        history: one row a step: its number, the wanted cost, the cost in the metric, and what `after_step` returned.
+        history: one row a step: its number, `wanted` and what was reached of each limit, and what `after_step` gave.
     """
 
-    share: float
+    reached: dict[str, Reached]
     groups: dict[str, dict[str, Any]]
     not_prunable: dict[str, Reason]
     history: list[dict[str, Any]]
@@ -43,7 +55,7 @@ class StepsResult:
 def prune_in_steps(
     model: nn.Module,
     example: Tensor,
-    share: float,
+    wanted: Mapping[str, float],
     *,
     steps: int,
     rules: PruningRules,
@@ -53,13 +65,14 @@ def prune_in_steps(
     after_step: Callable[[int], dict[str, Any]],
     label: str,
     device: str = "cpu",
+    meter: Meter | None = None,
 ) -> StepsResult:
-    """Remove channels in place until a share of the cost stays, in steps of equal factors.
+    """Remove channels in place until every limit holds, in steps of equal factors.
 
     Args:
         model: changed in place.
         example: one image, (1, 3, H, W) float32.
-        share: of the cost in `settings.metric` that stays, 0..1.
+        wanted: 'macs' and 'params': the share that stays, 0..1; what the meter measures: the most that it may be.
         steps: how many.
         rules: what stays, and rules for unusual layers.
         settings: ranking and rounding; importance is measured anew in each step.
@@ -68,42 +81,52 @@ def prune_in_steps(
         after_step: called with the number of each step that removed something; its rows join the history.
         label: of the stage, for what is printed.
         device: where importance is measured.
+        meter: measures what is no count.
 
     Raises:
-        StageError: the target cannot be reached, a given width does not fit, or the raw outputs changed.
+        StageError: a target cannot be reached, a given width does not fit, or the raw outputs changed.
     """
     shapes = [tuple(output.shape) for output in _outputs(model, example)]
-    full_cost = measure_cost(model, example, settings.metric)
-    targets = step_targets(full_cost, share, steps)
+    full: dict[str, float] = {name: measure_cost(model, example, name) for name in COUNTED if name in wanted}
+    targets: dict[str, float] = {name: round(full[name] * wanted[name]) for name in full}
+    if meter is not None:
+        full |= meter.costs(model)
+        targets |= {name: wanted[name] for name in wanted if name not in targets}
+    by_step = {name: step_targets(full[name], min(most, full[name]), steps) for name, most in targets.items()}
     first = {name: len(p) for name, p in model.named_parameters() if name.endswith(".weight")}
     original: dict[str, int] | None = None
     groups: dict[str, dict[str, Any]] = {}
     not_prunable: dict[str, Reason] = {}
     history: list[dict[str, Any]] = []
-    for step, target in enumerate(targets, start=1):
+    after: dict[str, float] = {}
+    for step in range(1, steps + 1):
+        now = {name: of_steps[step - 1] for name, of_steps in by_step.items()}
         result = prune_step(
             model,
             example,
-            target,
+            now,
             rules=rules,
             settings=settings,
             original_widths=original,
-            full_cost=full_cost,
+            full_costs=full,
             widths=_widths_after(step, steps, widths, first, settings.round_to),
             losses=losses(step),
             device=device,
+            meter=meter,
         )
         original = original or {root: group.before for root, group in result.groups.items()}
         for root, group in result.groups.items():
             groups[root] = {"members": list(group.members), "before": original[root], "after": group.after}
-        not_prunable = result.not_prunable
-        say(f"{label}: step {step}/{steps}: {settings.metric} {full_cost:,} -> {result.cost_after:,}")
-        done = after_step(step) if result.cost_after < result.cost_before else {}
-        history.append({"step": step, "target": target, settings.metric: result.cost_after} | done)
+        not_prunable, after = result.not_prunable, result.after
+        told = ", ".join(f"{name} {cost_text(name, full[name])} -> {cost_text(name, after[name])}" for name in after)
+        say(f"{label}: step {step}/{steps}: {told}")
+        is_narrower = any(group.after < group.before for group in result.groups.values())
+        done = after_step(step) if is_narrower else {}
+        history.append({"step": step, "wanted": now} | after | done)
     check_outputs(label, _outputs(model, example), shapes)
-    reached = history[-1][settings.metric]
-    _warn_if_missed(label, settings, reached, targets[-1])
-    return StepsResult(reached / full_cost, groups, not_prunable, history)
+    reached = {name: Reached(full[name], most, after[name]) for name, most in targets.items()}
+    _warn_if_missed(label, settings, reached)
+    return StepsResult(reached, groups, not_prunable, history)
 
 
 def _widths_after(
@@ -116,11 +139,14 @@ def _widths_after(
     }
 
 
-def _warn_if_missed(label: str, settings: PruningSettings, reached: int, target: int) -> None:
-    error = reached / target - 1
-    if abs(error) > TARGET_TOLERANCE:
+def _warn_if_missed(label: str, settings: PruningSettings, reached: Mapping[str, Reached]) -> None:
+    """Say if the limit that decides is missed, or was not used, by more than the tolerance."""
+    name, one = max(reached.items(), key=lambda item: item[1].after / item[1].wanted)
+    error = one.after / one.wanted - 1
+    tolerance = TARGET_TOLERANCE if name in COUNTED else CLOSE
+    if abs(error) > tolerance and one.wanted < one.before:
         warn(
-            f"stage {label}: {settings.metric} {reached:,} stay, {error:+.1%} off the target: "
+            f"stage {label}: {name} {cost_text(name, one.after)} stay, {error:+.1%} off the target: "
             f"widths are multiples of {settings.round_to}. A smaller round_to comes closer."
         )
 

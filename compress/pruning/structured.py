@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from compress.devices import on_device
 from compress.errors import StageError
-from compress.metrics.complexity import measure_complexity
-from compress.pruning.cost_model import CostModel, measure_cost
-from compress.pruning.coupling import Coupling, PruningGroup, remove_channels, trace_coupling
+from compress.metrics.complexity import Complexity, measure_complexity
+from compress.pruning.budget import Budget, CostFunction, Limit, Meter
+from compress.pruning.cost_model import CostModel, Count
+from compress.pruning.coupling import Coupling, PruningGroup, trace_coupling
 from compress.pruning.importance import Scores, batch_norm_scores, magnitude_scores, random_scores, taylor_scores
 from compress.pruning.kept import unreachable
+from compress.pruning.probing import plan_by_measuring, try_widths
 from compress.pruning.reasons import Reason, no_score
 from compress.pruning.settings import PruningRules, PruningSettings
+from compress.pruning.side_widths import SideWidths
+from compress.pruning.target import COUNTED
 from compress.pruning.trial import groups_at_fault
-from compress.pruning.width_plan import channels_to_remove, plan_widths
+from compress.pruning.width_plan import apply_widths, plan_widths
 from compress.pruning.widths import Widths, given_widths, narrowest_widths
 
 if TYPE_CHECKING:
@@ -40,13 +44,13 @@ class StepResult:
     """What one pruning step did.
 
     Attributes:
-        cost_before, cost_after: in the metric, one image.
+        before, after: name of a limit -> cost of one image; what is measured on the deployed file as it was measured.
         groups: root -> members and widths, unchanged groups included.
         not_prunable: layer name -> reason.
     """
 
-    cost_before: int
-    cost_after: int
+    before: dict[str, float]
+    after: dict[str, float]
     groups: dict[str, GroupWidth]
     not_prunable: dict[str, Reason]
 
@@ -54,79 +58,97 @@ class StepResult:
 def prune_step(
     model: nn.Module,
     example_input: Tensor,
-    target_cost: int,
+    targets: Mapping[str, float],
     *,
     rules: PruningRules,
     settings: PruningSettings,
     original_widths: Mapping[str, int] | None = None,
-    full_cost: int | None = None,
+    full_costs: Mapping[str, float] | None = None,
     widths: Mapping[str, int] | None = None,
     losses: Iterable[Callable[[], Tensor]] = (),
     device: str = "cpu",
+    meter: Meter | None = None,
 ) -> StepResult:
-    """Prune a model in place to a cost.
+    """Prune a model in place to what it may cost.
 
     Args:
         model: float model on the CPU.
         example_input: (N, 3, H, W), at the deployed size.
-        target_cost: MACs of one image, or parameters, that shall stay.
+        targets: what shall stay at most: 'macs' of one image, 'params', and what the meter measures.
         rules: what the detector protects and how its unusual layers are cut.
         settings: ranking and limits.
         original_widths: root -> width before the first of several steps; default: now.
-        full_cost: cost before the first of several steps, that messages give shares of; default: now.
+        full_costs: costs before the first of several steps, that messages give shares of; default: now.
         widths: layer name -> channels its group shall have, whatever the ranking says.
         losses: one call a batch, for importance 'group_taylor'.
         device: 'auto', 'cpu' or 'cuda', where the losses run; everything else runs on the CPU.
+        meter: measures what is no count; needed if a target is none.
 
     Returns:
-        What was done. A target at or above the present cost changes nothing.
+        What was done. Targets at or above the present costs change nothing.
 
     Raises:
-        StageError: the target cannot be reached, round_to or a given width does not fit, or the pruned
+        StageError: a target cannot be reached, round_to or a given width does not fit, or the pruned
             model does not cost what was planned.
     """
     coupling = tried_coupling(model, example_input, rules)
     complexity = measure_complexity(model, example_input)
-    cost_model = CostModel(model, complexity, coupling.groups, settings.metric)
-    before = cost_model.cost(cost_model.full)
-    original = original_widths if original_widths is not None else cost_model.full
+    sides = SideWidths(coupling.groups)
+    counts = {name: CostModel(model, complexity, sides, name) for name in _counts(targets)}
+    original = original_widths if original_widths is not None else sides.full
     floors = narrowest_widths(
         coupling.groups, original, round_to=settings.round_to, max_pruning_ratio=settings.max_pruning_ratio
     )
     given = given_widths(coupling.groups, widths or {}, round_to=settings.round_to, kept=coupling.not_prunable)
-    planned, scores, reasons = cost_model.full | given, {}, dict(coupling.not_prunable)
-    if target_cost < before or planned != cost_model.full:
+    is_measured = set(targets) != set(counts)
+    if is_measured:
+        assert meter is not None, "a target that is no count needs a meter"
+        try_widths(meter, model, coupling, sides.full | given, floors, settings)
+
+    def budget() -> Budget:
+        functions: dict[str, CostFunction] = {str(name): one for name, one in counts.items()}
+        if meter is not None:
+            functions |= meter.cost_functions(model, sides)
+        return Budget([Limit(name, functions[name], most) for name, most in targets.items()], sides.full)
+
+    now = budget()
+    before = {one.name: one.function.cost(sides.full) for one in now.limits}
+    planned, scores, reasons = sides.full | given, {}, dict(coupling.not_prunable)
+    if now.used(sides.full) > 1 or planned != sides.full:
         with on_device(model, device if settings.importance == "group_taylor" else "cpu"):
             scores = score_channels(model, coupling.groups, settings, losses)
         reasons |= {group.root: no_score(settings.importance) for group in coupling.groups if group.root not in scores}
-        narrowest = cost_model.full | {root: floors[root] for root in scores} | given
-        if (least := cost_model.cost(narrowest)) > target_cost * (1 + UNREACHED):
-            text = unreachable(
-                model, reasons, complexity, settings, target=target_cost, least=least, full=full_cost or before
-            )
+        narrowest = sides.full | {root: floors[root] for root in scores} | given
+        if now.used(narrowest) > 1 + UNREACHED:
+            text = unreachable(model, reasons, complexity, settings, now, narrowest, full=full_costs or before)
             raise StageError(text)
-        planned = plan_widths(
-            coupling.groups, scores, cost_model, target_cost, floors=floors, settings=settings, given=given
-        )
+
+        def plan(by: Budget) -> Widths:
+            return plan_widths(coupling.groups, scores, by, floors=floors, settings=settings, given=given)
+
+        planned = plan(now)
+        if is_measured:
+            assert meter is not None
+            planned, now = plan_by_measuring(meter, model, coupling, scores, budget, plan)
     apply_widths(model, coupling, scores, planned)
-    after = measure_cost(model, example_input, settings.metric)
-    if after != cost_model.cost(planned):
-        raise StageError(
-            f"the pruned model costs {after:,} {settings.metric}; the plan says {cost_model.cost(planned):,}. "
-            "A layer was pruned inconsistently: protect it or give its class a custom pruner."
-        )
+    _check_counts(measure_complexity(model, example_input), {name: one.cost(planned) for name, one in counts.items()})
+    after = {one.name: one.function.cost(planned) for one in now.limits}
     table = {g.root: GroupWidth(g.producers, g.width, planned[g.root]) for g in coupling.groups}
     return StepResult(before, after, table, reasons)
 
 
-def apply_widths(model: nn.Module, coupling: Coupling, scores: Scores, widths: Widths) -> None:
-    """Remove the least important channels of each group that the widths make narrower."""
-    removals = {
-        group.root: channels_to_remove(group, scores[group.root], widths[group.root])
-        for group in coupling.groups
-        if widths[group.root] < group.width
-    }
-    remove_channels(coupling, model, removals)
+def _counts(names: Iterable[str]) -> list[Count]:
+    return [name for name in COUNTED if name in set(names)]
+
+
+def _check_counts(found: Complexity, planned: Mapping[Count, int]) -> None:
+    """Refuse a network that does not cost what was planned."""
+    for name, cost in planned.items():
+        if (real := found.macs if name == "macs" else found.params) != cost:
+            raise StageError(
+                f"the pruned model costs {real:,} {name}; the plan says {cost:,}. "
+                "A layer was pruned inconsistently: protect it or give its class a custom pruner."
+            )
 
 
 def tried_coupling(model: nn.Module, example_input: Tensor, rules: PruningRules) -> Coupling:
@@ -155,6 +177,6 @@ def score_channels(
     return taylor_scores(model, groups, losses)[0]
 
 
-def step_targets(full_cost: int, share: float, steps: int) -> list[int]:
+def step_targets(full: float, target: float, steps: int) -> list[float]:
     """Return the cost to reach after each step: equal factors, the last one exactly the target."""
-    return [round(full_cost * share ** (step / steps)) for step in range(1, steps + 1)]
+    return [full * (target / full) ** (step / steps) for step in range(1, steps)] + [target]

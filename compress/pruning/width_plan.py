@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compress.pruning.cost_model import CostModel
-from compress.pruning.coupling import PruningGroup
+from compress.pruning.budget import Budget
+from compress.pruning.coupling import Coupling, PruningGroup, remove_channels
 from compress.pruning.importance import Scores
 from compress.pruning.settings import PruningSettings
 from compress.pruning.widths import Widths, round_up
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 BISECTIONS = 40  # halvings of the ratio; more than any network has channels
@@ -28,20 +28,18 @@ BISECTIONS = 40  # halvings of the ratio; more than any network has channels
 def plan_widths(
     groups: Sequence[PruningGroup],
     scores: Scores,
-    cost_model: CostModel,
-    target_cost: int,
+    budget: Budget,
     *,
     floors: Mapping[str, int],
     settings: PruningSettings,
     given: Mapping[str, int] | None = None,
 ) -> Widths:
-    """Choose the widths whose cost comes closest to the target.
+    """Choose the widths that come closest to using the budget.
 
     Args:
         groups: as traced.
         scores: root -> (width,) importance; groups without scores keep their width.
-        cost_model: of the model as it is.
-        target_cost: wanted cost; where even the narrowest widths cost more, these are returned.
+        budget: of the model as it is; where even the narrowest widths cost more, these are returned.
         floors: root -> narrowest width.
         settings: ranking and rounding.
         given: root -> width that is not up to the ranking.
@@ -50,17 +48,17 @@ def plan_widths(
         Root -> width, between floor and present width, or as given.
     """
     start = {group.root: group.width for group in groups} | dict(given or {})
-    if target_cost >= cost_model.cost(start):
+    if budget.used(start) <= 1:
         return start
-    ranking = _Ranking(groups, scores, cost_model, floors, settings, given or {})
+    ranking = _Ranking(groups, scores, budget, floors, settings, given or {})
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if cost_model.cost(ranking.widths(middle)) > target_cost:
+        if budget.used(ranking.widths(middle)) > 1:
             low = middle
         else:
             high = middle
-    return _closest(ranking, ranking.widths(low), ranking.widths(high), cost_model, target_cost)
+    return _closest(ranking, ranking.widths(low), ranking.widths(high), budget)
 
 
 class _Ranking:
@@ -70,7 +68,7 @@ class _Ranking:
         self,
         groups: Sequence[PruningGroup],
         scores: Scores,
-        cost_model: CostModel,
+        budget: Budget,
         floors: Mapping[str, int],
         settings: PruningSettings,
         given: Mapping[str, int],
@@ -88,8 +86,8 @@ class _Ranking:
             score = part_scores(group, scores[group.root])
             if settings.cost_aware:
                 fewer = self.full | {group.root: group.width - self.units[group.root]}
-                freed = (cost_model.cost(self.full) - cost_model.cost(fewer)) / self.units[group.root]
-                score = score * group.channel_groups / max(freed, 1.0)
+                freed = budget.freed(fewer) / self.units[group.root]
+                score = score * group.channel_groups / max(freed, 1e-12)
             elif settings.importance != "random":
                 score = score / score.mean().clamp_min(1e-30)
             comparable[group.root] = score
@@ -115,8 +113,8 @@ class _Ranking:
         return widths
 
 
-def _closest(ranking: _Ranking, wide: Widths, narrow: Widths, cost_model: CostModel, target: int) -> Widths:
-    """Return the widths nearest to the target among plans between and one block beside the two."""
+def _closest(ranking: _Ranking, wide: Widths, narrow: Widths, budget: Budget) -> Widths:
+    """Return the widths nearest to the budget among plans between and one block beside the two."""
     candidates = [wide, narrow]
     current = dict(wide)
     for root in sorted(wide, key=lambda name: wide[name] - narrow[name], reverse=True):
@@ -128,7 +126,7 @@ def _closest(ranking: _Ranking, wide: Widths, narrow: Widths, cost_model: CostMo
             candidates.append(wide | {root: wide[root] - unit})
         if root in ranking.ranks and narrow[root] + unit <= ranking.full[root]:
             candidates.append(narrow | {root: narrow[root] + unit})
-    return min(candidates, key=lambda widths: abs(cost_model.cost(widths) - target))
+    return min(candidates, key=lambda widths: abs(budget.used(widths) - 1))
 
 
 def part_scores(group: PruningGroup, score: Tensor) -> Tensor:
@@ -142,3 +140,13 @@ def channels_to_remove(group: PruningGroup, score: Tensor, width: int) -> list[i
     size = group.width // parts
     lowest = torch.argsort(part_scores(group, score), stable=True)[: (group.width - width) // parts].tolist()
     return sorted(part * size + position for part in range(parts) for position in lowest)
+
+
+def apply_widths(model: nn.Module, coupling: Coupling, scores: Scores, widths: Widths) -> None:
+    """Remove the least important channels of each group that the widths make narrower."""
+    removals = {
+        group.root: channels_to_remove(group, scores[group.root], widths[group.root])
+        for group in coupling.groups
+        if widths[group.root] < group.width
+    }
+    remove_channels(coupling, model, removals)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 BETWEEN = "between layers"
-_RUNS = 5  # profiled
+_RUNS = 10  # profiled
 _KERNEL = "_kernel_time"
 _BLOCKED = "_nchwc"  # behind the name of the output of a float convolution, which is what that kernel is called by
 _OWNED = re.compile(r"^node \d+ of <(.*?)>")  # what nodes are called here: ONNX Runtime only appends to it
@@ -22,7 +22,7 @@ _OWNED = re.compile(r"^node \d+ of <(.*?)>")  # what nodes are called here: ONNX
 def seconds_by_layer(
     path: Path, images: np.ndarray, *, threads: int, layer_of: Callable[[str], str]
 ) -> dict[str, float]:
-    """Return layer -> seconds of one image, the median of some runs.
+    """Return layer -> seconds of one image, each kernel at its fastest of some runs, for others may be at work.
 
     A kernel counts for the layer whose constants it reads; one that reads none for what `layer_of` makes of its name.
 
@@ -57,7 +57,7 @@ def seconds_by_layer(
         kept, blocked = _OWNED.match(name), name.removesuffix(_KERNEL).removesuffix(_BLOCKED)
         owner = kept[1] if kept else makers.get(blocked)
         later = times[len(times) // (_RUNS + 1) :]  # the first run warms up
-        seconds[owner or BETWEEN] += float(np.median(later)) * len(times) / (_RUNS + 1)
+        seconds[owner or BETWEEN] += min(later) * len(times) / (_RUNS + 1)
     return dict(seconds)
 
 

@@ -1,8 +1,8 @@
-"""Stage prune_structured: remove channels in several steps until a share of MACs or parameters stays."""
+"""Stage prune_structured: remove channels in several steps until every limit of the target holds."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,7 +31,10 @@ class PruneStructured(Stage):
     CODE_VERSION: ClassVar[int] = 2  # 2: channels followed one by one; group norms lose whole groups
 
     stage: Literal["prune_structured"] = "prune_structured"
-    target: PruningTarget
+    target: PruningTarget = Field(
+        ...,
+        description="What stays: macs, params, packed_bytes, latency_ms or speedup, or several that shall all hold.",
+    )
     importance: Literal["magnitude", "group_taylor", "bn_scale", "random"] = Field(
         "group_taylor", description="What ranks channels; group_taylor reads gradients of training batches."
     )
@@ -40,7 +43,10 @@ class PruneStructured(Stage):
     max_pruning_ratio: float = Field(0.8, ge=0, lt=1, description="Largest share of a layer's channels that may go.")
     global_pruning: bool = Field(True, description="Rank all groups together; false: each group loses the same share.")
     isomorphic: bool = Field(False, description="Rank only groups of equal structure together.")
-    cost_aware: bool = Field(False, description="Divide importance by what a channel of the group costs.")
+    cost_aware: bool | None = Field(
+        None,
+        description="Divide importance by what a channel of the group costs; default: where time or bytes are limited.",
+    )
     taylor_batches: int = Field(20, ge=1, description="Training batches for importance group_taylor, each step.")
     bn_batches: int = Field(50, ge=0, description="Training batches that re-estimate batch norm, each step; 0 = none.")
     protect: dict[str, str] = Field(
@@ -54,6 +60,16 @@ class PruneStructured(Stage):
         default_factory=RecoveryTraining, description="Recovery after each step; its batch_size is used throughout."
     )
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well during recovery.")
+
+    @property
+    def is_cost_aware(self) -> bool:
+        """Return whether importance is divided by cost."""
+        return self.target.is_measured if self.cost_aware is None else self.cost_aware
+
+    def key_fields(self) -> dict[str, Any]:
+        """Return the fields as they are carried out; measured limits that are not set are left out."""
+        target = {"macs": self.target.macs, "params": self.target.params, **self.target.wanted}
+        return super().key_fields() | {"target": target, "cost_aware": self.is_cost_aware}
 
     def references(self) -> tuple[str, ...]:
         """Return the teacher's label, if recovery has one."""

@@ -159,3 +159,12 @@ def test_time_goes_to_the_layers_whose_weights_a_kernel_reads(tmp_path):
     assert seconds.keys() == {"wide", "thin", BETWEEN}
     assert seconds["wide"] > seconds["thin"] > 0
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.long
+def test_a_plan_that_prunes_to_a_size_is_forecast_at_that_size(recipe_file, tmp_path):
+    def params(target):
+        overrides = [f"stages.prune_structured.target={{{target}}}", "stages.prune_structured.round_to=2"]
+        return foresee(recipe_file, tmp_path / target.split(":")[0], *overrides).models[-1].params
+
+    assert params("packed_bytes: 3kB") < params("params: 0.9")

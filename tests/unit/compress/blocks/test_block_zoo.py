@@ -116,10 +116,10 @@ def test_a_block_is_pruned_to_a_budget_and_the_stage_can_load_it(name, share, ro
     settings = PruningSettings(round_to=round_to)
     if share < 0.6 and name in OUT_OF_REACH:
         with pytest.raises(StageError, match="cannot be reached"):
-            prune_step(model, IMAGES[:1], round(full * share), rules=PruningRules(), settings=settings)
+            prune_step(model, IMAGES[:1], {"macs": round(full * share)}, rules=PruningRules(), settings=settings)
         return
-    result = prune_step(model, IMAGES[:1], round(full * share), rules=PruningRules(), settings=settings)
-    assert result.cost_after / full == pytest.approx(share, abs=0.06)
+    result = prune_step(model, IMAGES[:1], {"macs": round(full * share)}, rules=PruningRules(), settings=settings)
+    assert result.after["macs"] / full == pytest.approx(share, abs=0.06)
     save_model(tmp_path, model, Build())
     again, _ = load_model(tmp_path, detector)
     assert torch.equal(_outputs(again), _outputs(model))
@@ -128,7 +128,7 @@ def test_a_block_is_pruned_to_a_budget_and_the_stage_can_load_it(name, share, ro
 def _pruned_and_quantized(name):
     model, detector = block_net(name), Blocks(name)
     target = round(measure_cost(model, IMAGES[:1], "macs") * 0.7)
-    prune_step(model, IMAGES[:1], target, rules=PruningRules(), settings=PruningSettings(round_to=2))
+    prune_step(model, IMAGES[:1], {"macs": target}, rules=PruningRules(), settings=PruningSettings(round_to=2))
     quantized = quantize(model, QuantizationSettings(), detector)
     calibrate(quantized, [IMAGES])
     return model, quantized, detector

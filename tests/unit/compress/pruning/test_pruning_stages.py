@@ -78,7 +78,7 @@ def test_protected_layers_of_the_recipe_keep_their_width(tmp_path):
     assert facts["not_prunable"]["stem"].startswith("first layer")
 
 
-@pytest.mark.parametrize("target", [{}, {"macs": 0.5, "params": 0.5}, {"macs": 0}, {"macs": 1.2}, {"flops": 0.5}])
+@pytest.mark.parametrize("target", [{}, {"latency_ms": 5, "speedup": 2}, {"macs": 0}, {"macs": 1.2}, {"flops": 0.5}])
 def test_wrong_targets_are_refused(target):
     with pytest.raises(ValidationError):
         PruneStructured(target=target)
@@ -147,3 +147,10 @@ def test_wrong_unstructured_fields_are_refused(fields):
 def test_illegal_orders_are_declared():
     assert set(PruneStructured.NOT_AFTER) == {"prune_unstructured", "qat"}
     assert PruneUnstructured.NOT_AFTER == ("qat",)
+
+
+def test_the_key_of_a_stage_is_as_it_was_before_there_were_measured_limits():
+    fields = PruneStructured(target={"macs": 0.6}).key_fields()
+    assert fields["target"] == {"macs": 0.6, "params": None}
+    assert fields["cost_aware"] is False
+    assert PruneStructured(target={"speedup": 2}).key_fields()["target"]["speedup"] == 2

@@ -1,0 +1,106 @@
+"""Widths for limits that only a measurement tells: try some networks, plan, measure the plan, and plan again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compress.model_copy import copy_of
+from compress.progress import say
+from compress.pruning.budget import Budget, Meter, cost_text
+from compress.pruning.coupling import Coupling
+from compress.pruning.importance import Scores, magnitude_scores
+from compress.pruning.settings import PruningSettings
+from compress.pruning.width_plan import apply_widths
+from compress.pruning.widths import Widths, round_up
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PROBES = 3  # networks of other widths that are measured before the first plan
+MOST_PLANS = 4  # that are measured
+CLOSE = 0.02  # of a limit: a plan that is measured this near to it is taken
+
+
+def try_widths(
+    meter: Meter, model: nn.Module, coupling: Coupling, full: Widths, floors: Widths, settings: PruningSettings
+) -> None:
+    """Measure a network as it is, and, if it is the first that the meter sees, some narrower ones.
+
+    Args:
+        meter: learns from them.
+        model: unchanged.
+        coupling: of this model.
+        full: root -> width that is to be planned from.
+        floors: root -> narrowest width.
+        settings: `round_to`, and the seed of the widths.
+    """
+    is_first = meter.measure(model)
+    if not is_first:
+        return
+    scores = magnitude_scores(model, coupling.groups)
+    for widths in probe_widths(coupling, full, floors, settings):
+        probe = copy_of(model)
+        apply_widths(probe, coupling, scores, widths)
+        meter.measure(probe)
+
+
+def probe_widths(coupling: Coupling, full: Widths, floors: Widths, settings: PruningSettings) -> list[Widths]:
+    """Return widths that tell what each side of a layer costs: all halfway, then each group for itself at random."""
+    rng = np.random.default_rng(settings.seed)
+    found = []
+    for number in range(PROBES):
+        widths = {}
+        for group in coupling.groups:
+            low, high, unit = floors[group.root], full[group.root], group.unit(settings.round_to)
+            share = 0.5 if number == 0 else float(rng.random())
+            widths[group.root] = min(max(round_up(low + share * (high - low), unit), low), high)
+        found.append(widths)
+    return found
+
+
+def plan_by_measuring(
+    meter: Meter,
+    model: nn.Module,
+    coupling: Coupling,
+    scores: Scores,
+    budget: Callable[[], Budget],
+    plan: Callable[[Budget], Widths],
+) -> tuple[Widths, Budget]:
+    """Plan, measure what the plan leaves, and plan again with what was learnt, until a plan is close to its limits.
+
+    Args:
+        meter: learns from each plan.
+        model: unchanged.
+        coupling: of this model.
+        scores: root -> importance of its channels.
+        budget: the limits, by all that was measured so far.
+        plan: chooses widths for a budget.
+
+    Returns:
+        The widths that came closest, and the budget that knows what they cost.
+    """
+    tried: list[tuple[float, Widths]] = []
+    for number in range(1, MOST_PLANS + 1):
+        widths = plan(budget())
+        if any(widths == before for _, before in tried):
+            break
+        probe = copy_of(model)
+        apply_widths(probe, coupling, scores, widths)
+        meter.measure(probe)
+        now = budget()
+        used = now.used(widths)
+        costs = [(one.name, one.function.cost(widths), one.most) for one in now.limits]
+        told = ", ".join(f"{name} {cost_text(name, cost)} of {cost_text(name, most)}" for name, cost, most in costs)
+        say(f"plan {number}: {told}")
+        tried.append((used, widths))
+        if abs(used - 1) <= CLOSE:
+            break
+    _, best = min(tried, key=lambda one: (one[0] > 1 + CLOSE, abs(one[0] - 1)))
+    if best != tried[-1][1]:  # the meter's last word is about the network that is taken
+        probe = copy_of(model)
+        apply_widths(probe, coupling, scores, best)
+        meter.measure(probe)
+    return best, budget()
