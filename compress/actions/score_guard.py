@@ -12,7 +12,7 @@ from compress.dataset import Scores
 from compress.detector import Detector
 from compress.errors import StageError
 from compress.guard import DropLimits
-from compress.metrics.paired import loss_interval
+from compress.metrics.loss import Loss, loss_of
 from compress.progress import say
 from compress.runtime.forwards import onnx_forward
 from compress.scoring import evaluate
@@ -59,25 +59,22 @@ class ScoreGuard:
     def holds(self, file: Path, packed_bytes: int) -> bool:
         """Score an ONNX file and say whether it loses no more than it may, in the middle of the paired interval."""
         scores = evaluate(self.detector, onnx_forward(file, 1), SPLIT)
-        row: dict[str, Any] = {"packed_bytes": packed_bytes, "holds": True, "losses": {}}
-        texts = []
-        for metric, limit in self.limits.limits.items():
-            drawn = f"{metric}_resampled"
-            interval = loss_interval(getattr(self.reference, drawn), getattr(scores, drawn))
-            loss = 100 * (getattr(self.reference, metric) - getattr(scores, metric))
-            ends = None if interval is None else [100 * end for end in interval]
-            middle = loss if ends is None else sum(ends) / 2
-            row["losses"][metric] = {"points": loss, "interval": ends, "middle": middle, "limit": limit}
-            row["holds"] &= middle <= limit
-            between = "" if ends is None else f" ({ends[0]:.2f} to {ends[1]:.2f})"
-            texts.append(f"{metric} {loss:.2f}{between} of {limit:g} points")
-        self.looks.append(row)
-        verdict = "holds" if row["holds"] else "loses too much"
-        say(
-            f"{self.label}: {packed_bytes:,} bytes, look {len(self.looks)} at {SPLIT}, {verdict}: "
-            f"{', '.join(texts)} lost"
-        )
-        return bool(row["holds"])
+        losses = [self._loss(metric, limit, scores) for metric, limit in self.limits.limits.items()]
+        holds = all(one.holds for one in losses)
+        seen = {
+            one.metric: {"points": one.points, "interval": one.interval, "middle": one.middle, "limit": one.limit}
+            for one in losses
+        }
+        self.looks.append({"packed_bytes": packed_bytes, "holds": holds, "losses": seen})
+        verdict = "holds" if holds else "loses too much"
+        told = ", ".join(map(str, losses))
+        say(f"{self.label}: {packed_bytes:,} bytes, look {len(self.looks)} at {SPLIT}, {verdict}: {told} lost")
+        return holds
+
+    def _loss(self, metric: str, limit: float, scores: Scores) -> Loss:
+        drawn = f"{metric}_resampled"
+        values = getattr(self.reference, metric), getattr(scores, metric)
+        return loss_of(metric, limit, values, (getattr(self.reference, drawn), getattr(scores, drawn)))
 
     def facts(self) -> dict[str, Any]:
         """Return how often the split was looked at, and what was seen."""

@@ -115,9 +115,8 @@ def run(
     krimp run recipe.yaml --from qat --until pack
     """  # noqa: D301 click ends no line after \b
     from compress.cli.printing import print_results
-    from compress.engine import pipeline
-    from compress.engine.outcome import RunResult
     from compress.engine.ranks import follow, rank
+    from compress.engine.running import run_recipe
     from compress.recipe.loading import load_recipe
 
     if dry_run:
@@ -128,8 +127,8 @@ def run(
         if rank() > 0:
             follow(loaded, out, start=start, until=until)
             return 0
-        results = pipeline.run(loaded, out, start=start, until=until, wait=wait, rehearse=dry_pass, foresee=forecast)
-    result = RunResult(loaded.name, out / loaded.name, tuple(results))
+        how = {"start": start, "until": until, "wait": wait, "rehearse": dry_pass, "foresee": forecast}
+        result = run_recipe(recipe, overrides or (), out, allow_code=allow_code, **how)
     if as_json:
         print_document(result.to_json())
     else:

@@ -15,7 +15,7 @@ from compress.recipe.shipped import shipped_recipes
 from compress.whole_file import write_whole
 
 app = typer.Typer(
-    help="List the shipped recipes, copy one, upgrade one of your own.",
+    help="List the shipped recipes, copy one, write one out, upgrade one of your own.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -28,6 +28,7 @@ def list_recipes(context: typer.Context) -> None:
     \b
     krimp recipes                       # this list
     krimp recipes copy demo             # writes demo.yaml here
+    krimp recipes expand goal.yaml      # every stage written out, to be edited
     krimp recipes upgrade old.yaml      # from format version 1 to 2, comments stay
     """  # noqa: D301 click ends no line after \b
     if context.invoked_subcommand is None:
@@ -88,6 +89,30 @@ def upgrade_recipe(
     else:
         outputs.write(out, new)
     print(f"{out or file}: format version 2" + ("" if out else f"; the old one is {kept}"))
+
+
+@app.command("expand")
+def expand_recipe(
+    file: Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe with a goal or a base.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override one field; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write; default: print it.")] = None,
+    force: ForceOption = False,
+) -> None:
+    """Write a recipe with every stage written out: what a goal plans, a base holds and defaults set.
+
+    \b
+    krimp recipes expand goal.yaml -o mine.yaml      # then edit mine.yaml
+    """  # noqa: D301 click ends no line after \b
+    from compress.recipe.loading import load_recipe
+
+    text = load_recipe(file, overrides or (), check_requires=False).written
+    if out is None:
+        print(text, end="")
+    else:
+        Outputs("recipes expand", force=force, error=RecipeError).write(out, text)
+        print(out)
 
 
 def stages(

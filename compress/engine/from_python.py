@@ -9,8 +9,8 @@ from typing import Any
 from compress.artifact import to_json
 from compress.engine import pipeline
 from compress.engine.outcome import Plan, RunResult
+from compress.engine.running import run_recipe
 from compress.recipe.loading import load_recipe
-from compress.recipe.model import Recipe
 
 
 def plan(
@@ -45,7 +45,8 @@ def plan(
         DetectorError: a framework is not installed, or the data of what would run is wrong.
         StageError: a stage cannot work on this network.
     """
-    job = pipeline.Run(_loaded(recipe, overrides, fields, allow_code), Path(out), start=start, until=until)
+    loaded = load_recipe(recipe, _given(overrides, fields), allow_code=allow_code)
+    job = pipeline.Run(loaded, Path(out), start=start, until=until)
     decisions = job.decide_all()
     job.check(decisions)
     passed = job.dry_pass(decisions) if dry_pass else None
@@ -90,13 +91,9 @@ def run(
         DetectorError: a framework is not installed, or the data is wrong.
         StageError: a stage failed, or the folder is in use. What was sealed before stays; call it again to go on.
     """
-    loaded = _loaded(recipe, overrides, fields, allow_code)
-    results = pipeline.run(loaded, Path(out), start=start, until=until, wait=wait, rehearse=dry_pass, foresee=forecast)
-    return RunResult(loaded.name, Path(out) / loaded.name, tuple(results))
+    how = {"start": start, "until": until, "wait": wait, "rehearse": dry_pass, "foresee": forecast}
+    return run_recipe(recipe, _given(overrides, fields), Path(out), allow_code=allow_code, **how)
 
 
-def _loaded(
-    recipe: str | Path, overrides: Mapping[str, Any] | None, fields: Mapping[str, Any], allow_code: bool
-) -> Recipe:
-    given = [f"{path}={to_json(value)}" for path, value in {**(overrides or {}), **fields}.items()]
-    return load_recipe(recipe, given, allow_code=allow_code)
+def _given(overrides: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> list[str]:
+    return [f"{path}={to_json(value)}" for path, value in {**(overrides or {}), **fields}.items()]

@@ -251,7 +251,7 @@ def run(
         passed = job.dry_pass(decisions) if rehearse else None
         if passed is not None:
             progress.say(str(passed))
-        if foresee and any(isinstance(decision.planned.stage, Report) for decision in decisions):
+        if foresee and any(isinstance(stage, Report) for stage in recipe.stages):
             foreseen = job.forecast(decisions)
             if foreseen is not None:
                 progress.say(forecast_text(foreseen))

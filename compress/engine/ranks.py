@@ -39,6 +39,11 @@ def follow(recipe: Recipe, out: Path, *, start: str | None = None, until: str | 
     Raises:
         StageError: `start` is given; ranks cannot agree on running what is already sealed.
     """
+    if recipe.goal is not None:
+        raise StageError(
+            "a goal is reached by attempts, and ranks cannot agree on them. Run `krimp recipes expand RECIPE -o FILE` "
+            "and launch what it writes."
+        )
     if start is not None:
         raise StageError("--from cannot be used under `accelerate launch`. Delete the stage's folder instead.")
     job = Run(recipe, out, until=until)

@@ -21,6 +21,7 @@ from compress.plugins import (
     find_plugin,
     is_code_allowed,
 )
+from compress.recipe.goal import MADE_FIRST, Attempt, Goal, goal_stages
 from compress.recipe.model import NAME_PATTERN, Recipe
 from compress.recipe.overrides import apply_override
 from compress.recipe.plan import make_plan
@@ -29,11 +30,20 @@ from compress.recipe.validation import MOST_SHOWN, NO_FOLDER_NAME, validate
 from compress.recipe.variants import apply_defaults, read_recipe
 from compress.recipe.version import CURRENT, lift_training
 from compress.recipe.yaml_source import DataPath, Document, Place, Problem
+from compress.recipe.yaml_writer import yaml_text
 from compress.stage import Stage
+
+_OF_GOAL = ("goal.", "goal=")  # overrides that are applied before the stages are planned
 
 
 def load_recipe(
-    path: str | Path, overrides: Sequence[str] = (), *, check_requires: bool = True, allow_code: bool = False
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    check_requires: bool = True,
+    allow_code: bool = False,
+    attempts: Sequence[Attempt] = (),
+    chosen: Attempt | None = None,
 ) -> Recipe:
     """Read a recipe, apply overrides and check all of it: fields, plug-in, order of stages.
 
@@ -41,6 +51,8 @@ def load_recipe(
         path: YAML 1.2 file, or the name of a shipped recipe where there is no such file.
         overrides: `path=value` each, e.g. 'data.root=/data', 'stages.qat.training.epochs=1'.
         check_requires: also ask whether the plug-in's framework is installed.
+        attempts: at the recipe's goal, if it has one; default: the first.
+        chosen: of them, what is reported; default: the last.
         allow_code: import the module of a `plugin:` or `format:` of the form 'package.module:NAME', whatever it is;
             else only under the environment variable `KRIMP_ALLOW_CODE`.
 
@@ -53,8 +65,13 @@ def load_recipe(
     """
     path = find_recipe(Path(path))
     document = read_recipe(path)
-    for override in overrides:
+    about_goal = [override for override in overrides if override.startswith(_OF_GOAL)]
+    for override in about_goal:
         apply_override(document, override)
+    is_planned = plan_goal(document, attempts, chosen)
+    for override in overrides:
+        if override not in about_goal:
+            apply_override(document, override)
     if not isinstance(document.data, dict):
         raise RecipeError(f"{path}:1:1: expected a mapping with the fields {', '.join(Recipe.model_fields)}.")
     lift_training(document)  # once more: an override may name a field as version 1 does
@@ -74,7 +91,7 @@ def load_recipe(
     if dataset is not None:
         data, found = _plugin_part(dataset.CONFIG, ("data", "format"), document, getattr(plugin, "DATA", ""))
         problems += found
-    stages, found = _stages(document)
+    stages, found = _stages(document) if is_planned else ([], [])
     problems += found
     if problems:
         unread = {problem.path for problem in document.problems}  # what was not read is not judged as well
@@ -92,8 +109,37 @@ def load_recipe(
         {**document.data, "format_version": CURRENT, "detector": detector, "data": data, "stages": stages}
     )
     recipe._path = path
+    recipe._written = yaml_text({name: value for name, value in document.data.items() if name != "goal"})
     recipe._places = tuple(str(document.value_place(("stages", index))) for index in range(len(stages)))
     return recipe
+
+
+def plan_goal(document: Document, attempts: Sequence[Attempt], chosen: Attempt | None) -> bool:
+    """Put the stages of a recipe's goal behind those that it has; return False if that cannot be done.
+
+    Stages that a goal does not leave to the recipe are problems of the document.
+    """
+    data = document.data
+    if not isinstance(data, dict) or data.get("goal") is None:
+        return True
+    goal, problems = validate(Goal, data["goal"], ("goal",), document)
+    if goal is None:
+        return not problems  # they are told with the other fields of the recipe
+    own = data.get("stages") or []
+    if not isinstance(own, list):
+        return True
+    for index, entry in enumerate(own):
+        kind = entry.get("stage") if isinstance(entry, dict) else None
+        if kind not in MADE_FIRST:
+            path = ("stages", index)
+            text = f"{kind!r}: with a `goal` the stages are planned from it. Keep only {' or '.join(MADE_FIRST)} here."
+            document.problems.append(Problem(document.value_place(path), path, text))
+    if document.problems:
+        return False
+    attempts = attempts or (Attempt.first(goal),)
+    data["stages"] = [*own, *goal_stages(goal, attempts, chosen or attempts[-1])]
+    document.values.setdefault(("stages",), document.value_place(("goal",)))
+    return True
 
 
 def _section(document: Document, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny
 
+from compress.recipe.goal import Goal
 from compress.stage import Stage
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -23,15 +24,26 @@ class Recipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where torch computes; not part of cache keys.")
     detector: dict[str, Any] = Field(description="`plugin` and the fields of the plug-in's CONFIG model.")
     data: dict[str, Any] = Field(default_factory=dict, description="`format` and the fields of its CONFIG model.")
-    stages: tuple[SerializeAsAny[Stage], ...] = Field(min_length=1, description="What to do, in this order.")
+    goal: Goal | None = Field(
+        None, description="What is wanted; the stages behind the float model are planned from it."
+    )
+    stages: tuple[SerializeAsAny[Stage], ...] = Field(
+        min_length=1, description="What to do, in this order; with a goal, only what makes the float model."
+    )
 
     _path: Path | None = PrivateAttr(None)
+    _written: str = PrivateAttr("")
     _places: tuple[str, ...] = PrivateAttr(())
 
     @property
     def path(self) -> Path | None:
         """Return the file it was read from."""
         return self._path
+
+    @property
+    def written(self) -> str:
+        """Return it as YAML with every stage written out, no base, no defaults and no goal: a recipe that says all."""
+        return self._written
 
     def place_of(self, index: int | None) -> str:
         """Return where a stage stands: 'file:line:column: stages[index]', or less where no more is known."""

@@ -36,6 +36,7 @@ class Requirements(BaseModel):
 
     min_compression_ratio: float | None = Field(None, gt=0, description="Float parameters / packed bytes.")
     max_packed_bytes: ByteSize | None = Field(None, gt=0, description="Bytes of the packed file: 330000, 330kB, 1.2MB.")
+    max_latency_ms: float | None = Field(None, gt=0, description="p50 of the final model in the benchmark.")
     min_speedup: float | None = Field(None, gt=0, description="p50 of the benchmark's reference / of the final model.")
     min_sparsity: float | None = Field(None, ge=0, le=1, description="Zeros among the final weights.")
     min_macs_removed: float | None = Field(None, ge=0, le=1, description="Share of the float model's MACs.")
@@ -80,6 +81,7 @@ def check_requirements(
     values |= {
         "min_compression_ratio": (final.compression_ratio, f"parameters_bytes of {float_label} / {final_label}"),
         "max_packed_bytes": (final.packed_bytes, f"bytes of the packed file of {final_label}"),
+        "max_latency_ms": (final.latency_ms_p50, f"latency p50 of {final_label}"),
         "min_speedup": (final.speedup_p50, f"latency p50 of the benchmark's reference / of {final_label}"),
         "min_sparsity": (sparsity, f"zeros among the weights of {final_label}"),
         "min_macs_removed": (removed, f"1 - MACs of {final_label} / of {float_label}"),
