@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from compress.actions.model_facts import model_facts, training_facts
+from compress.actions.score_guard import ScoreGuard, smallest_that_holds
 from compress.actions.size_rounding import SizeRounding, packed_bytes, target_bytes, weigh_errors
 from compress.devices import on_device
+from compress.model_copy import copy_of
 from compress.model_folder import keep_zeros, load_model, masks_of, save_model
 from compress.number_text import size_text
 from compress.progress import say, track
@@ -17,7 +20,7 @@ from compress.quantization import quantize
 from compress.quantization.calibration import first_images
 from compress.quantization.checks import check_bit_width_names, check_zeros, quantization_facts
 from compress.quantization.post_training import post_train
-from compress.quantization.priced_rounding import SizeHolder, round_by_price, settle
+from compress.quantization.priced_rounding import SizeHolder, restore, round_by_price, settle
 from compress.quantization.size_target import RateFields
 from compress.rate_rounding.search import Priced
 from compress.rate_rounding.statistics import LayerStatistics
@@ -78,26 +81,65 @@ def _train_at_size(
         What the training did, and the facts of the size.
     """
 
-    def rounded() -> tuple[Priced, dict[str, LayerStatistics]]:
+    def weighed() -> tuple[SizeRounding, dict[str, LayerStatistics]]:
         statistics = weigh_errors(model, context, images=rate.images, label=stage.label)
-        sizing = SizeRounding(model, statistics, context, label=stage.label)
-        found = sizing.to(rate, baseline=rate.baseline)
-        sizing.settle(found)
-        return found, statistics
+        return SizeRounding(model, statistics, context, label=stage.label), statistics
 
-    found, statistics = rounded()
-    if not stage.training.epochs:
-        return train(), _size_facts(found)
-    round_by_price(model, found.layers, statistics, found.price)
-    holder = SizeHolder(model)
-    result = train(holder)
-    settle(model)
-    size, held = packed_bytes(model, context), holder.price
-    say(f"{stage.label}: {size_text(size)} after training, at {held:.3g} a bit instead of {found.price:.3g}")
-    if rate.price is None and size > target_bytes(rate, context, baseline=rate.baseline, label=stage.label):
-        found, _ = rounded()
-        size = found.num_bytes
-    return result, {**_size_facts(found), "expected_packed_bytes": size, "price": held}
+    guard = None
+    if stage.max_drop is not None:  # first, so that a metric that cannot be measured is told before the training
+        before = context.inputs[rate.baseline]
+        guard = ScoreGuard.of(stage.max_drop, before, context.detector, device=context.device, label=stage.label)
+    sizing, statistics = weighed()
+    found = sizing.to(rate, baseline=rate.baseline)
+    sizing.settle(found)
+    if stage.training.epochs:
+        round_by_price(model, found.layers, statistics, found.price)
+        holder = SizeHolder(model)
+        result = train(holder)
+        learnt = copy_of(model)
+        settle(model)
+        size, held = packed_bytes(model, context), holder.price
+        say(f"{stage.label}: {size_text(size)} after training, at {held:.3g} a bit instead of {found.price:.3g}")
+        found = replace(found, num_bytes=size, price=held)
+        if rate.price is None and size > target_bytes(rate, context, baseline=rate.baseline, label=stage.label):
+            sizing, _ = weighed()
+            found = sizing.to(rate, baseline=rate.baseline)
+            sizing.settle(found)
+    else:
+        learnt, result = None, train()
+    facts: dict[str, Any] = {}
+    if guard is not None:
+        wanted, again = found, _Rounder(model, learnt, sizing, lambda: weighed()[0])
+        found = smallest_that_holds(guard, wanted, again.at, sizing.file)
+        if found is not wanted:
+            again.settle(found)
+        facts = {"guard": guard.facts()}
+    return result, {**_size_facts(found), **facts}
+
+
+class _Rounder:
+    """Rounds a trained network to other sizes, from the weights that it has learnt: only if anybody asks."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        learnt: nn.Module | None,
+        sizing: SizeRounding,
+        weigh: Callable[[], SizeRounding],
+    ) -> None:
+        self._model, self._learnt, self._sizing, self._weigh = model, learnt, sizing, weigh
+
+    def at(self, price: float, near: Priced) -> Priced:
+        """Return the network at a price; see `SizeRounding.at`."""
+        if self._learnt is not None:
+            restore(self._model, self._learnt)
+            self._sizing, self._learnt = self._weigh(), None
+            return self._sizing.at(price)
+        return self._sizing.at(price, near)
+
+    def settle(self, found: Priced) -> None:
+        """Give the model these weights; see `SizeRounding.settle`."""
+        self._sizing.settle(found)
 
 
 def _size_facts(found: Priced) -> dict[str, Any]:

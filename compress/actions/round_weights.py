@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from compress.actions.score_guard import SPLIT, ScoreGuard
+from compress.actions.score_guard import ScoreGuard, smallest_that_holds
 from compress.actions.size_rounding import SizeRounding, weigh_errors
 from compress.artifact import Artifact
-from compress.errors import StageError
-from compress.guard import DropLimits, back_off
 from compress.model_folder import load_model, masks_of, save_model
 from compress.quantization.checks import check_zeros, quantization_facts
 from compress.rate_rounding.layer import Rounded
-from compress.rate_rounding.search import Priced
 from compress.stage import StageContext
 from compress.stages.round_weights import RoundWeights
 
@@ -30,7 +27,10 @@ def run(stage: RoundWeights, context: StageContext) -> dict[str, Any]:
     found = sizing.to(stage.target, baseline=stage.baseline)
     guarded: dict[str, Any] = {}
     if stage.max_drop is not None:
-        found, guarded = _guarded(stage, stage.max_drop, context, sizing, found)
+        before = context.inputs[stage.baseline]
+        guard = ScoreGuard.of(stage.max_drop, before, context.detector, device=context.device, label=stage.label)
+        found = smallest_that_holds(guard, found, sizing.at, sizing.file)
+        guarded = {"guard": guard.facts()}
     sizing.settle(found)
     check_zeros(model, masks, label=stage.label)
     save_model(context.folder, model, build)
@@ -44,27 +44,6 @@ def run(stage: RoundWeights, context: StageContext) -> dict[str, Any]:
         **guarded,
         "layers": {name: _layer_facts(one) for name, one in found.layers.items()},
     }
-
-
-def _guarded(
-    stage: RoundWeights, limits: DropLimits, context: StageContext, sizing: SizeRounding, first: Priced
-) -> tuple[Priced, dict[str, Any]]:
-    """Return the smallest network that loses no more than it may, and what was seen on the way.
-
-    Raises:
-        StageError: none does.
-    """
-    before = context.inputs[stage.baseline]
-    guard = ScoreGuard.of(limits, before, context.detector, device=context.device, label=stage.label)
-    found = back_off(first, first.price, sizing.at, lambda tried: guard.holds(sizing.file, tried.num_bytes))
-    if found is None:
-        least = min(guard.looks, key=lambda look: max(one["middle"] for one in look["losses"].values()))
-        lost = ", ".join(f"{one['middle']:.2f} points of {metric}" for metric, one in least["losses"].items())
-        raise StageError(
-            f"stage {stage.label}: no size keeps max_drop against {stage.baseline}: {least['packed_bytes']:,} bytes "
-            f"lost {lost} on {SPLIT}, the least of {len(guard.looks)}. Allow more, or train at the size (`qat.rate`)."
-        )
-    return found, {"guard": guard.facts()}
 
 
 def _kept_facts(source: Artifact) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from compress.artifact import Artifact
 from compress.dataset import Scores
 from compress.detector import Detector
 from compress.errors import StageError
-from compress.guard import DropLimits
+from compress.guard import DropLimits, back_off
 from compress.metrics.loss import Loss, loss_of
 from compress.progress import say
+from compress.rate_rounding.search import Priced
 from compress.runtime.forwards import onnx_forward
 from compress.scoring import evaluate
 
@@ -29,6 +31,7 @@ class ScoreGuard:
         detector: the plug-in.
         reference: scores of the model before.
         label: of the stage, for messages.
+        before: label of the model before.
         looks: what was seen: a row a look, with packed_bytes, holds, and of each metric loss (points) and interval.
     """
 
@@ -36,6 +39,7 @@ class ScoreGuard:
     detector: Detector
     reference: Scores
     label: str
+    before: str
     looks: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
@@ -54,7 +58,7 @@ class ScoreGuard:
                     f"stage {label}: max_drop.{metric} cannot be measured on split {SPLIT!r} of this data set. "
                     "Expected labelled objects and that metric; limit another one, or leave max_drop out."
                 )
-        return cls(limits, detector, reference, label)
+        return cls(limits, detector, reference, label, before.label)
 
     def holds(self, file: Path, packed_bytes: int) -> bool:
         """Score an ONNX file and say whether it loses no more than it may, in the middle of the paired interval."""
@@ -79,3 +83,27 @@ class ScoreGuard:
     def facts(self) -> dict[str, Any]:
         """Return how often the split was looked at, and what was seen."""
         return {"split": SPLIT, "looks": self.looks, "num_looks": len(self.looks)}
+
+
+def smallest_that_holds(guard: ScoreGuard, first: Priced, at: Callable[[float, Priced], Priced], file: Path) -> Priced:
+    """Return the smallest network that loses no more than it may.
+
+    Args:
+        guard: looks at what is lost.
+        first: the network at the size that is wanted.
+        at: makes the network of a price, starting from one near it.
+        file: where the network that was made last is exported to.
+
+    Raises:
+        StageError: none does.
+    """
+    found = back_off(first, first.price, at, lambda tried: guard.holds(file, tried.num_bytes))
+    if found is None:
+        least = min(guard.looks, key=lambda look: max(one["middle"] for one in look["losses"].values()))
+        lost = ", ".join(f"{one['middle']:.2f} points of {metric}" for metric, one in least["losses"].items())
+        raise StageError(
+            f"stage {guard.label}: no size keeps max_drop against {guard.before}: {least['packed_bytes']:,} bytes "
+            f"lost {lost} on {SPLIT}, the least of {len(guard.looks)}. Allow more, or train at the size for longer "
+            "(`qat.rate`)."
+        )
+    return found

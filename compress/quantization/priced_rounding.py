@@ -126,6 +126,19 @@ def settle(model: nn.Module) -> None:
         layer.rule = None
 
 
+def restore(model: nn.Module, learnt: nn.Module) -> None:
+    """Give the layers of a settled model the weights that it had learnt, in place.
+
+    Args:
+        model: as `settle` left it.
+        learnt: a copy from before.
+    """
+    before = quantized_layers(learnt)
+    with torch.no_grad():
+        for name, layer in quantized_layers(model).items():
+            layer.weight.copy_(before[name].weight)
+
+
 def _priced_layers(model: nn.Module) -> list[tuple[QuantizedConv2d, PricedRounding]]:
     """Return the layers that choose their integers by price, and how."""
     layers = quantized_layers(model).values()

@@ -57,7 +57,10 @@ class Goal(BaseModel):
 
 
 def _given(goal: Goal, *names: str) -> dict[str, float]:
-    return {name: value for name in names if (value := getattr(goal, name)) is not None}
+    values = {name: getattr(goal, name) for name in names}
+    return {
+        name: int(value) if name == "packed_bytes" else value for name, value in values.items() if value is not None
+    }
 
 
 @dataclass(frozen=True)
@@ -102,14 +105,14 @@ class Attempt:
     @property
     def look(self) -> str:
         """Return the label of the attempt's look at 'val', its last stage."""
-        return self.label("pack_val")
+        return f"{self.label('pack')}_val"
 
 
 def _relaxed(limit: dict[str, float], factor: float) -> dict[str, float]:
     """Return a limit that is so many times easier."""
     is_most = {"packed_bytes", "latency_ms"}
     eased = {name: value * factor if name in is_most else value / factor for name, value in limit.items()}
-    return {name: float(round(value)) if name == "packed_bytes" else round(value, 4) for name, value in eased.items()}
+    return {name: round(value) if name == "packed_bytes" else round(value, 4) for name, value in eased.items()}
 
 
 def goal_stages(goal: Goal, attempts: Sequence[Attempt], chosen: Attempt) -> list[dict[str, Any]]:

@@ -30,7 +30,6 @@ from compress.recipe.validation import MOST_SHOWN, NO_FOLDER_NAME, validate
 from compress.recipe.variants import apply_defaults, read_recipe
 from compress.recipe.version import CURRENT, lift_training
 from compress.recipe.yaml_source import DataPath, Document, Place, Problem
-from compress.recipe.yaml_writer import yaml_text
 from compress.stage import Stage
 
 _OF_GOAL = ("goal.", "goal=")  # overrides that are applied before the stages are planned
@@ -109,7 +108,7 @@ def load_recipe(
         {**document.data, "format_version": CURRENT, "detector": detector, "data": data, "stages": stages}
     )
     recipe._path = path
-    recipe._written = yaml_text({name: value for name, value in document.data.items() if name != "goal"})
+    recipe._data = {name: value for name, value in document.data.items() if name != "goal"}
     recipe._places = tuple(str(document.value_place(("stages", index))) for index in range(len(stages)))
     return recipe
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny
 
 from compress.recipe.goal import Goal
+from compress.recipe.yaml_writer import yaml_text
 from compress.stage import Stage
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -32,7 +33,7 @@ class Recipe(BaseModel):
     )
 
     _path: Path | None = PrivateAttr(None)
-    _written: str = PrivateAttr("")
+    _data: dict[str, Any] = PrivateAttr(default_factory=dict)
     _places: tuple[str, ...] = PrivateAttr(())
 
     @property
@@ -43,7 +44,7 @@ class Recipe(BaseModel):
     @property
     def written(self) -> str:
         """Return it as YAML with every stage written out, no base, no defaults and no goal: a recipe that says all."""
-        return self._written
+        return yaml_text(self._data)
 
     def place_of(self, index: int | None) -> str:
         """Return where a stage stands: 'file:line:column: stages[index]', or less where no more is known."""
