@@ -17,6 +17,7 @@ from compress.report.charts import draw_results, draw_training
 from compress.report.collect import final_artifact, float_artifact, in_order
 from compress.report.document import Document, Row, dump, finite, parse
 from compress.report.forecast import Forecast, ForecastCheck, compared
+from compress.report.looks import collect_looks
 from compress.report.markdown import plain_table, render
 from compress.report.pictures import draw_pictures
 from compress.report.requirements import check_requirements
@@ -97,6 +98,7 @@ def _document(stage: Report, context: StageContext) -> Document:
         histories=collect.collect_histories(artifacts),
         forecast=foreseen,
         forecast_checks=[] if foreseen is None else _checks(foreseen, artifacts, rows),
+        looks=collect_looks(artifacts),
         requirements=requirements,
         requirements_met=all(entry.ok for entry in requirements),
         left_out=collect.collect_left_out(artifacts),

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from compress.dataset import METRICS
 from compress.report.forecast import Forecast, ForecastCheck
+from compress.report.looks import Looks
 
 FORMAT_VERSION = 1
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -145,6 +146,7 @@ class Document(_Part):
     forecast_checks: list[ForecastCheck] = Field(
         default_factory=list, description="Forecast beside measurement, as far as there is one."
     )
+    looks: Looks = Field(default_factory=Looks, description="At 'val', to choose anything by it.")
     requirements: list[Requirement] = Field(default_factory=list)
     requirements_met: bool = True
     left_out: list[LeftOut] = Field(default_factory=list)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from compress.errors import printable
 from compress.number_text import DASH, count_text, duration_text, fixed_text, interval_text, share_text, size_text
 from compress.report.document import Document, Row, history_metric
+from compress.report.looks import looks_rows, looks_sentence
 
 
 def render(document: Document) -> str:
@@ -25,6 +26,7 @@ def render(document: Document) -> str:
         _per_class(document),
         _latency(document),
         _forecast(document),
+        _looks(document),
         _pictures(document),
         _trainings(document),
         _exports(document),
@@ -399,6 +401,12 @@ def _forecast(document: Document) -> str:
         for check in document.forecast_checks
     ]
     return _section("Forecast and measurement", _table(head, rows) if rows else "")
+
+
+def _looks(document: Document) -> str:
+    """Return how often 'val' was looked at, and what was seen."""
+    head, *rows = looks_rows(document.looks)
+    return _section("Looks at val", looks_sentence(document.looks) + (f"\n\n{_table(head, rows)}" if rows else ""))
 
 
 def _section(title: str, body: str) -> str:
