@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from compress import codec
+from compress.actions.budgets import budgets
 from compress.actions.deployed import bytes_by_layer, fastest_ms, layer_of
 from compress.actions.dry_pass import Rehearsal
 from compress.actions.model_facts import model_facts
@@ -50,7 +51,8 @@ def run(plan: Sequence[PlannedStage], detector: Detector, folder: Path, *, threa
     Returns:
         `weights`: 'checkpoint' or 'fresh'; `models`: a row a file that would be exported, with label, params, macs,
         packed_bytes, latency_ms, `asked_bytes` (packed_bytes is what the recipe asks for) and `layers`; `unfused`:
-        layers of the last one that run in float, each with the reason. Or `refused`: why there is none.
+        layers of the last one that run in float, each with the reason; where anything is pruned, `groups` and `budgets`
+        of `compress.actions.budgets`. Or `refused`: why there is none.
     """
     torch.set_num_threads(1)
     stages = [one for one in plan if one.stage.MAKES in MODEL_KINDS or one.stage.MAKES is Kind.ONNX]
@@ -83,7 +85,12 @@ def run(plan: Sequence[PlannedStage], detector: Detector, folder: Path, *, threa
             last = list(exports)[-1]
             layers, unfused = _by_layer(exports[last], sources[last], detector, folder, costs[last], threads)
             models[-1]["layers"] = [one | {"packed_bytes": None} for one in layers] if asked[last] else layers
-    return {"refused": None, "weights": rehearsal.weights, "models": models, "unfused": unfused}
+        pruning = next((one for one in stages if isinstance(one.stage, PruneStructured)), None)
+        could: dict[str, Any] = {}
+        if pruning is not None and isinstance(pruning.stage, PruneStructured):
+            model, _ = load_model(folder / pruning.inputs["source"], detector)
+            could = budgets(pruning.stage, model, detector, folder / "budgets")
+    return {"refused": None, "weights": rehearsal.weights, "models": models, "unfused": unfused, **could}
 
 
 class _Weighed(Rehearsal):

@@ -35,7 +35,7 @@ from compress.whole_file import write_whole
 ACTION = "compress.actions.forecast"
 FILE = ".forecast.json"  # in the folder of the artifacts
 LIMIT_S = 600  # a rehearsal that takes longer is given up
-_CODE = ("actions/forecast.py", "runtime/profile.py", "codec")
+_CODE = ("actions/forecast.py", "actions/budgets.py", "actions/deployed.py", "pruning", "runtime/profile.py", "codec")
 
 
 def forecast(recipe: Recipe, detector: Detector, decisions: Sequence[Decision], root: Path) -> Forecast | str | None:

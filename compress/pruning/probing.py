@@ -25,7 +25,14 @@ CLOSE = 0.02  # of a limit: a plan that is measured this near to it is taken
 
 
 def try_widths(
-    meter: Meter, model: nn.Module, coupling: Coupling, full: Widths, floors: Widths, settings: PruningSettings
+    meter: Meter,
+    model: nn.Module,
+    coupling: Coupling,
+    full: Widths,
+    floors: Widths,
+    settings: PruningSettings,
+    *,
+    probes: int = PROBES,
 ) -> None:
     """Measure a network as it is, and, if it is the first that the meter sees, some narrower ones.
 
@@ -36,12 +43,13 @@ def try_widths(
         full: root -> width that is to be planned from.
         floors: root -> narrowest width.
         settings: `round_to`, and the seed of the widths.
+        probes: how many narrower ones.
     """
     is_first = meter.measure(model)
     if not is_first:
         return
     scores = magnitude_scores(model, coupling.groups)
-    for widths in probe_widths(coupling, full, floors, settings):
+    for widths in probe_widths(coupling, full, floors, settings)[:probes]:
         probe = copy_of(model)
         apply_widths(probe, coupling, scores, widths)
         meter.measure(probe)

@@ -38,6 +38,29 @@ class ModelForecast(BaseModel):
     layers: list[LayerForecast] = Field(description="Of the last model; empty of the others.")
 
 
+class GroupForecast(BaseModel):
+    """Layers that lose the same channels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: str = Field(description="The layer that the group is called by.")
+    layers: int = Field(description="How many lose output channels.")
+    width: int
+    narrowest: int = Field(description="That the stage's limits allow.")
+    macs_a_channel: int = Field(description="That a channel frees, on the way to the narrowest.")
+
+
+class BudgetForecast(BaseModel):
+    """What pruning to a share of the MACs would leave, by what two measured networks tell of each layer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    macs: float = Field(description="Share of the network that the first pruning is given.")
+    params: int
+    packed_bytes: int = Field(description="Of the int8 file, untrained, full names in it.")
+    latency_ms: float = Field(description="Of the int8 file.")
+
+
 class Forecast(BaseModel):
     """What a plan would leave."""
 
@@ -48,6 +71,8 @@ class Forecast(BaseModel):
     cpu: str
     models: list[ModelForecast]
     unfused: list[dict[str, str]] = Field(description="Layers of the last model that run in float: layer and reason.")
+    groups: list[GroupForecast] = Field(default_factory=list, description="That the first pruning may narrow.")
+    budgets: list[BudgetForecast] = Field(default_factory=list, description="As it is first; empty without pruning.")
 
     @property
     def tells_bytes(self) -> bool:
@@ -72,6 +97,8 @@ def _lines(found: Forecast) -> list[str]:
     costly = sorted(last.layers, key=lambda layer: -layer.latency_ms)[:_SHOWN]
     lines += ["", "  layers that take longest:"]
     lines += _table([head, *(_cells(layer, found) for layer in costly)])
+    if found.budgets:
+        lines += ["", *_budget_lines(found)]
     if found.unfused:
         lines += ["", "  run in float:", *(f"    {one['layer']}: {one['reason']}" for one in found.unfused)]
     return lines
@@ -106,6 +133,33 @@ def _model_cells(one: ModelForecast, found: Forecast) -> list[str]:
 def _cells(one: LayerForecast, found: Forecast) -> list[str]:
     size = size_text(one.packed_bytes) if found.tells_bytes and one.packed_bytes is not None else DASH
     return [one.name, count_text(one.params), count_text(one.macs), size, f"{one.latency_ms:.2f} ms"]
+
+
+def _budget_lines(found: Forecast) -> list[str]:
+    """Say which channels can go, and what that would leave."""
+    channels, free, layers = (
+        sum(of(one) for one in found.groups)
+        for of in (lambda one: one.width, lambda one: one.width - one.narrowest, lambda one: one.layers)
+    )
+    costly = sorted(found.groups, key=lambda one: -one.macs_a_channel * (one.width - one.narrowest))[:_SHOWN]
+    head = ["group", "layers", "channels", "narrowest", "MACs a channel"]
+    budgets = [["MACs", "params", "packed", "latency"], *(_budget_cells(one, found) for one in found.budgets)]
+    return [
+        f"  {free:,} of {channels:,} channels in {len(found.groups)} groups of {layers} layers can go, most MACs with:",
+        *_table([head, *map(_group_cells, costly)]),
+        "",
+        "  what budgets would leave, in int8, untrained:",
+        *_table(budgets),
+    ]
+
+
+def _group_cells(one: GroupForecast) -> list[str]:
+    return [one.root, str(one.layers), str(one.width), str(one.narrowest), count_text(one.macs_a_channel)]
+
+
+def _budget_cells(one: BudgetForecast, found: Forecast) -> list[str]:
+    size = size_text(one.packed_bytes) if found.tells_bytes else DASH
+    return [f"{one.macs:.0%}", count_text(one.params), size, f"{one.latency_ms:.1f} ms"]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:

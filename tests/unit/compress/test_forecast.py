@@ -41,6 +41,17 @@ def test_plan_tells_what_the_stages_would_leave_and_keeps_it(recipe_file, tmp_pa
     # MACs: 0.6 of stem 3 * 16 * 9, body 16 * 16 * 9 and head 16 * 4 at 96 x 128, as widths of eight allow
     assert model["macs"] <= 0.61 * 96 * 128 * (3 * 16 * 9 + 16 * 16 * 9 + 16 * 4)
     assert model["macs"] == sum(layer["macs"] for layer in model["layers"])
+    groups = {group["root"]: group for group in found["groups"]}
+    assert (groups["body"]["width"], groups["body"]["layers"]) == (16, 1)
+    assert groups["body"]["narrowest"] < 16
+    whole, *less = found["budgets"]
+    assert whole["macs"] == 1
+    assert less
+    for before, after in zip([whole, *less], less, strict=False):
+        for name in ("macs", "params", "packed_bytes"):
+            assert after[name] < before[name]
+    assert whole["params"] == 3 * 16 * 9 + 16 + 16 * 16 * 9 + 16 + 16 * 4 + 4
+    assert "what budgets would leave, in int8, untrained:" in text
     assert layers["body"]["latency_ms"] > layers["head"]["latency_ms"]
     assert layers["body"]["packed_bytes"] > layers["head"]["packed_bytes"] > 0
 
