@@ -20,7 +20,9 @@ from compress.whole_file import write_whole  # noqa: E402
 
 README = ROOT / "README.md"
 RECORDS = ROOT / "benchmarks" / "records"
-SYNTHETIC = frozenset({"demo"})  # whoever runs it sees its numbers; a drawn scene proves nothing about a real one
+SYNTHETIC = frozenset(
+    {"demo", "demo_stages"}
+)  # whoever runs it sees its numbers; a drawn scene proves nothing about a real one
 
 
 def results_table(record: dict[str, Any]) -> str:

@@ -89,6 +89,7 @@ def _train_at_size(
     if stage.max_drop is not None:  # first, so that a metric that cannot be measured is told before the training
         before = context.inputs[rate.baseline]
         guard = ScoreGuard.of(stage.max_drop, before, context.detector, device=context.device, label=stage.label)
+    learnt: nn.Module | None = None
     sizing, statistics = weighed()
     found = sizing.to(rate, baseline=rate.baseline)
     sizing.settle(found)
@@ -102,11 +103,12 @@ def _train_at_size(
         say(f"{stage.label}: {size_text(size)} after training, at {held:.3g} a bit instead of {found.price:.3g}")
         found = replace(found, num_bytes=size, price=held)
         if rate.price is None and size > target_bytes(rate, context, baseline=rate.baseline, label=stage.label):
-            sizing, _ = weighed()
+            restore(model, learnt)  # what it learnt says more of a weight than the integer that it became
+            sizing, learnt = weighed()[0], None
             found = sizing.to(rate, baseline=rate.baseline)
             sizing.settle(found)
     else:
-        learnt, result = None, train()
+        result = train()
     facts: dict[str, Any] = {}
     if guard is not None:
         wanted, again = found, _Rounder(model, learnt, sizing, lambda: weighed()[0])

@@ -45,12 +45,12 @@ def test_the_demo_sets_up_draws_data_runs_its_recipe_and_ends_with_a_line_of_tim
 
 
 def test_the_demo_ends_with_the_exit_code_of_its_run(demo):
-    """It exits with 1 if a requirement of recipes/demo.yaml is missed."""
+    """It exits with 1 if the goal of recipes/demo.yaml is missed."""
     done, _ = demo(recipe=1)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("times:")
     recipe = (ROOT / "recipes" / "demo.yaml").read_text()
-    assert "require: {min_float_map50: 0.5, max_map50_loss: 0.03}" in recipe
+    assert "goal: {ratio: 25, speedup: 1.4, max_drop: {map: 3, map50: 3}, epochs: 6}" in recipe
 
 
 @pytest.mark.parametrize(("failing", "calls"), [("setup", 1), ("data", 2)])
