@@ -20,9 +20,8 @@ from compress.whole_file import write_whole  # noqa: E402
 
 README = ROOT / "README.md"
 RECORDS = ROOT / "benchmarks" / "records"
-SYNTHETIC = frozenset(
-    {"demo", "demo_stages"}
-)  # whoever runs it sees its numbers; a drawn scene proves nothing about a real one
+# Whoever runs these sees their numbers; a drawn scene proves nothing about a real one.
+SYNTHETIC = frozenset({"demo", "demo_stages"})
 
 
 def results_table(record: dict[str, Any]) -> str:
