@@ -138,7 +138,7 @@ def _asked_bytes(export: PlannedStage, plan: Sequence[PlannedStage], detector: D
         elif isinstance(at.stage, RoundWeights):
             target, baseline = at.stage.target, at.stage.baseline
         if target is not None:
-            return _target_bytes(target, folder / baseline, detector)
+            return _target_bytes(target, folder / at.inputs.get(baseline, baseline), detector)
         at = by_label.get(at.inputs.get("source", ""))
     return None
 

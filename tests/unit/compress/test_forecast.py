@@ -58,7 +58,7 @@ def test_plan_tells_what_the_stages_would_leave_and_keeps_it(recipe_file, tmp_pa
 
 @pytest.mark.long
 def test_bytes_follow_the_recipe_and_its_weights(recipe_file, tmp_path):
-    dense, sparse, asked = (
+    dense, sparse, asked, ratio = (
         foresee(recipe_file, tmp_path / name, *overrides).models[-1]
         for name, overrides in [
             ("dense", ["stages.prune_unstructured.sparsity=0.05"]),
@@ -67,11 +67,13 @@ def test_bytes_follow_the_recipe_and_its_weights(recipe_file, tmp_path):
                 ["stages.prune_unstructured.sparsity=0.9", "stages.prune_unstructured.max_sparsity_per_layer=0.95"],
             ),
             ("asked", ["stages.qat.rate={packed_bytes: 12345}"]),
+            ("ratio", ["stages.qat.rate={ratio: 10}"]),
         ]
     )
     assert sparse.packed_bytes < dense.packed_bytes - 100
     assert (dense.asked_bytes, asked.asked_bytes) == (False, True)
     assert asked.packed_bytes == 12345
+    assert ratio.packed_bytes == pytest.approx(4 * (3 * 16 * 9 + 16 + 16 * 16 * 9 + 16 + 16 * 4 + 4) / 10, rel=0.1)
     assert {layer.packed_bytes for layer in asked.layers} == {None}
 
 
