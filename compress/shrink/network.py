@@ -1,0 +1,176 @@
+"""A stranger's network as it is worked on: batch norms and constants folded, every node named, shapes known."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import numpy_helper
+
+from compress.errors import CodecError
+
+LEAST_OPSET = 13  # of per-channel scales
+_QUANTIZED_OPS = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
+    "DynamicQuantizeLinear", "MatMulNBits",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A weight, and the nodes that multiply by it.
+
+    Attributes:
+        weight: name of its initializer.
+        op: 'Conv', 'Gemm' or 'MatMul'.
+        nodes: names of the nodes, in order.
+        groups: of a convolution, else 1.
+    """
+
+    weight: str
+    op: str
+    nodes: tuple[str, ...]
+    groups: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """A float network.
+
+    Attributes:
+        model: with float32 weights inside; standard operators.
+        inputs: name -> shape, None where it is free.
+    """
+
+    model: onnx.ModelProto
+
+    @cached_property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return name -> constant."""
+        return {one.name: numpy_helper.to_array(one) for one in self.model.graph.initializer}
+
+    @cached_property
+    def nodes(self) -> dict[str, onnx.NodeProto]:
+        """Return name -> node, in order."""
+        return {node.name: node for node in self.model.graph.node}
+
+    @cached_property
+    def makers(self) -> dict[str, str]:
+        """Return tensor -> name of the node that makes it."""
+        return {output: node.name for node in self.model.graph.node for output in node.output if output}
+
+    @cached_property
+    def readers(self) -> dict[str, list[str]]:
+        """Return tensor -> names of the nodes that read it."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for node in self.model.graph.node:
+            for name in filter(None, node.input):
+                found[name].append(node.name)
+        return found
+
+    @property
+    def outputs(self) -> list[str]:
+        """Return the names of the outputs."""
+        return [one.name for one in self.model.graph.output]
+
+    @property
+    def inputs(self) -> dict[str, list[int | None]]:
+        """Return name of each input -> shape, None where it is free."""
+        constant = {one.name for one in self.model.graph.initializer}
+        return {
+            one.name: [d.dim_value if d.dim_value > 0 else None for d in one.type.tensor_type.shape.dim]
+            for one in self.model.graph.input
+            if one.name not in constant
+        }
+
+    @cached_property
+    def linears(self) -> dict[str, Linear]:
+        """Return name of a weight -> what multiplies by it; weights with other readers are left out."""
+        readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.model.graph.node:
+            for name in node.input:
+                readers[name].append(node)
+        found = {}
+        for name, value in self.tensors.items():
+            nodes = readers.get(name, [])
+            if value.dtype != np.float32 or value.ndim < 2 or not nodes:
+                continue
+            ops = {node.op_type for node in nodes}
+            is_weight = all(len(node.input) > 1 and node.input[1] == name for node in nodes)
+            if len(ops) == 1 and is_weight and (op := ops.pop()) in ("Conv", "Gemm", "MatMul"):
+                if op == "MatMul" and value.ndim != 2:
+                    continue
+                groups = {attribute(node, "group", 1) for node in nodes}
+                if len(groups) == 1 and len({attribute(node, "transB", 0) for node in nodes}) == 1:
+                    found[name] = Linear(name, op, tuple(node.name for node in nodes), groups.pop())
+        return found
+
+    def matrix(self, linear: Linear) -> np.ndarray:
+        """Return a weight as (out, columns)."""
+        value = self.tensors[linear.weight]
+        if linear.op == "Conv":
+            return value.reshape(len(value), -1)
+        is_transposed = linear.op == "Gemm" and attribute(self.nodes[linear.nodes[0]], "transB", 0)
+        return value if is_transposed else value.T
+
+    def unmatrix(self, linear: Linear, matrix: np.ndarray) -> np.ndarray:
+        """Return (out, columns) in the shape of the weight."""
+        shape = self.tensors[linear.weight].shape
+        if linear.op == "Conv":
+            return matrix.reshape(shape)
+        is_transposed = linear.op == "Gemm" and attribute(self.nodes[linear.nodes[0]], "transB", 0)
+        return matrix if is_transposed else np.ascontiguousarray(matrix.T)
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Return an attribute of a node, or the default."""
+    return next((onnx.helper.get_attribute_value(one) for one in node.attribute if one.name == name), default)
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Return whether a model computes in integers somewhere."""
+    return any(node.op_type in _QUANTIZED_OPS for node in model.graph.node)
+
+
+def open_network(path: Path) -> Network:
+    """Read an ONNX file, fold what is constant, and name what has no name.
+
+    Raises:
+        CodecError: it is no ONNX file, or one that ONNX Runtime does not load.
+    """
+    with tempfile.TemporaryDirectory(prefix="krimp-shrink-") as folder:
+        folded = Path(folder) / "folded.onnx"
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath, options.log_severity_level = str(folded), 3
+        try:
+            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of ONNX Runtime: its classes have no common base
+            raise CodecError(f"{path}: ONNX Runtime does not load it: {' '.join(str(error).split())[:300]}") from error
+        model = onnx.load(folded)
+    used = {node.domain for node in model.graph.node} | {""}
+    kept = [one for one in model.opset_import if one.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    if next(one.version for one in model.opset_import if one.domain == "") < LEAST_OPSET:
+        model = onnx.version_converter.convert_version(model, LEAST_OPSET)
+    _name_nodes(model)
+    return Network(onnx.shape_inference.infer_shapes(model))
+
+
+def _name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own, in place."""
+    seen: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{number}"
+        while name in seen:
+            name = f"{name}_{number}"
+        node.name = name
+        seen.add(name)
