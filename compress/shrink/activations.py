@@ -74,9 +74,7 @@ def _with_errors(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
                 continue
             copy.output[index] = f"{output}{_CLEAN}"
             made.append(helper.make_node("Add", [copy.output[index], f"{_ERROR}{output}"], [output]))
-            opened.graph.initializer.append(
-                helper.make_tensor(f"{_ERROR}{output}", onnx.TensorProto.FLOAT, [1], [0.0])
-            )
+            opened.graph.initializer.append(helper.make_tensor(f"{_ERROR}{output}", onnx.TensorProto.FLOAT, [1], [0.0]))
             opened.graph.input.append(helper.make_tensor_value_info(f"{_ERROR}{output}", onnx.TensorProto.FLOAT, None))
     del opened.graph.node[:]
     opened.graph.node.extend(made)

@@ -91,7 +91,9 @@ def observe(network: Network, feeds: Feeds, *, seed: int = 0) -> Seen:
     return seen
 
 
-def _runs(session: ort.InferenceSession, names: Sequence[str], feeds: Iterable[Feed]) -> Iterator[dict[str, np.ndarray]]:
+def _runs(
+    session: ort.InferenceSession, names: Sequence[str], feeds: Iterable[Feed]
+) -> Iterator[dict[str, np.ndarray]]:
     given = [one.name for one in session.get_outputs()]
     wanted = [name for name in names if name in given]
     for feed in feeds:
@@ -106,9 +108,7 @@ def add_moments(moments: InputMoments, columns: np.ndarray) -> None:
     moments.positions += blocks.shape[2]
 
 
-def columns_at(
-    network: Network, linear: Linear, node: str, value: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def columns_at(network: Network, linear: Linear, node: str, value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return what a weight is multiplied by at some positions, (groups * columns of the weight, positions) float32."""
     if linear.op != "Conv":
         rows = value.reshape(-1, value.shape[-1])
@@ -121,16 +121,13 @@ def columns_at(
     before, after = pads_of(network.nodes[node], value.shape[2:], kernel, strides, dilations)
     padded = np.pad(value, [(0, 0), (0, 0), *zip(before, after, strict=True)])
     sizes = [
-        (n - d * (k - 1) - 1) // s + 1
-        for n, k, s, d in zip(padded.shape[2:], kernel, strides, dilations, strict=True)
+        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(padded.shape[2:], kernel, strides, dilations, strict=True)
     ]
     count = len(value) * int(np.prod(sizes))
     flat = rng.choice(count, POSITIONS, replace=False) if count > POSITIONS else np.arange(count)
     images, *at = np.unravel_index(flat, (len(value), *sizes))
     taps = np.indices(kernel).reshape(len(kernel), -1)
-    where = [
-        (p * s)[:, None] + (t * d)[None, :] for p, s, t, d in zip(at, strides, taps, dilations, strict=True)
-    ]
+    where = [(p * s)[:, None] + (t * d)[None, :] for p, s, t, d in zip(at, strides, taps, dilations, strict=True)]
     picked = padded[images[:, None], :, *where]  # (positions, taps, channels)
     return np.ascontiguousarray(picked.transpose(2, 1, 0).reshape(-1, len(flat)), np.float32)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -57,7 +56,9 @@ def quantized(
         for name, (low, high) in ranges.items()
     }
     overrides = {
-        weight: [{"quant_type": QuantType.QInt8, "axis": axis_of(network, weight), "symmetric": True, "reduce_range": True}]
+        weight: [
+            {"quant_type": QuantType.QInt8, "axis": axis_of(network, weight), "symmetric": True, "reduce_range": True}
+        ]
         for weight in rounded
     }
     ops = [op for op in OPS if any(node.op_type == op for node in model.graph.node)]

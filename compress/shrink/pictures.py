@@ -1,0 +1,163 @@
+"""What is fed to a stranger's network: pictures as it takes them, or arrays as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from compress.errors import DataError
+from compress.pictures.decoding import AS_IT_IS, Reading, read_image
+from compress.runtime.detect import find_images
+from compress.shrink.network import Network
+from compress.shrink.observe import Feed
+
+FREE_SIDE = 640  # px, of an input whose size is free
+STRIDE = 32  # that a free size is a multiple of
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes an input.
+
+    Attributes:
+        size: (height, width) px.
+        scale: that pixels 0..255 are multiplied by first.
+        mean, std: of each channel, after the scale, in the order of the channels.
+        bgr: blue first, as OpenCV reads them; else red first.
+        fit: 'letterbox' keeps the shape and pads with gray 114, 'stretch' does not.
+        gray: one channel.
+    """
+
+    size: tuple[int, int]
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    bgr: bool = False
+    fit: str = "letterbox"
+    gray: bool = False
+
+    def __call__(self, picture: np.ndarray) -> np.ndarray:
+        """Return (1, C, height, width) float32 of a picture, (H, W, 3) uint8 BGR."""
+        import cv2
+
+        pixels = self.placed(picture)
+        if self.gray:
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)[:, :, None]
+        elif not self.bgr:
+            pixels = pixels[:, :, ::-1]
+        values = pixels.astype(np.float32) * np.float32(self.scale)
+        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+
+    def placed(self, picture: np.ndarray) -> np.ndarray:
+        """Return a picture in the size of the input, (height, width, 3) uint8 BGR."""
+        import cv2
+
+        height, width = self.size
+        if self.fit == "stretch":
+            return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
+        factor = min(height / picture.shape[0], width / picture.shape[1])
+        inner = max(round(picture.shape[0] * factor), 1), max(round(picture.shape[1] * factor), 1)
+        small = cv2.resize(picture, (inner[1], inner[0]), interpolation=cv2.INTER_LINEAR)
+        top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+        canvas = np.full((height, width, 3), 114, np.uint8)
+        canvas[top : top + inner[0], left : left + inner[1]] = small
+        return canvas
+
+    def __str__(self) -> str:
+        order = "gray" if self.gray else "BGR" if self.bgr else "RGB"
+        rest = "" if set(self.mean) == {0.0} and set(self.std) == {1.0} else f", minus {self.mean} over {self.std}"
+        return f"{self.fit} to {self.size[1]}x{self.size[0]} px, {order} times {self.scale:.6g}{rest}"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network is fed, one after the other, as often as it is asked for.
+
+    Attributes:
+        network: whose inputs they are.
+        files: pictures, or `.npz` archives with an array for each input.
+        preprocessing: of pictures.
+        reading: how picture files are read.
+    """
+
+    network: Network
+    files: Sequence[Path]
+    preprocessing: Preprocessing | None
+    reading: Reading = field(default=AS_IT_IS)
+
+    def __call__(self) -> Iterator[Feed]:
+        """Yield what each file holds.
+
+        Raises:
+            DataError: a file cannot be read, or does not fit the inputs.
+        """
+        for file in self.files:
+            yield self.one(file)
+
+    def one(self, file: Path) -> Feed:
+        """Return what one file holds."""
+        if self.preprocessing is None:
+            return _arrays(file, self.network)
+        (name,) = self.network.inputs
+        return {name: self.preprocessing(read_image(file, self.reading))}
+
+    def some(self, files: Iterable[Path]) -> Inputs:
+        """Return the same of other files."""
+        return Inputs(self.network, list(files), self.preprocessing, self.reading)
+
+
+def find_inputs(network: Network, data: Path, preprocessing: Preprocessing | None, reading: Reading) -> Inputs:
+    """Return the inputs in a folder.
+
+    Raises:
+        DataError: it holds nothing that the network takes.
+    """
+    archives = sorted(data.glob("*.npz")) if data.is_dir() else []
+    if archives:
+        return Inputs(network, archives, None, reading)
+    if preprocessing is None:
+        shapes = ", ".join(f"{name} {shape_text(shape)}" for name, shape in network.inputs.items())
+        raise DataError(
+            f"{data}: the network's inputs are {shapes}: no single picture. Give a folder of .npz archives, each with "
+            "an array for every input."
+        )
+    return Inputs(network, find_images([data]), preprocessing, reading)
+
+
+def guessed_preprocessing(network: Network) -> Preprocessing | None:
+    """Return what most networks of that input take, None if it is no picture: 0..1, red first, shape kept."""
+    if len(network.inputs) != 1:
+        return None
+    (shape,) = network.inputs.values()
+    if len(shape) != 4 or shape[1] not in (1, 3):
+        return None
+    height, width = (side or FREE_SIDE for side in shape[2:])
+    return Preprocessing((height, width), gray=shape[1] == 1)
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Return a shape for people: '1x3x?x?'."""
+    return "x".join("?" if side is None else str(side) for side in shape)
+
+
+def _arrays(file: Path, network: Network) -> Feed:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: {error}. Expected a .npz archive of plain arrays.") from error
+    missing = [name for name in network.inputs if name not in arrays]
+    if missing:
+        raise DataError(f"{file}: no array {', '.join(missing)}. It has {', '.join(sorted(arrays)) or 'none'}.")
+    feed: Feed = {}
+    for name, shape in network.inputs.items():
+        value = arrays[name]
+        fits = value.ndim == len(shape) and all(n in (None, side) for n, side in zip(shape, value.shape, strict=True))
+        if not fits:
+            raise DataError(f"{file}: {name} is {shape_text(value.shape)}, and the network takes {shape_text(shape)}.")
+        feed[name] = value
+    return feed
