@@ -57,7 +57,8 @@ def rounded_to_levels(value: np.ndarray, ends: tuple[float, float]) -> np.ndarra
     low, high = min(ends[0], 0.0), max(ends[1], 0.0)
     step = np.float32((high - low) / LEVELS) or np.float32(1)
     zero = np.rint(-low / step)
-    return ((np.clip(np.rint(value / step) + zero, 0, LEVELS) - zero) * step).astype(np.float32)
+    levels: np.ndarray = (np.clip(np.rint(value / step) + zero, 0, LEVELS) - zero) * step
+    return levels.astype(np.float32)
 
 
 def _with_errors(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:

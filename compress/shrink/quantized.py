@@ -18,9 +18,11 @@ from compress.shrink.importance import changed_weight
 from compress.shrink.network import Network
 from compress.shrink.observe import Seen
 
-OPS = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip",
-       "Resize", "Reshape", "Transpose", "Gather", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten", "Pad", "Sigmoid",
-       "LeakyRelu", "HardSigmoid", "HardSwish", "Softmax")  # fmt: skip
+OPS = (
+    "Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip",
+    "Resize", "Reshape", "Transpose", "Gather", "Slice", "Split", "Squeeze", "Unsqueeze", "Flatten", "Pad", "Sigmoid",
+    "LeakyRelu", "HardSigmoid", "HardSwish", "Softmax",
+)  # fmt: skip
 
 
 def rounded_network(network: Network, seen: Seen, rounded: Mapping[str, Rounded]) -> Network:
@@ -55,12 +57,8 @@ def quantized(
         name: TensorData(lowest=np.float32(low), highest=np.float32(high if high > low else low + 1e-6))
         for name, (low, high) in ranges.items()
     }
-    overrides = {
-        weight: [
-            {"quant_type": QuantType.QInt8, "axis": axis_of(network, weight), "symmetric": True, "reduce_range": True}
-        ]
-        for weight in rounded
-    }
+    own = {"quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": True}
+    overrides = {weight: [{**own, "axis": axis_of(network, weight)}] for weight in rounded}
     ops = [op for op in OPS if any(node.op_type == op for node in model.graph.node)]
     with _quiet():
         quantizer = QDQQuantizer(
@@ -93,6 +91,7 @@ def _set_integers(made: onnx.ModelProto, network: Network, rounded: Mapping[str,
 
 
 def axis_of(network: Network, weight: str) -> int:
+    """Return the axis of a weight that its output channels lie along."""
     linear = network.linears[weight]
     if linear.op == "Conv":
         return 0
