@@ -53,9 +53,7 @@ def _draw(found: Sensitivity, rows: Sequence[SensitivityRow], path: Path) -> Non
     _draw_errors(panels[0], rows, parts)
     if scored:
         _draw_losses(panels[1], rows, parts, found)
-    by_macs = any(row.what == "channels" for row in rows)
-    unit = "% of the MACs" if by_macs else "% of the coded weights"
-    freed = {part: max(r.macs_freed if by_macs else r.bytes_freed for r in rows if r.part == part) for part in parts}
+    freed, unit = most_freed(rows)
     labels = [f"{part}  {100 * freed[part]:4.1f}" for part in parts]
     panels[0].set_yticks(range(len(parts)), labels, fontsize=7)
     panels[0].set_ylim(len(parts) - 0.5, -0.5)
@@ -68,6 +66,16 @@ def _draw(found: Sensitivity, rows: Sequence[SensitivityRow], path: Path) -> Non
         axes.xaxis.label.set_size(9)
     figure.suptitle(f"What the parts of {found.of} can bear, each changed alone", fontsize=11)
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
+
+
+def most_freed(rows: Sequence[SensitivityRow]) -> tuple[dict[str, float], str]:
+    """Return part -> the largest share that a step frees, and of what: of groups MACs, of layers coded weights."""
+    removes = any(row.what == "channels" for row in rows)
+    freed: dict[str, float] = {}
+    for row in rows:
+        share = row.macs_freed if removes else row.bytes_freed
+        freed[row.part] = max(share, freed.get(row.part, 0.0))
+    return freed, "% of the MACs" if removes else "% of the coded weights"
 
 
 def _draw_errors(axes: Axes, rows: Sequence[SensitivityRow], parts: Sequence[str]) -> None:

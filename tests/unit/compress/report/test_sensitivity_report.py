@@ -12,7 +12,7 @@ from compress.artifact import Artifact
 from compress.kind import Kind
 from compress.report.document import Document, parse, schema_text
 from compress.report.sensitivity import NotMeasured, Sensitivity, SensitivityRow
-from compress.report.sensitivity_chart import draw_sensitivity
+from compress.report.sensitivity_chart import draw_sensitivity, most_freed
 from compress.stage import StageContext
 from compress.stages.report import Report
 
@@ -109,6 +109,13 @@ def test_charts_are_as_tall_as_there_are_parts(tmp_path, parts, what):
     heights = [cv2.imread(str(tmp_path / name)).shape[0] for name in names]
     assert len(names) == 2
     assert all(300 < height < 400 + 40 * parts for height in heights)
+
+
+def test_labels_name_the_most_that_a_part_frees():
+    groups, layers = found().of_kind("channels"), found().of_kind("weights")
+    layers.append(row("activations", "layer0", 4, 0.1))
+    assert most_freed(groups) == ({f"layer{number}": 0.045 for number in range(3)}, "% of the MACs")
+    assert most_freed(layers) == ({f"layer{number}": 0.06 for number in range(3)}, "% of the coded weights")
 
 
 def test_nothing_is_drawn_of_what_was_not_tried(tmp_path):
