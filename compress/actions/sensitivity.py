@@ -23,7 +23,7 @@ from compress.report.sensitivity import Sensitivity as Found
 from compress.report.sensitivity_chart import draw_sensitivity
 from compress.sensitivity.changes import change_of
 from compress.sensitivity.ledger import Rows, Watch, kept, measured
-from compress.sensitivity.losses import loss_of
+from compress.sensitivity.losses import loss_row
 from compress.sensitivity.measuring import Scorer, errors_of, spread, spread_out
 from compress.sensitivity.planning import Whole, activation_steps, in_order, input_ranges, weight_steps, with_freed
 from compress.sensitivity.replay import Replay
@@ -109,7 +109,7 @@ class _Work:
         return measured(path, steps, measure, images=len(images), label=label)
 
     def scores(self, steps: Sequence[Step]) -> Rows:
-        """Return key of a step, or `UNCHANGED` -> what `loss_of` says."""
+        """Return key of a step, or `UNCHANGED` -> what `loss_row` says."""
         data, wanted = self.detector.data, self.stage.score_images
         pictures = data.images(SPLIT)
         step, stop = spread(len(pictures), wanted)
@@ -124,7 +124,7 @@ class _Work:
                 before.append(data.score(found[0], scorer.truths))
             after = [*before, *(data.score(detections, scorer.truths) for detections in found[1:])]
             keys = [UNCHANGED, *(step.key for step in block)]
-            return {key: loss_of(before[0], one) for key, one in zip(keys, after, strict=True)}
+            return {key: loss_row(before[0], one) for key, one in zip(keys, after, strict=True)}
 
         label, path = f"{self.stage.label}: {SPLIT}", self.context.scratch / "scores.jsonl"
         rows = measured(path, steps, measure, images=len(range(0, stop, step)), label=label)

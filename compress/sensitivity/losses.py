@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from compress.dataset import METRICS, Scores
-from compress.metrics.paired import loss_interval
+from compress.metrics.loss import loss_of
 
 
-def loss_of(before: Scores, after: Scores) -> dict[str, Any]:
+def loss_row(before: Scores, after: Scores) -> dict[str, Any]:
     """Return what is lost, of the first metric that can be measured.
 
     Args:
@@ -24,15 +24,11 @@ def loss_of(before: Scores, after: Scores) -> dict[str, Any]:
     if not measured:
         return {"metric": None, "value": None, "loss": None, "interval": None, "images": before.num_images}
     metric = measured[0]
-    ends = loss_interval(getattr(before, f"{metric}_resampled"), getattr(after, f"{metric}_resampled"))
-    value = float(getattr(after, metric))
-    return {
-        "metric": metric,
-        "value": value,
-        "loss": 100 * (float(getattr(before, metric)) - value),
-        "interval": None if ends is None else [100 * end for end in ends],
-        "images": before.num_images,
-    }
+    values = float(getattr(before, metric)), float(getattr(after, metric))
+    drawn = f"{metric}_resampled"
+    loss = loss_of(metric, 0.0, values, (getattr(before, drawn), getattr(after, drawn)))
+    row = {"metric": metric, "value": values[1], "loss": loss.points, "images": before.num_images}
+    return row | {"interval": None if loss.interval is None else list(loss.interval)}
 
 
 def _is_number(value: float | None) -> bool:

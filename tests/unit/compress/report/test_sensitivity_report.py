@@ -81,6 +81,13 @@ def test_the_document_has_the_rows_and_keeps_its_schema(report):
     jsonschema.validate(json.loads(text), json.loads(schema_text()))
 
 
+def test_scored_parts_count_as_looks_at_val(report):
+    looks = parse((report / "report.json").read_text()).looks
+    assert (looks.count, looks.in_sensitivity) == (6, 6)
+    text = (report / "report.md").read_text()
+    assert "looked at 6 times, 0 of them to choose weights in training and 6 at networks with one part changed." in text
+
+
 def test_the_charts_are_beside_the_report_and_linked(report):
     names = ["parts_sensitivity_channels.png", "parts_sensitivity_layers.png"]
     assert [name for name in parse((report / "report.json").read_text()).charts if "parts" in name] == names
