@@ -23,6 +23,8 @@ from detectors.geometry.resizing import boxes_to_picture, clip_upright, fit, res
 from detectors.geometry.text import dota_text, to_records
 from detectors.geometry.tiling import Window, merge_tiles, tile_windows
 
+_LEAST_PX = 0.01  # a side of a box that was brought back to its picture and cut there; less is rounding
+
 
 class Decode(Protocol):
     """What a plug-in adds: from raw outputs of a batch to boxes."""
@@ -147,7 +149,7 @@ class BoxDeploy:
             boxes = clip_upright(boxes, image_size)
         else:
             boxes[:, :2] = np.clip(boxes[:, :2], 0, [image_size[1] - 1, image_size[0] - 1])
-        return Detections(boxes, found.scores, found.labels).take(np.all(boxes[:, 2:4] > 0, axis=1))
+        return Detections(boxes, found.scores, found.labels).take(np.all(boxes[:, 2:4] > _LEAST_PX, axis=1))
 
     def tile_windows(
         self, image_size: tuple[int, int], *, tile_size: tuple[int, int] | None = None, overlap_px: int | None = None
