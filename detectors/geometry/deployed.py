@@ -139,7 +139,7 @@ class BoxDeploy:
     def _is_readable(self, array: np.ndarray) -> bool:
         if self.maps:
             return array.ndim == 4 and array.dtype.kind == "f"
-        return array.ndim > 0 and array.dtype.kind in "fiu"
+        return array.ndim > 0 and len(array) > 0 and array.dtype.kind in "fiu"
 
     def _brought_back(self, found: Detections, image_size: tuple[int, int]) -> Detections:
         """Return detections in the resized input as those of the picture, without those in the padding."""

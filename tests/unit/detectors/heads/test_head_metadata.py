@@ -107,9 +107,13 @@ def test_broken_numbers_give_no_boxes_and_break_nothing():
     table[0, :, 1] = [20, 20, 1e30, 5, 0.9, 0, 0]
     table[0, :, 2] = [20, 20, -5, 5, 0.9, 0, 0]
     table[0, :, 3] = [20, 20, 10, 5, np.nan, 0.9, 0]
-    (found,) = load_deploy(meta_of("yolov8")).postprocess([table], image_size=SIZE)
+    deploy = load_deploy(meta_of("yolov8"))
+    (found,) = deploy.postprocess([table], image_size=SIZE)
     np.testing.assert_allclose(found.boxes, [[20, 20, 10, 5, 0]])
     assert found.labels.tolist() == [1]
+    for odd in (table[:0], table.astype(bool), np.float32(0.5)):
+        with pytest.raises(DetectorError, match="expected one batch of numbers"):
+            deploy.postprocess([np.asarray(odd)], image_size=SIZE)
 
 
 def test_the_readme_lists_every_head_with_what_it_reads():
