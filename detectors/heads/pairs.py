@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from detectors.geometry.metadata import Bounded
-from detectors.heads.boxes import corners_of_centres, in_pixels
+from detectors.heads.boxes import clipped, corners_of_centres, in_pixels
 from detectors.heads.head import Candidates, Request, odd_outputs
 from detectors.heads.scores import best_classes, best_pairs, probabilities, sigmoid, softmax
 
@@ -76,15 +76,13 @@ def ssd(raw: Sequence[np.ndarray], settings: SsdSettings, request: Request) -> l
     priors = settings.prior_array
     if priors is not None and len(priors) != boxes.shape[1]:
         raise odd_outputs(raw, f"one row for each of the {len(priors)} priors")
-    height, width = request.input_size
     found = []
     for rows, logits in zip(boxes, scores, strict=True):
         classes = _without_background(_scored(logits, settings.scores), settings.background)
         row, label, score = best_pairs(classes, request.threshold, request.count)
         decoded = rows[row] if priors is None else from_priors(rows[row], priors[row], settings.weights)
         decoded = in_pixels(decoded, request.input_size) if settings.normalized else decoded
-        limits = np.array([width, height, width, height], np.float32)
-        found.append(Candidates(np.clip(decoded, 0, limits), score, label))
+        found.append(Candidates(clipped(decoded, request.input_size), score, label))
     return found
 
 

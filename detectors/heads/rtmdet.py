@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from detectors.geometry.metadata import Bounded, Strides
+from detectors.heads.boxes import clipped
 from detectors.heads.grids import level_cells
 from detectors.heads.head import Candidates, Request, odd_outputs
 from detectors.heads.scores import best_pairs, probabilities, sigmoid
@@ -66,7 +67,8 @@ def _level(
     points = (level_cells(*scores.shape[1:])[row] + np.float32(settings.offset)) * stride
     reach = np.asarray(distances, np.float32).reshape(4, -1).T[row]
     reach = reach * stride if settings.distances_in_strides else reach
-    return np.concatenate([points - reach[:, :2], points + reach[:, 2:]], axis=1), score, label
+    boxes = np.concatenate([points - reach[:, :2], points + reach[:, 2:]], axis=1)
+    return clipped(boxes, request.input_size), score, label
 
 
 def _detections(raw: Sequence[np.ndarray], request: Request) -> list[Candidates]:
