@@ -77,13 +77,18 @@ def open_predictor(
     for (high, wide), whose in ((fixed or (1, 1), "the network's input"), (tile_size or (1, 1), "--tile")):
         if high * wide > MAX_WINDOW_PIXELS:
             raise StageError(f"{model}: {whose} is {high}x{wide} px, expected at most {MAX_WINDOW_PIXELS} px in all.")
-    if fixed is not None and tile_size is not None and tile_size != fixed:
+    if fixed is not None and tile_size not in (None, fixed) and padded_size(deploy, tile_size) != fixed:
         raise StageError(
             f"{model}: the network takes {fixed[0]}x{fixed[1]} px only, --tile is {tile_size[0]}x{tile_size[1]}. "
             "Leave --tile out."
         )
     if tile_size is None and fixed is not None and padded_size(deploy) != fixed:
         tile_size = fixed
+        if padded_size(deploy, fixed) != fixed:
+            raise StageError(
+                f"{model}: the network takes {fixed[0]}x{fixed[1]} px, its metadata makes "
+                f"{'x'.join(map(str, padded_size(deploy, fixed)))} px of pictures. Correct image_size there."
+            )
     predictor = Predictor(forward, deploy, tile_size, overlap_px, score_threshold)
     height, width = predictor.window_size
     predictor.windows((2 * height, 2 * width))  # refuses an overlap that does not fit, before any work
@@ -106,9 +111,9 @@ def reading_of(meta: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> Reading
         raise DetectorError(f"krimp.deploy: {error}. Export the model again.") from error
 
 
-def padded_size(deploy: Deploy) -> tuple[int, int]:
-    """Return (height, width) of the network's input for a picture of the size that the model was made for."""
-    images = deploy.preprocess(np.zeros((*deploy.image_size, 3), np.uint8))
+def padded_size(deploy: Deploy, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Return (height, width) of the network's input for a window of a size; None means that of the model's metadata."""
+    images = deploy.preprocess(np.zeros((*(size or deploy.image_size), 3), np.uint8))
     return images.shape[2], images.shape[3]
 
 
