@@ -21,7 +21,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from compress.errors import StageError
 from compress.model_copy import copy_of
-from compress.progress import warn
+from compress.progress import silenced, warn
 from compress.quantization.in_place import settle_in_place
 from compress.quantization.standard_layers import takes_factors
 from compress.quantization.tracing import LayerTracer
@@ -74,7 +74,8 @@ def check_followed(model: nn.Module, example: Tensor) -> None:
     Raises:
         StageError: the graph computes something else, or the model cannot be followed.
     """
-    graph_module = fold_batch_norms(trace(model))
+    with silenced():  # what is to be said of the folding is said when it counts
+        graph_module = fold_batch_norms(trace(model))
     for number, (expected, found) in enumerate(
         zip(outputs_of(model.eval(), example), outputs_of(graph_module, example), strict=True)
     ):

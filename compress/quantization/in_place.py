@@ -37,11 +37,12 @@ def settle_in_place(graph_module: fx.GraphModule) -> None:
         changed = _changed_by(graph_module, node)
         if changed is None:
             continue
-        same = [changed, *_wholes(graph_module, changed, _is_same), *_parts(graph_module, changed, _is_same)]
+        aliases = (*_wholes(graph_module, changed, _is_same), *_parts(graph_module, changed, _is_same))
+        same = [changed, *(other for other in aliases if order[other] < order[node])]
         later = {
             other: [user for user in other.users if order[user] > order[node]]
             for other in (*_wholes(graph_module, changed, _is_view), *_parts(graph_module, changed, _is_view))
-            if other not in same
+            if other not in same and order[other] < order[node]
         }
         for other, readers in later.items():
             # Another part of the whole, cut off behind the change of this one, is seldom the same values.

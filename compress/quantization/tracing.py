@@ -32,15 +32,23 @@ _SAME_RANK = {
 _PIECES = ("chunk", "split", "split_with_sizes", "tensor_split")
 
 
-class _Pieces(fx.Proxy):
-    """A value while tracing.
-
-    Of a chunk or split it knows the number of pieces, which `list` asks for, and it marks sums written as `y += x`.
-    """
+class _Counted:
+    """Knows how many pieces or sizes it stands for, which `list`, `tuple` and `*` ask for."""
 
     def __len__(self) -> int:
-        number = _length(self.tracer, self.node)  # type: ignore[arg-type]
-        return super().__len__() if number is None else number
+        number = _length(self.tracer, self.node)  # type: ignore[attr-defined]
+        return super().__len__() if number is None else number  # type: ignore[misc]
+
+
+class _Attribute(_Counted, fx.proxy.Attribute):
+    """`x.shape` while tracing."""
+
+
+class _Value(_Counted, fx.Proxy):
+    """A value while tracing; it marks sums written as `y += x`."""
+
+    def __getattr__(self, k: str) -> _Attribute:
+        return _Attribute(self, k)
 
     def _changed(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
         """Return what stands for the value after `y += other`, under the name of the plain sum."""
@@ -109,7 +117,7 @@ class LayerTracer(fx.Tracer):
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return what stands for a node's value while tracing."""
-        return _Pieces(node, self)
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether a module becomes one node."""

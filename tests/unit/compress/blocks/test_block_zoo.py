@@ -48,14 +48,12 @@ KEPT = {
     "one_channel": {"block.map": "one channel", "block.one": "one channel"},
     "cbam": {"block.a.0": MEAN, "block.se.fc2": MEAN, "block.map": "one channel"},
     "group_norm_one": {"before.0": NORM, "block.a": NORM, "block.b": NORM},
-    "in_place_parts": {},
     "weight_standardization": {"block.a.0": COMPUTED, "block.own": "its weight is computed"},
     "spectral_norm_old": {"block.a.0": COMPUTED, "block.own": "its weight is computed"},
     "masked": {"block.a.0": COMPUTED, "block.own": "its weight is computed"},
     "tied": {"before.0": NO_RUN, "block.a": COMPUTED},
     "deformable_norm": {"block.field": SIDE},
     "distribution": {"block.steps": "softmax mixes", "block.mean": "one channel"},
-    "plain_norms": {"block.a": "new_empty is not known"},
 }
 OUT_OF_REACH = {"weight_norm", "weight_norm_old", "group_norm_one", "weight_standardization"}  # at 0.35 of the MACs
 
