@@ -19,6 +19,7 @@ from compress.progress import say, track
 from compress.quantization import quantize
 from compress.quantization.calibration import first_images
 from compress.quantization.checks import check_bit_width_names, check_zeros, quantization_facts
+from compress.quantization.graph import check_followed
 from compress.quantization.post_training import post_train
 from compress.quantization.priced_rounding import SizeHolder, restore, round_by_price, settle
 from compress.quantization.size_target import RateFields
@@ -43,6 +44,7 @@ def run(stage: Qat, context: StageContext) -> dict[str, Any]:
     float_model, build = load_model(context.source.path, detector)
     masks = masks_of(float_model, build)
     facts = model_facts(float_model, detector)
+    check_followed(float_model, detector.example_input(1))
     model = quantize(float_model, settings, detector)
     check_bit_width_names(model, settings)
     with on_device(model, context.device) as device:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ import numpy as np
 
 from compress.detector import MAX_WINDOW_PIXELS, Deploy
 from compress.errors import DataError, DetectorError, StageError
-from compress.outputs import Outputs
+from compress.outputs import Outputs, make_folder
 from compress.pictures.brightness import range_of_text
 from compress.pictures.decoding import Reading
 from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
@@ -198,9 +199,10 @@ def detect(
         What `detections.json` holds.
 
     Raises:
-        DataError: the annotation file of the COCO results does not name a picture or a class.
+        DataError: the annotation file of the COCO results does not name a picture or a class, or the folder cannot be
+            made.
     """
-    results.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(results.folder, DataError)
     deploy, taken = predictor.deploy, set[str]()
     threshold, reading = predictor.score_threshold, reading_of(deploy.meta, max_pixels)
     record: dict[str, Any] = {
@@ -293,6 +295,8 @@ def _is_picture(path: Path) -> bool:
 def _free_name(path: Path, taken: set[str]) -> str:
     """Return the picture's stem as a name that no earlier picture has and that leaves room for a suffix.
 
+    `A` and `a` are one name, and so are both forms of an accent: on some file systems they are one file.
+
     Where it is taken or too long, a digest of the path makes it another one; a further one of the same path is counted.
     """
     name, digest = path.stem, hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
@@ -300,10 +304,10 @@ def _free_name(path: Path, taken: set[str]) -> str:
     if len(os.fsencode(name)) > MAX_NAME_BYTES:
         name = f"{short}_{digest}"
     for number in itertools.count(1):
-        if name not in taken:
+        if (key := unicodedata.normalize("NFC", name).casefold()) not in taken:
             break
         name = f"{short}_{digest}" if number == 1 else f"{short}_{digest}_{number}"
-    taken.add(name)
+    taken.add(key)
     return name
 
 

@@ -94,6 +94,22 @@ def test_large_fake_quantized_tensors_that_were_stored_in_a_wider_type_cost_what
     assert found < 1.02 * plain
 
 
+@pytest.mark.parametrize("kind", ["BF16", "F16"])
+def test_short_groups_whose_scales_are_of_few_bits_cost_what_integers_and_scales_cost(tmp_path, kind):
+    whole = rng.laplace(size=(8192, 32)).astype(np.float32)
+    largest = np.abs(whole).max(1, keepdims=True)
+    whole = np.round(whole / largest * 7) + np.float32(0)
+    scales = (largest / 7).astype(np.float16)
+    if kind == "BF16":
+        scales = bfloat16(largest / 7)
+        wide = (scales.astype(np.uint32) << 16).view(np.float32)
+        fake = bfloat16(whole * wide)
+    else:
+        fake = whole.astype(np.float16) * scales
+    plain = packed(tmp_path, {"w": ("I8", whole.astype(np.int8)), "s": (kind, scales)}).packed_bytes
+    assert packed(tmp_path, {"w": (kind, fake)}).packed_bytes < 1.02 * plain
+
+
 def test_scales_of_groups_and_zeros_of_both_signs_are_found():
     groups = integers(7, (256, 64)) * rng.uniform(0.001, 0.01, (256, 1)).astype(np.float32)
     found = find_scaled(groups.reshape(-1).view(np.uint32), 2, (16, 1024))
