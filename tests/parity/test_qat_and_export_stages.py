@@ -250,10 +250,10 @@ def test_a_size_that_loses_too_much_is_given_up(run, scored):
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_training_at_a_size_gives_it_up_for_points(run, scored, epochs):
     folder = run[0]
-    source, before = artifact(folder / "pruned", Kind.MODEL, "pruned"), artifact(folder / "float", Kind.MODEL, "float")
+    source = before = artifact(folder / "float", Kind.MODEL, "float")
 
     def rated_to(name: str, points: float) -> dict:
-        stage = rated(4000, epochs=epochs).model_copy(update={"max_drop": DropLimits(map=points)})
+        stage = rated(4000, epochs=epochs, lr=1e-6).model_copy(update={"max_drop": DropLimits(map=points)})
         assert "float" in stage.references()
         assert stage.splits() == ("train", "val")
         return stage.run(context(folder, f"{name}_{epochs}", source=source, float=before))
