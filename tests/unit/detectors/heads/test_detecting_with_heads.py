@@ -83,6 +83,15 @@ def test_other_ways_to_resize(tmp_path, resize, size, unit):
     assert bboxes(detect(tmp_path, model, picture_with(size, wanted))) == wanted
 
 
+def test_what_lies_in_the_padding_alone_is_left_out(tmp_path):
+    resize = {"kind": "letterbox", "pad_value": 255}
+    model = white_cells.write(tmp_path / "model.onnx", "yolov8", metadata("yolov8", resize=resize))
+    predictor = open_predictor(model)
+    images = predictor.deploy.preprocess(picture_with((192, 256), []))
+    assert images[0, :, :, :16].min() == images[0, :, :, -16:].min() == 1
+    assert bboxes(detect(tmp_path, model, picture_with((192, 256), [(32, 32, 64, 64)]))) == [[32, 32, 64, 64]]
+
+
 def test_tiles_are_resized_one_by_one(tmp_path):
     wanted = [[0, 0, 16, 16], [160, 96, 176, 112], [304, 176, 320, 192]]
     model = white_cells.write(tmp_path / "model.onnx", "yolov8", metadata("yolov8"))

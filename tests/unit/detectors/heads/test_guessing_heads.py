@@ -143,10 +143,11 @@ def test_what_ultralytics_writes_is_read_and_nothing_else():
     assert facts == ExporterFacts("obb", ("plane", "ship"))
     for names in ("{1: 'a'}", "[", "__import__('os')", "{0: 1}", "{0: ' '}", "(" * 10_000, "{0: 'a'}" * 100_000, "7"):
         assert exporter_facts({"names": names}).classes == (), names[:20]
+    assert len(exporter_facts({"names": str(dict.fromkeys(range(1000), "a" * 50))}).classes) == 1000
+    assert exporter_facts({"names": str(dict.fromkeys(range(5000), "a" * 50))}).classes == ()  # too long to be parsed
     assert exporter_facts({}) == ExporterFacts()
 
 
 def test_a_small_input_with_few_cells_is_not_taken_for_queries():
-    found = guess((1, 84, 525), size=(160, 160), num_classes=80)
-    assert found.name == "yolov8"
-    assert [option.head for option in found.options] == ["yolov8"]
+    assert [option.head for option in guess((1, 84, 525), size=(160, 160)).options] == ["yolov8", "yolo-obb"]
+    assert guess((1, 84, 525), size=(160, 160), num_classes=80).name == "yolov8"

@@ -105,6 +105,17 @@ def test_detr_takes_the_best_class_of_each_query_and_suppresses_nothing():
     check(found, box_convert(boxes, "cxcywh", "xyxy")[order], scores[order], labels[order])
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_the_network_itself_has_chosen_is_not_suppressed(turned):
+    boxes, scores = crowded(60, 18), scores_of(60, 19, 1)
+    labels = torch.zeros((60, 1))
+    form = boxes if turned else box_convert(boxes, "cxcywh", "xyxy")
+    parts = [form, scores, labels, *([torch.zeros((60, 1))] if turned else [])]
+    (found,) = decoded(f"yolo-{'obb-' if turned else ''}end2end", [torch.cat(parts, dim=1)[None]])
+    wanted = scores[scores > 0.3].sort(descending=True).values
+    np.testing.assert_allclose(found.scores, wanted)
+
+
 def test_fastestdet():
     table = torch.cat([scores_of(60, 12, 1), random(60, 4, seed=13), random(60, 3, seed=14).softmax(-1)], dim=1)
     raw = table.reshape(6, 10, 8).permute(2, 0, 1)[None]
