@@ -78,10 +78,9 @@ def reason_of(text: str, code: int, *, minutes: float) -> str:
 def _line(name: str, row: Row) -> str:
     if "failed" in row:
         return f"{name:36}failed: {row['failed']}"
-    sizes = "".join(f"{row[key]:>11,}" for key in ("disk_bytes", "krimp_bytes", "xz_bytes"))
-    return (
-        f"{name:36}{sizes}{row['map']:8.4f}{row['map50']:8.4f}{_loss(row):>26}{_speed(row):>24}  {row['note']}".rstrip()
-    )
+    sizes = "".join(f"{row[key]:>11,}" for key in _SIZES)
+    scores = f"{row['map']:8.4f}{row['map50']:8.4f}{_loss(row):>26}"
+    return f"{name:36}{sizes}{scores}{_speed(row):>24}{row['cpu_minutes']:9.1f}  {row['note']}".rstrip()
 
 
 def _loss(row: Row) -> str:

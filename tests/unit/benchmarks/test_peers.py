@@ -119,6 +119,7 @@ def test_the_table_has_a_line_for_each_method_and_the_reason_of_a_failure():
     lines = table({"float": row(1000, 0.36, 1.0), "a": row(10, 0.35, 2.0, **interval), "b": {"failed": "no tool"}})
     _, reference, made, failed = lines.splitlines()
     assert "1,000" in reference
+    assert reference.endswith("1.5")  # minutes of the processor
     assert "+1.00 (-0.20 to +2.00)" in made
     assert "2.00 (1.90 to 2.10)" in made
     assert failed.split(maxsplit=1) == ["b", "failed: no tool"]
