@@ -141,9 +141,10 @@ def test_the_head_is_guessed_from_the_graph_and_one_picture(tmp_path, head):
     assert found.settings.get("scores", "sigmoid") == "sigmoid"
 
 
+@pytest.mark.openmmlab  # its set-up has scikit-image, whose pictures are looked at
 @pytest.mark.skipif(not FASTESTDET.is_file(), reason=f"{FASTESTDET} is absent")
 def test_a_real_fastestdet_sees_what_is_in_the_pictures():
-    data = pytest.importorskip("skimage.data")
+    from skimage import data
     session = open_session(FASTESTDET, threads=1)
     (output,) = session.get_outputs()
     guess = guess_head([Output(output.name, tuple(output.shape))], (352, 352))
