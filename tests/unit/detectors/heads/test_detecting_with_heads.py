@@ -145,6 +145,7 @@ def test_the_head_is_guessed_from_the_graph_and_one_picture(tmp_path, head):
 @pytest.mark.skipif(not FASTESTDET.is_file(), reason=f"{FASTESTDET} is absent")
 def test_a_real_fastestdet_sees_what_is_in_the_pictures():
     from skimage import data
+
     session = open_session(FASTESTDET, threads=1)
     (output,) = session.get_outputs()
     guess = guess_head([Output(output.name, tuple(output.shape))], (352, 352))
