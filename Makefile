@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 NO_OPENMMLAB := --ignore=tests/openmmlab
 SHORT := not slow and not openmmlab
 
-.PHONY: help setup setup-openmmlab demo check test test-fast test-openmmlab test-full fmt bench bench-codec fuzz-codec \
+.PHONY: help setup setup-openmmlab demo check test test-fast test-openmmlab test-full fmt bench bench-codec bench-peers fuzz-codec \
 	fuzz-checkpoints fuzz-metadata fuzz-recipes docs docs-site clean
 
 help: ## show this list
@@ -52,6 +52,10 @@ bench: setup ## size and latency of the models in the zoo, against general compr
 bench-codec: setup ## the codec against zstd, xz, ZipNN, NNCodec, constriction, dahuffman (20 to 30 minutes; ARGS=--quick for seconds)
 	@bash scripts/setup_codec.sh
 	@.venv-codec/bin/python benchmarks/codec.py $(ARGS)
+
+bench-peers: setup ## Krimp beside other tools on one network (ARGS="RECIPE --set data.root=...", see benchmarks/peers.py)
+	@bash scripts/setup_peers.sh
+	@.venv-peers/bin/python benchmarks/peers.py $(ARGS)
 
 fuzz-codec: setup ## coverage-guided fuzzing of the codec, 10 minutes (ARGS="--minutes 60" for longer)
 	@bash scripts/setup_codec.sh

@@ -7,7 +7,7 @@
 
 Every file is made from the same float model and the same training images, and every one runs in ONNX Runtime on the
 same images of the split: accuracy, its paired difference, and how far each raw output is from the float one. A file
-that another tool made of what `--prepare` wrote is scored beside them (`benchmarks/nncf_static.py` makes NNCF's).
+that another tool made of what `--prepare` wrote is scored beside them; `benchmarks/peers.py` does that for many tools.
 Choose by val; read test once.
 """
 

@@ -148,25 +148,34 @@ def krimp_files(
 
 def nncodec_files(model: nn.Module, detector: Detector, split: str) -> list[dict[str, float]]:
     """Return qp, bytes and scores of NNCodec's bitstreams, its defaults but for qp."""
-    nnc = nncodec()
-    state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     found = []
     with tempfile.TemporaryDirectory() as folder:
         for qp in STEP_SIZES:
-            with contextlib.redirect_stdout(io.StringIO()):
-                stream = nnc.compress(dict(state), f"{folder}/{qp}.nnc", qp=qp, return_bitstream=True, **_DEFAULTS)
-                decoded = nnc.decompress(stream)
-            coded = copy_of(model)
-            values = {name: torch.from_numpy(np.array(array)) for name, array in decoded.items()}
-            coded.load_state_dict(values, strict=False)
-            missing = state.keys() - values.keys()
-            if missing:
-                raise CompressError(f"NNCodec gave {len(missing)} of {len(state)} tensors not back.")
+            stream, coded = nncodec_coded(model, qp, Path(folder))
             path = Path(folder) / f"{qp}.onnx"
             export_onnx(coded, path, detector=detector)
             found.append({"qp": float(qp), "bytes": float(len(stream))} | _scores(path, detector, split))
             say(f"  nncodec at qp {qp}: {len(stream):,} bytes, map {found[-1]['map']:.4f}")
     return found
+
+
+def nncodec_coded(model: nn.Module, qp: int, folder: Path) -> tuple[bytes, nn.Module]:
+    """Return NNCodec's bitstream of a network's floating-point state, and the network that it decodes to.
+
+    Raises:
+        CompressError: it is not installed, or gave not every tensor back.
+    """
+    nnc = nncodec()
+    state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    with contextlib.redirect_stdout(io.StringIO()):
+        stream = nnc.compress(dict(state), str(folder / f"{qp}.nnc"), qp=qp, return_bitstream=True, **_DEFAULTS)
+        decoded = nnc.decompress(stream)
+    missing = state.keys() - decoded.keys()
+    if missing:
+        raise CompressError(f"NNCodec gave {len(missing)} of {len(state)} tensors not back.")
+    coded = copy_of(model)
+    coded.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in decoded.items()}, strict=False)
+    return stream, coded
 
 
 def nncodec() -> Any:

@@ -14,6 +14,7 @@ class Kind(StrEnum):
     PACKED = "packed"  # model.krimp
     SCORES = "scores"  # scores.json
     LATENCY = "latency"  # latency.json
+    SENSITIVITY = "sensitivity"  # sensitivity.json, charts
     REPORT = "report"  # report.json, report.md, pictures
 
     @classmethod

@@ -25,6 +25,20 @@ _SHOWN = 3
 _Hashes = dict[str, set[str]]  # name of a file -> what it was left with
 
 
+def make_folder(folder: Path, error: type[CompressError] = CompressError) -> None:
+    """Make a folder for outputs, with those above it, if it is not there.
+
+    Raises:
+        CompressError: of the kind `error`; something else has that name, or it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        taken = isinstance(problem, FileExistsError | NotADirectoryError)
+        why = "it, or a part of its path, is a file" if taken else f"it cannot be made: {problem.strerror}"
+        raise error(f"{printable(folder)}: {why}. Expected a folder to write in; choose another place.") from problem
+
+
 class Outputs:
     """The outputs of one command."""
 

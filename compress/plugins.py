@@ -54,6 +54,8 @@ DATASETS = Axis(
     "detectors.data.formats.{name}",
     "DATASET",
 )
+# A detector that is only deployed, never trained, has no adapter: a folder with a `deploy.py` is enough.
+DEPLOYS = Axis("deployed part", object, (), "", "krimp.deploys", "detectors.{name}.deploy", "make_deploy")
 COMMANDS = Axis("command group", object, (), "", "krimp.commands", "detectors.{name}.commands", "app")
 
 ALLOW_CODE = "KRIMP_ALLOW_CODE"  # environment variable: recipes may import any module
@@ -181,17 +183,22 @@ def load_deploy(meta: Mapping[str, Any]) -> Deploy:
     """Return the torch-free part of the plug-in that a model file names in its metadata, made from that metadata.
 
     Args:
-        meta: the model's `krimp.deploy`; its `plugin` is a folder under `detectors/` or an entry point.
+        meta: the model's `krimp.deploy`; its `plugin` is a folder under `detectors/` or an entry point, one with an
+            adapter or one that is only deployed.
             `package.module:NAME` is refused: a model file from a stranger must not decide which module is imported.
 
     Raises:
         DetectorError: nothing installed has that name, its import fails, or the metadata does not fit it.
     """
     name = meta.get("plugin")
-    if not isinstance(name, str) or name not in available_plugins():
-        near = suggest(str(name)[:_LONGEST_NAME], available_plugins())
+    trained, deployed = available_plugins(), available_plugins(DEPLOYS)
+    if not isinstance(name, str) or name not in (*trained, *deployed):
+        near = suggest(str(name)[:_LONGEST_NAME], sorted({*trained, *deployed}))
         raise DetectorError(f"the model was made by plug-in {shortened(name)}, which is not installed here.{near}")
-    return _make_deploy(name, find_plugin(name), meta)
+    if name in trained:
+        return _make_deploy(name, find_plugin(name), meta)
+    deploy: Deploy = _import(name, DEPLOYS)(meta)
+    return deploy
 
 
 def deploy_of(detector: Detector) -> Deploy:

@@ -57,8 +57,8 @@ class Predictor:
     Attributes:
         forward: images -> raw outputs.
         deploy: the plug-in's torch-free part, made from the model's metadata.
-        tile_size: (height, width) of a window, pixels; smaller pictures are padded to it. None takes the size that
-            the model was made for.
+        tile_size: (height, width) of a window, pixels; smaller pictures are padded to it. None leaves it to the
+            plug-in: the size that the model was made for, or the whole picture where the model resizes pictures.
         overlap_px: pixels that neighbouring windows share; None leaves it to the plug-in.
         score_threshold: replaces the model's own; None keeps it.
     """
@@ -86,7 +86,7 @@ class Predictor:
 
     def windows(self, image_size: tuple[int, int]) -> list[Any]:
         """Return the windows in which a picture of (height, width) pixels is looked at."""
-        return self.deploy.tile_windows(image_size, tile_size=self.window_size, overlap_px=self.overlap_px)
+        return self.deploy.tile_windows(image_size, tile_size=self.tile_size, overlap_px=self.overlap_px)
 
     def detect(self, image: np.ndarray | ImageSource, *, watch: Callable[[Sequence[Any]], Iterable[Any]] = iter) -> Any:
         """Return the detections of a picture.

@@ -29,6 +29,7 @@ from compress.errors import DetectorError
 from compress.plugins import load_deploy
 
 Meta = dict[str, Any]
+Shape = int | tuple[int, ...]  # channels of the maps of each level, or the whole shape of an output
 SECONDS = 5.0  # of processor time for all that is done with one case
 COMMON: Meta = {
     "format_version": 1,
@@ -63,8 +64,17 @@ _CORNERS = [[[-4.0 * s, -4.0 * s, 4.0 * s, 4.0 * s]] for s in (8, 16)]
 _PSC = {"kind": "psc", "size": 6, "in_delta": False, "num_step": 3, "dual_freq": True, "thr_mod": 0.47}
 _CSL = {"kind": "csl", "size": 180, "in_delta": True, "omega": 1.0, "range_deg": 180.0, "offset_deg": 90.0}
 _ANCHORS = {"kind": "anchors", "corners": _CORNERS, "angle_version": "le90"}
-# Metadata, and the channels of the maps of each kind.
-VALID: dict[str, tuple[Meta, tuple[int, ...]]] = {
+
+
+def _head(name: str, *shapes: tuple[int, ...], **settings: Any) -> tuple[Meta, tuple[Shape, ...]]:
+    own: Meta = {"plugin": "heads", "head": name, "settings": settings, "size_divisor": 1, "channel_order": "bgr"}
+    own |= {"resize": {"kind": "letterbox", "pad_value": 114, "position": "center", "enlarge": True}}
+    return COMMON | own | {"output_names": [f"output{number}" for number in range(len(shapes))]}, shapes
+
+
+_PRIORS = [[4.0 * number, 0.0, 4.0 * number + 9, 8.0] for number in range(20)]
+# Metadata, and the channels of the maps of each kind or the shapes of the outputs.
+VALID: dict[str, tuple[Meta, tuple[Shape, ...]]] = {
     "dcfl": (
         COMMON
         | {"plugin": "dcfl", "strides": [8, 16], "anchor_scale": 4, "angle_version": "le135"}
@@ -112,6 +122,23 @@ VALID: dict[str, tuple[Meta, tuple[int, ...]]] = {
         ),
         (2, 4, 6, 1),
     ),
+    "yolov8": _head("yolov8", (1, 6, 126), normalized=False),
+    "yolo-obb": _head("yolo-obb", (1, 7, 126), normalized=True),
+    "yolo-end2end": _head("yolo-end2end", (1, 30, 6)),
+    "yolo-obb-end2end": _head("yolo-obb-end2end", (1, 30, 7), normalized=True),
+    "yolov5": _head("yolov5", (1, 378, 7)),
+    "yolox": _head("yolox", (1, 126, 7), decoded=False, strides=[8, 16, 32]),
+    "rtmdet": _head(
+        "rtmdet", (1, 2, 8, 12), (1, 2, 4, 6), (1, 4, 8, 12), (1, 4, 4, 6),
+        form="maps", strides=[8, 16], offset=0.5, distances_in_strides=True, logits=True,
+    ),
+    "mmdeploy": _head("rtmdet", (1, 30, 5), (1, 30), form="detections"),
+    "ssd": _head(
+        "ssd", (1, 20, 4), (1, 20, 3), priors=_PRIORS, weights=[10.0, 10.0, 5.0, 5.0], order="boxes_scores",
+        scores="softmax", background="first", normalized=False,
+    ),
+    "detr": _head("detr", (1, 25, 3), (1, 25, 4), order="scores_boxes", scores="softmax", background="last"),
+    "fastestdet": _head("fastestdet", (1, 7, 4, 6)),
 }  # fmt: skip
 HOSTILE: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 7, 2**31, 10**18, -(10**18), 10**400, 0.0, -0.0, 0.5, 1.0, -5.0, 2.0, 1e-300, 1e300,
@@ -156,28 +183,29 @@ def _somewhere(meta: Any, draw: random.Random) -> tuple[Any, Any]:
     return draw.choice(places)
 
 
-def raw_outputs(channels: Sequence[int], draw: random.Random) -> list[np.ndarray]:
-    """Return maps of two levels as a network gives them, broken ones among them."""
+def raw_outputs(channels: Sequence[Shape], draw: random.Random) -> list[np.ndarray]:
+    """Return maps of two levels, or outputs of whole shapes, as a network gives them, broken ones among them."""
     numbers = np.random.default_rng(draw.randrange(1 << 30))
     kind = draw.randrange(6)
-    maps = [
-        (numbers.standard_normal((1, count, size, size)) * 4).astype(np.float32)
-        for count in channels
-        for size in (6, 3)
-    ]
+    maps = []
+    for shape in channels:
+        if isinstance(shape, tuple):
+            maps.append((numbers.random(shape) * draw.choice((1, 1, 1, 100))).astype(np.float32))
+        else:
+            maps += [(numbers.standard_normal((1, shape, size, size)) * 4).astype(np.float32) for size in (6, 3)]
     if kind == 0:
         maps = [np.full_like(one, draw.choice((np.nan, np.inf, -np.inf, 1e30, -1e30))) for one in maps]
     elif kind == 1:
         at = draw.randrange(len(maps))
         one = maps[at]
-        others: list[np.ndarray] = [one[0], one[:, :1], one.astype(np.int8), one[:, :, :1], one[:0]]
+        others: list[np.ndarray] = [one[0], one[:, :1], one.astype(np.int8), one[..., :1], one[:0]]
         maps[at] = draw.choice(others)
     elif kind == 2:
         maps = maps[: draw.randrange(len(maps) + 1)]
     return maps
 
 
-def check(meta: Meta, channels: Sequence[int], draw: random.Random) -> str:
+def check(meta: Meta, channels: Sequence[Shape], draw: random.Random) -> str:
     """Try one case; return 'refused' or 'served'.
 
     Raises:

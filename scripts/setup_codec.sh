@@ -1,34 +1,3 @@
 #!/usr/bin/env bash
 # Create .venv-codec: the coders that the codec is compared with and the fuzzer, on top of .venv, which stays as it is.
-# Safe to run again. A package that cannot be installed is named with the reason; the benchmark then says so in its table.
-set -euo pipefail
-cd "$(dirname "$0")/.."
-BASE="${KRIMP_VENV:-.venv}"
-VENV="${KRIMP_CODEC_VENV:-.venv-codec}"
-LIST=benchmarks/codec-requirements.txt
-stamp="$VENV/.krimp-$(cat "$LIST" scripts/setup_codec.sh | sha256sum | cut -c1-16)"
-[ -f "$stamp" ] && exit 0
-
-[ -x "$BASE/bin/python" ] || { echo "setup_codec: $BASE/bin/python not found. Run make setup first." >&2; exit 1; }
-command -v g++ >/dev/null || echo "setup_codec: g++ not found: zipnn and nncodec are compiled and will be missing." >&2
-[ -x "$VENV/bin/python" ] || "$BASE/bin/python" -m venv "$VENV"
-"$BASE/bin/python" - "$VENV" <<'PY'
-import sys, sysconfig
-from pathlib import Path
-
-packages = Path(sys.argv[1]) / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
-line = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
-(packages / "krimp_base.pth").write_text(line, encoding="utf-8")
-PY
-missing=0
-while read -r package; do
-    printf '   %s ...' "$package"
-    if "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-deps "$package" >"$VENV/pip.log" 2>&1; then
-        echo " installed"
-    else
-        missing=1
-        echo " NOT INSTALLED: $(grep -m1 -iE 'error' "$VENV/pip.log" || tail -n 1 "$VENV/pip.log")"
-    fi
-done < <(grep -vE '^\s*(#|$)' "$LIST")
-rm -f "$VENV"/.krimp-*
-if [ "$missing" = 0 ]; then touch "$stamp"; fi
+exec bash "$(dirname "$0")/venv_over.sh" codec "${KRIMP_CODEC_VENV:-.venv-codec}"

@@ -25,7 +25,9 @@ from compress.stages.prune_structured import PruneStructured
 SHARES = (0.8, 0.65, 0.5, 0.35)  # of the MACs
 
 
-def budgets(stage: PruneStructured, model: nn.Module, detector: Detector, folder: Path) -> dict[str, Any]:
+def budgets(
+    stage: PruneStructured, model: nn.Module, detector: Detector, folder: Path, *, threads: int
+) -> dict[str, Any]:
     """Return what a stage could make of a network: its groups, and a row for each budget that it can reach.
 
     Nothing is cut but in one probe: rows are planned with magnitudes for importance, as any other needs data, and
@@ -36,6 +38,7 @@ def budgets(stage: PruneStructured, model: nn.Module, detector: Detector, folder
         model: that it is given.
         detector: the plug-in.
         folder: takes files that are not kept.
+        threads: of ONNX Runtime.
 
     Returns:
         `groups`: of each pruning group root, layers, width, narrowest and macs_a_channel; `budgets`: macs (share),
@@ -48,7 +51,7 @@ def budgets(stage: PruneStructured, model: nn.Module, detector: Detector, folder
     floors = narrowest_widths(
         coupling.groups, sides.full, round_to=settings.round_to, max_pruning_ratio=settings.max_pruning_ratio
     )
-    meter = DeployedMeter(detector, folder, ["packed_bytes", "latency_ms"])
+    meter = DeployedMeter(detector, folder, ["packed_bytes", "latency_ms"], threads=threads)
     try_widths(meter, model, coupling, sides.full, floors, settings, probes=1)
     macs = CostModel(model, complexity, sides, "macs")
     functions: dict[str, CostFunction] = {

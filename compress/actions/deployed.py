@@ -109,17 +109,20 @@ class DeployedMeter:
         self._threads = threads
         self._seen: list[_Seen] = []
 
-    def measure(self, model: nn.Module) -> bool:
-        """Measure a network, unless one of its widths was; return whether it is the first of all."""
-        is_first = not self._seen
+    @property
+    def networks(self) -> int:
+        """Return how many networks of different widths were measured."""
+        return len(self._seen)
+
+    def measure(self, model: nn.Module) -> None:
+        """Measure a network, unless one of its widths was; it is the latest in either case."""
         shapes = self._shapes(model)
         for number, one in enumerate(self._seen):
             if one.shapes == shapes:
                 self._seen.append(self._seen.pop(number))
-                return is_first
+                return
         path = self._export(quantize_untrained(model, self._detector), "int8.onnx", names="full")
         self._seen.append(_Seen(shapes, {name: self._network(name, path, shapes) for name in self._names}))
-        return is_first
 
     def costs(self, model: nn.Module) -> dict[str, float]:
         """Return name of a limit -> cost of a network, measured."""
@@ -136,11 +139,8 @@ class DeployedMeter:
         }
 
     def latency_for(self, speedup: float, model: nn.Module) -> float:
-        """Return the milliseconds that are so many times less than those of a network in float, timed side by side."""
-        files = {
-            "float": self._export(model, "float.onnx"),
-            "int8": self._export(quantize_untrained(model, self._detector), "int8.onnx"),
-        }
+        """Return the milliseconds that are so many times less than those of a network in float."""
+        files = {"float": self._export(model, "float.onnx")}
         times = fastest_ms(files, self._detector.example_input(1).numpy(), threads=self._threads)
         return times["float"] / speedup
 

@@ -192,8 +192,10 @@ class Rehearsal:
     def _quantize(self, stage: Qat, model: nn.Module, build: Build) -> tuple[nn.Module, Build]:
         from compress.quantization import calibrate, quantize
         from compress.quantization.checks import check_bit_width_names
+        from compress.quantization.graph import check_followed
 
         settings = stage.settings()
+        check_followed(model, self._detector.example_input(1))
         quantized = quantize(model, settings, self._detector)
         check_bit_width_names(quantized, settings)
         calibrate(quantized, [self._detector.example_input(1)])
@@ -203,9 +205,12 @@ class Rehearsal:
 
     def _export(self, stage: ExportOnnx, source: Path, target: Path) -> None:
         from compress.export import check_parity, export_onnx
+        from compress.quantization.graph import check_followed
 
         detector, path = self._detector, target / "model.onnx"
-        model, _ = load_model(source, detector)
+        model, build = load_model(source, detector)
+        if build.quantization is None:
+            check_followed(model, detector.example_input(1))
         export_onnx(model, path, detector=detector, **stage.form())
         # A network without trained weights magnifies rounding: outputs are compared in form, not in value.
         images = [detector.example_input(1)]

@@ -8,6 +8,7 @@ hardly depends on weights; bytes depend on how they are spread, which training c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def run(plan: Sequence[PlannedStage], detector: Detector, folder: Path, *, threa
         could: dict[str, Any] = {}
         if pruning is not None and isinstance(pruning.stage, PruneStructured):
             model, _ = load_model(folder / pruning.inputs["source"], detector)
-            could = budgets(pruning.stage, model, detector, folder / "budgets")
+            could = budgets(pruning.stage, model, detector, folder / "budgets", threads=threads)
     return {"refused": None, "weights": rehearsal.weights, "models": models, "unfused": unfused, **could}
 
 
@@ -138,18 +139,15 @@ def _asked_bytes(export: PlannedStage, plan: Sequence[PlannedStage], detector: D
         elif isinstance(at.stage, RoundWeights):
             target, baseline = at.stage.target, at.stage.baseline
         if target is not None:
-            return _target_bytes(target, folder / at.inputs.get(baseline, baseline), detector)
+            source = folder / at.inputs.get(baseline, baseline)
+            return target.bytes_of(partial(_parameters_bytes, source, detector))
         at = by_label.get(at.inputs.get("source", ""))
     return None
 
 
-def _target_bytes(target: SizeTarget, baseline: Path, detector: Detector) -> int | None:
-    if target.packed_bytes is not None:
-        return int(target.packed_bytes)
-    if target.ratio is None:
-        return None
-    model, _ = load_model(baseline, detector)
-    return int(model_facts(model, detector)["parameters_bytes"] / target.ratio)
+def _parameters_bytes(source: Path, detector: Detector) -> int:
+    model, _ = load_model(source, detector)
+    return int(model_facts(model, detector)["parameters_bytes"])
 
 
 def _by_layer(

@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from compress.actions.model_facts import model_facts, training_facts
-from compress.actions.score_guard import ScoreGuard, smallest_that_holds
 from compress.actions.size_rounding import SizeRounding, packed_bytes, target_bytes, weigh_errors
 from compress.devices import on_device
 from compress.model_copy import copy_of
@@ -19,6 +18,7 @@ from compress.progress import say, track
 from compress.quantization import quantize
 from compress.quantization.calibration import first_images
 from compress.quantization.checks import check_bit_width_names, check_zeros, quantization_facts
+from compress.quantization.graph import check_followed
 from compress.quantization.post_training import post_train
 from compress.quantization.priced_rounding import SizeHolder, restore, round_by_price, settle
 from compress.quantization.size_target import RateFields
@@ -43,6 +43,7 @@ def run(stage: Qat, context: StageContext) -> dict[str, Any]:
     float_model, build = load_model(context.source.path, detector)
     masks = masks_of(float_model, build)
     facts = model_facts(float_model, detector)
+    check_followed(float_model, detector.example_input(1))
     model = quantize(float_model, settings, detector)
     check_bit_width_names(model, settings)
     with on_device(model, context.device) as device:
@@ -85,11 +86,6 @@ def _train_at_size(
         statistics = weigh_errors(model, context, images=rate.images, label=stage.label)
         return SizeRounding(model, statistics, context, label=stage.label), statistics
 
-    guard = None
-    if stage.max_drop is not None:  # first, so that a metric that cannot be measured is told before the training
-        before = context.inputs[rate.baseline]
-        guard = ScoreGuard.of(stage.max_drop, before, context.detector, device=context.device, label=stage.label)
-    learnt: nn.Module | None = None
     sizing, statistics = weighed()
     found = sizing.to(rate, baseline=rate.baseline)
     sizing.settle(found)
@@ -104,44 +100,12 @@ def _train_at_size(
         found = replace(found, num_bytes=size, price=held)
         if rate.price is None and size > target_bytes(rate, context, baseline=rate.baseline, label=stage.label):
             restore(model, learnt)  # what it learnt says more of a weight than the integer that it became
-            sizing, learnt = weighed()[0], None
+            sizing, _ = weighed()
             found = sizing.to(rate, baseline=rate.baseline)
             sizing.settle(found)
     else:
         result = train()
-    facts: dict[str, Any] = {}
-    if guard is not None:
-        wanted, again = found, _Rounder(model, learnt, sizing, lambda: weighed()[0])
-        found = smallest_that_holds(guard, wanted, again.at, sizing.file)
-        if found is not wanted:
-            again.settle(found)
-        facts = {"guard": guard.facts()}
-    return result, {**_size_facts(found), **facts}
-
-
-class _Rounder:
-    """Rounds a trained network to other sizes, from the weights that it has learnt: only if anybody asks."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        learnt: nn.Module | None,
-        sizing: SizeRounding,
-        weigh: Callable[[], SizeRounding],
-    ) -> None:
-        self._model, self._learnt, self._sizing, self._weigh = model, learnt, sizing, weigh
-
-    def at(self, price: float, near: Priced) -> Priced:
-        """Return the network at a price; see `SizeRounding.at`."""
-        if self._learnt is not None:
-            restore(self._model, self._learnt)
-            self._sizing, self._learnt = self._weigh(), None
-            return self._sizing.at(price)
-        return self._sizing.at(price, near)
-
-    def settle(self, found: Priced) -> None:
-        """Give the model these weights; see `SizeRounding.settle`."""
-        self._sizing.settle(found)
+    return result, _size_facts(found)
 
 
 def _size_facts(found: Priced) -> dict[str, Any]:

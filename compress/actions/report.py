@@ -21,6 +21,8 @@ from compress.report.looks import collect_looks
 from compress.report.markdown import plain_table, render
 from compress.report.pictures import draw_pictures
 from compress.report.requirements import check_requirements
+from compress.report.sensitivity import Sensitivity
+from compress.report.sensitivity_chart import draw_sensitivity
 from compress.stage import StageContext
 from compress.stages.report import Report
 
@@ -99,6 +101,7 @@ def _document(stage: Report, context: StageContext) -> Document:
         forecast=foreseen,
         forecast_checks=[] if foreseen is None else _checks(foreseen, artifacts, rows),
         looks=collect_looks(artifacts),
+        sensitivities={a.label: _sensitivity(a) for a in artifacts if a.kind is Kind.SENSITIVITY},
         requirements=requirements,
         requirements_met=all(entry.ok for entry in requirements),
         left_out=collect.collect_left_out(artifacts),
@@ -121,6 +124,12 @@ def _draw_charts(stage: Report, context: StageContext, document: Document) -> No
     for label, history in document.histories.items():
         draw_training(label, history, context.folder / f"training_{label}.png")
         document.charts.append(f"training_{label}.png")
+    for label, found in document.sensitivities.items():
+        document.charts += draw_sensitivity(found, context.folder, prefix=f"{label}_")
+
+
+def _sensitivity(artifact: Artifact) -> Sensitivity:
+    return Sensitivity.model_validate({k: v for k, v in artifact.facts.items() if k in Sensitivity.model_fields})
 
 
 def _picture_threshold(document: Document) -> float | None:

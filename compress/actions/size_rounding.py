@@ -94,18 +94,21 @@ def packed_bytes(model: nn.Module, context: StageContext) -> int:
 
 
 def target_bytes(target: SizeTarget, context: StageContext, *, baseline: str, label: str) -> int:
-    """Return the bytes that a size means.
+    """Return the bytes that a size means; it is not a price.
 
     Raises:
         StageError: the baseline does not tell its size.
     """
-    if target.packed_bytes is not None:
-        return int(target.packed_bytes)
-    assert target.ratio is not None
-    original = context.inputs[baseline].facts.get("parameters_bytes")
-    if original is None:
-        raise StageError(f"stage {label}: {baseline} does not tell parameters_bytes. Name a float model.")
-    return int(original / target.ratio)
+
+    def original() -> int:
+        told = context.inputs[baseline].facts.get("parameters_bytes")
+        if told is None:
+            raise StageError(f"stage {label}: {baseline} does not tell parameters_bytes. Name a float model.")
+        return int(told)
+
+    wanted = target.bytes_of(original)
+    assert wanted is not None
+    return wanted
 
 
 def _images(context: StageContext, images: int, device: Any, label: str) -> Iterator[tuple[Tensor, Distance]]:

@@ -18,7 +18,7 @@ from compress.codec.files.network_folder import INDEX_SUFFIX, find_network
 from compress.codec.files.packed_file import Progress
 from compress.errors import CodecError, printable, printable_lines
 from compress.names_file import names_beside, read_names
-from compress.outputs import Outputs
+from compress.outputs import Outputs, make_folder
 
 app = typer.Typer(help="Pack networks into .krimp files and back.", no_args_is_help=True)
 
@@ -108,7 +108,7 @@ def unpack(
             listed = "".join(f"  {printable(side.name)}  {side.num_bytes:,} bytes\n" for side in sides)
             typer.echo(f"{printable(target)} and beside it in {printable(target.parent)}:\n{listed}", nl=False)
         if into is not None:
-            into.mkdir(parents=True, exist_ok=True)
+            make_folder(into, CodecError)
         limit = codec.SANE_BYTES if max_bytes is None else max_bytes
         size = codec.unpack_file(file, target, progress, may_replace=outputs.may_replace, max_bytes=limit)
         for path in (target, *(target.parent / side.name for side in sides)):

@@ -74,7 +74,8 @@ def run(load: Load, out: Path, **how: Any) -> list[Result]:
     Args:
         load: gives the recipe with these attempts, one of them chosen for the report (None: the last).
         out: folder of all recipes' artifacts.
-        how: options of `pipeline.run`. With `until` only the first attempt is made.
+        how: options of `pipeline.run`. With `until` only the first attempt is made; `start` is of the first attempt, or
+            of what comes after the last.
 
     Returns:
         All stages, in order, those of attempts that were not chosen too.
@@ -82,11 +83,16 @@ def run(load: Load, out: Path, **how: Any) -> list[Result]:
     recipe = load((), None)
     goal = recipe.goal
     assert goal is not None
+    say(f"the goal becomes these stages (`krimp recipes expand` writes them to a file):\n{recipe.written}")
     if how.get("until") is not None:
         return pipeline.run(recipe, out, **how)
+    start, how = how.get("start"), {**how, "start": None}
+    is_late = start in _labels_behind(recipe, Attempt.first(goal).look)
+    first_start, last_start = (None, start) if is_late else (start, None)
     attempts, seen = [Attempt.first(goal)], list[Seen]()
     while True:
-        results = pipeline.run(load(attempts, None), out, **{**how, "until": attempts[-1].look})
+        asked = {"until": attempts[-1].look, "start": None if seen else first_start}
+        results = pipeline.run(load(attempts, None), out, **{**how, **asked})
         seen.append(judge(goal, attempts[-1], {one.artifact.label: one.artifact for one in results}))
         say(str(seen[-1]))
         following = next_attempt(goal, seen)
@@ -94,12 +100,17 @@ def run(load: Load, out: Path, **how: Any) -> list[Result]:
             break
         say(f"attempt {following.number}: {_plan_text(seen[-1].attempt, following)}")
         attempts.append(following)
-        how = how | {"start": None}  # what was asked for by `start` is done
     best = choose(seen)
     if len(seen) > 1 or not best.holds:
         say("\n".join(["attempts at the goal:", *(f"  {one}" for one in seen)]))
         say(f"chosen: attempt {best.attempt.number}" + ("" if best.holds else "; none holds all limits"))
-    return pipeline.run(load(attempts, best.attempt), out, **{**how, "until": None})
+    return pipeline.run(load(attempts, best.attempt), out, **{**how, "start": last_start})
+
+
+def _labels_behind(recipe: Recipe, look: str) -> list[str]:
+    """Return the labels of the stages that come after an attempt's look at 'val'."""
+    labels = [stage.label for stage in recipe.stages]
+    return labels[labels.index(look) + 1 :]
 
 
 def judge(goal: Goal, attempt: Attempt, artifacts: Mapping[str, Artifact]) -> Seen:

@@ -15,6 +15,7 @@ from compress.machine import machine_key, version_of
 from compress.recipe.model import Recipe
 from compress.recipe.version import flat_training
 from compress.stage import Stage
+from compress.stages.sensitivity import Sensitivity
 from compress.training.settings import TrainingFields
 
 # Fields that hold paths: their content enters the key (checkpoint digest, data digest), not the text.
@@ -89,6 +90,8 @@ def _scores(stage: Stage) -> bool:
     """Return whether what the data set calls good decides the result: scores, and weights kept by COCO's metrics."""
     training = getattr(stage, "training", None)
     chosen_by = training.chosen_by() if isinstance(training, TrainingFields) else None
+    if isinstance(stage, Sensitivity):
+        return stage.score
     return stage.MAKES is Kind.SCORES or chosen_by not in (None, "map50")
 
 

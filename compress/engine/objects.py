@@ -8,6 +8,7 @@ from compress.dataset import CountsObjects, Dataset
 from compress.kind import Kind
 from compress.recipe.plan import PlannedStage
 from compress.stages.report import Report
+from compress.stages.sensitivity import Sensitivity
 from compress.training.settings import TrainingFields
 
 CANNOT = "map, map75, map50 and recall cannot be measured"
@@ -55,6 +56,8 @@ def _read_with_truth(one: PlannedStage) -> list[tuple[str, bool]]:
     training = getattr(stage, "training", None)
     if isinstance(training, TrainingFields):
         return [(split, split == "train") for split in training.trained_splits()]
+    if isinstance(stage, Sensitivity):
+        return [(split, False) for split in stage.scored_splits()]
     split = getattr(stage, "split", None)
     scores = stage.MAKES is Kind.SCORES or isinstance(stage, Report)
     return [(split, False)] if scores and isinstance(split, str) else []

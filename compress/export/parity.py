@@ -10,21 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import StageError
+from compress.metrics.output_error import relative_error
 from compress.quantization.graph import outputs_of
 from compress.runtime.session import open_session
 
 NUDGE = 1e-6  # share of an image's magnitude: what another order of summation in float32 may change
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """Return ||found - expected|| / ||expected||, 0 if both are zero.
-
-    >>> relative_error(np.array([3.0, 4.0]), np.array([3.0, 5.0])) < 0.172
-    True
-    """
-    scale = float(np.linalg.norm(expected.astype(np.float64)))
-    difference = float(np.linalg.norm(found.astype(np.float64) - expected.astype(np.float64)))
-    return difference / scale if scale else float(difference > 0)
 
 
 def check_parity(

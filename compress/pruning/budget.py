@@ -23,8 +23,13 @@ class CostFunction(Protocol):
 class Meter(Protocol):
     """Measures networks as they would be deployed, and learns from it what layers cost."""
 
-    def measure(self, model: nn.Module) -> bool:
-        """Measure a network, unless one of its widths was; return whether it is the first of all."""
+    @property
+    def networks(self) -> int:
+        """Return how many networks of different widths were measured."""
+        ...
+
+    def measure(self, model: nn.Module) -> None:
+        """Measure a network, unless one of its widths was; it is the latest in either case."""
         ...
 
     def costs(self, model: nn.Module) -> Mapping[str, float]:

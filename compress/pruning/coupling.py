@@ -313,5 +313,5 @@ def _reasons(
         elif any(name.startswith(f"{owner}.") for owner in owners):
             reasons[name] = OWN_RULE
         else:
-            reasons[name] = NO_OUTPUT if trace.owns_weight(name) else COMPUTED_WEIGHT
+            reasons[name] = NO_OUTPUT if trace.owns_unread_weight(name) else COMPUTED_WEIGHT
     return reasons

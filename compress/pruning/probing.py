@@ -34,7 +34,7 @@ def try_widths(
     *,
     probes: int = PROBES,
 ) -> None:
-    """Measure a network as it is, and, if it is the first that the meter sees, some narrower ones.
+    """Measure a network as it is, and, if it is the only one that the meter has seen, some narrower ones.
 
     Args:
         meter: learns from them.
@@ -45,8 +45,8 @@ def try_widths(
         settings: `round_to`, and the seed of the widths.
         probes: how many narrower ones.
     """
-    is_first = meter.measure(model)
-    if not is_first:
+    meter.measure(model)
+    if meter.networks > 1:
         return
     scores = magnitude_scores(model, coupling.groups)
     for widths in probe_widths(coupling, full, floors, settings)[:probes]:

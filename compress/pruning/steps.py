@@ -93,6 +93,7 @@ def prune_in_steps(
         full |= meter.costs(model)
         targets |= {name: wanted[name] for name in wanted if name not in targets}
     by_step = {name: step_targets(full[name], min(most, full[name]), steps) for name, most in targets.items()}
+    by_step |= {name: [round(most) for most in by_step[name]] for name in COUNTED if name in by_step}
     first = {name: len(p) for name, p in model.named_parameters() if name.endswith(".weight")}
     original: dict[str, int] | None = None
     groups: dict[str, dict[str, Any]] = {}

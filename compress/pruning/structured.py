@@ -82,7 +82,7 @@ def prune_step(
         widths: layer name -> channels its group shall have, whatever the ranking says.
         losses: one call a batch, for importance 'group_taylor'.
         device: 'auto', 'cpu' or 'cuda', where the losses run; everything else runs on the CPU.
-        meter: measures what is no count; needed if a target is none.
+        meter: measures what is no count; given if and only if a target is none.
 
     Returns:
         What was done. Targets at or above the present costs change nothing.
@@ -100,9 +100,7 @@ def prune_step(
         coupling.groups, original, round_to=settings.round_to, max_pruning_ratio=settings.max_pruning_ratio
     )
     given = given_widths(coupling.groups, widths or {}, round_to=settings.round_to, kept=coupling.not_prunable)
-    is_measured = set(targets) != set(counts)
-    if is_measured:
-        assert meter is not None, "a target that is no count needs a meter"
+    if meter is not None:
         try_widths(meter, model, coupling, sides.full | given, floors, settings)
 
     def budget() -> Budget:
@@ -126,9 +124,9 @@ def prune_step(
         def plan(by: Budget) -> Widths:
             return plan_widths(coupling.groups, scores, by, floors=floors, settings=settings, given=given)
 
-        planned = plan(now)
-        if is_measured:
-            assert meter is not None
+        if meter is None:
+            planned = plan(now)
+        else:
             planned, now = plan_by_measuring(meter, model, coupling, scores, budget, plan)
     apply_widths(model, coupling, scores, planned)
     _check_counts(measure_complexity(model, example_input), {name: one.cost(planned) for name, one in counts.items()})

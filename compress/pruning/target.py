@@ -26,7 +26,9 @@ class PruningTarget(BaseModel):
     packed_bytes: ByteSize | None = Field(None, gt=0, description="Bytes of the packed int8 file: 900000, 900kB.")
     latency_ms: float | None = Field(None, gt=0, description="Milliseconds of an image in int8, here, one thread.")
     speedup: float | None = Field(
-        None, gt=1, description="How many times faster in int8 than what the stage is given is in float, side by side."
+        None,
+        gt=1,
+        description="How many times faster in int8 than what the stage is given is in float, here, one thread.",
     )
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ deformable layers, whose inside cannot be traced.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
@@ -14,13 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from compress.errors import StageError
-from compress.layer_widths import widths_of
-from compress.metrics.complexity import has_convolution_weight
 from compress.model_copy import copy_of
-from compress.progress import warn
+from compress.progress import silenced, warn
+from compress.quantization.in_place import settle_in_place
+from compress.quantization.standard_layers import takes_factors
+from compress.quantization.tracing import LayerTracer
+
+SAME = 0.01  # relative L2 error of an output; rounding stays far below, fresh weights or trained
 
 
 class Tap(nn.Module):
@@ -29,78 +35,6 @@ class Tap(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the value unchanged."""
         return x
-
-
-class _Pieces(fx.Proxy):
-    """A value while tracing; of a chunk or split it knows the number of pieces, which `list` asks for."""
-
-    def __len__(self) -> int:
-        number = _number_of_pieces(self.tracer.root, self.node)  # type: ignore[attr-defined]
-        return super().__len__() if number is None else number
-
-
-class LayerTracer(fx.Tracer):
-    """Traces down to layers; see the module text for what counts as one.
-
-    Attributes:
-        results: module name -> nodes that hold what it returned, for modules that were traced through.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        # Asked now: while tracing, a module's `weight` is a proxy and has no dimensions.
-        self._layers = {module for module in model.modules() if has_convolution_weight(module)}
-        self.results: dict[str, list[fx.Node]] = defaultdict(list)
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Trace a module and remember where its value is."""
-        result = super().call_module(m, forward, args, kwargs)
-        name = self.path_of_module(m)
-        if isinstance(result, fx.Proxy) and not self.is_leaf_module(m, name):
-            self.results[name].append(result.node)
-        return result
-
-    def iter(self, obj: fx.Proxy) -> Any:
-        """Return the pieces of a chunk or split whose number the call tells, as in `list(x.chunk(2, 1))`."""
-        if (number := _number_of_pieces(self.root, obj.node)) is None:
-            return super().iter(obj)
-        return iter([obj[i] for i in range(number)])  # type: ignore[index]
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Return what stands for a node's value while tracing."""
-        return _Pieces(node, self)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Return whether a module becomes one node."""
-        return super().is_leaf_module(m, module_qualified_name) or m in self._layers
-
-
-def _number_of_pieces(root: Any, node: fx.Node) -> int | None:
-    """Return into how many pieces a call cuts its tensor, None if it does not tell."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if name not in ("chunk", "split", "split_with_sizes", "tensor_split"):
-        return None
-    keys = ("chunks", "split_size_or_sections", "split_size", "split_sizes", "indices_or_sections")
-    given = node.args[1] if len(node.args) > 1 else next((node.kwargs[key] for key in keys if key in node.kwargs), None)
-    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    if isinstance(given, list | tuple):
-        return len(given) + (name == "tensor_split")
-    if not isinstance(given, int) or name != "split":
-        return given if isinstance(given, int) else None
-    width = _channels_of(root, node.args[0])
-    return None if width is None or dim != 1 else -(-width // given)
-
-
-def _channels_of(root: Any, node: Any) -> int | None:
-    """Return how many channels the layers before a node make; activations are looked through."""
-    while isinstance(node, fx.Node) and node.op == "call_module":
-        widths = widths_of(root.get_submodule(str(node.target)))
-        if made := next(
-            (widths[key] for key in ("out_channels", "num_features", "num_channels") if key in widths), None
-        ):
-            return made
-        node = node.args[0]
-    return None
 
 
 def trace(model: nn.Module, taps: Iterable[str] = ()) -> fx.GraphModule:
@@ -121,19 +55,41 @@ def trace(model: nn.Module, taps: Iterable[str] = ()) -> fx.GraphModule:
     try:
         graph = tracer.trace(model)
     except Exception as error:
-        raise StageError(
-            f"{type(model).__name__}: the forward pass cannot be traced: {error}. "
-            "Branches on tensor values or shapes must move out of it, or into a layer with its own `weight`."
-        ) from error
+        raise StageError(tracer.words(error)) from error
     graph_module = fx.GraphModule(model, graph, class_name=type(model).__name__)
     for name in taps:
         _insert_tap(graph_module, name, tracer.results.get(name, []))
+    settle_in_place(graph_module)
     graph_module.recompile()
     return graph_module.eval()
 
 
+def check_followed(model: nn.Module, example: Tensor) -> None:
+    """Compare a float model with its graph, batch norms folded: both must compute the same.
+
+    Args:
+        model: float; left in evaluation mode.
+        example: (N, 3, H, W).
+
+    Raises:
+        StageError: the graph computes something else, or the model cannot be followed.
+    """
+    with silenced():  # what is to be said of the folding is said when it counts
+        graph_module = fold_batch_norms(trace(model))
+    for number, (expected, found) in enumerate(
+        zip(outputs_of(model.eval(), example), outputs_of(graph_module, example), strict=True)
+    ):
+        size = float(expected.double().norm())
+        if math.isfinite(size) and not float((found - expected).double().norm()) <= SAME * size + 1e-6:
+            raise StageError(
+                f"{type(model).__name__}: output {number} of the traced network differs from that of the network "
+                f"itself by more than {SAME:.0%}. Look for hooks, for operations in place and for layers that "
+                "compute their weight at each call, and write them as plain operations on new tensors."
+            )
+
+
 def _compute_weights(model: nn.Module) -> None:
-    """Replace weights that are computed at each call (weight norm, spectral norm) by their values, in place."""
+    """Replace weights that are computed at each call (weight norm, spectral norm, masks) by their values, in place."""
     for module in model.modules():
         if parametrize.is_parametrized(module):
             # Torch takes the property out of the class, which a deep copy shares with its original.
@@ -143,7 +99,7 @@ def _compute_weights(model: nn.Module) -> None:
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         for key, hook in list(module._forward_pre_hooks.items()):
-            if isinstance(hook, WeightNorm):  # the form that torch had before parametrizations
+            if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):  # from before parametrizations
                 hook.remove(module)
                 del module._forward_pre_hooks[key]
 
@@ -198,7 +154,7 @@ def fold_batch_norms(graph_module: fx.GraphModule) -> fx.GraphModule:
         if conv_name is None:
             warn(f"batch norm {name} follows no convolution of its own and stays in the graph as float arithmetic.")
             continue
-        _fold(graph_module.get_submodule(conv_name), norm)
+        _fold(graph_module.get_submodule(conv_name), norm, name)
         for node in nodes:
             node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
             graph_module.graph.erase_node(node)
@@ -214,18 +170,23 @@ def _foldable_into(graph_module: fx.GraphModule, norms: list[fx.Node], calls: di
         conv = module_of(graph_module, source)
         if not isinstance(conv, nn.Conv2d) or not isinstance(source, fx.Node) or len(source.users) != 1:
             return None
+        if not takes_factors(conv):
+            return None
         names.add(str(source.target))
     if len(names) != 1 or len(calls[name := names.pop()]) != len(norms):
         return None
     return name
 
 
-def _fold(conv: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> None:
+def _fold(conv: nn.Module, norm: nn.modules.batchnorm._BatchNorm, name: str) -> None:
     weight, bias = conv.weight, conv.bias
     assert isinstance(weight, nn.Parameter)
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
-        raise StageError("a batch norm keeps no running statistics, so it has no fixed factor. Train it with them.")
+        raise StageError(
+            f"{name}: the batch norm keeps no running statistics, so it has no fixed factor. Build it with "
+            "`track_running_stats=True` and train it so."
+        )
     with torch.no_grad():
         factor = (variance.double() + norm.eps).rsqrt()
         if norm.weight is not None:

@@ -38,6 +38,7 @@ from compress.quantization.gates import (
 from compress.quantization.graph import Tap, fold_batch_norms, module_of, trace
 from compress.quantization.layers import ActivationQuantizer, QuantizedConv2d, QuantizedLayer, add
 from compress.quantization.settings import QuantizationSettings, Role, saturation_problem
+from compress.quantization.standard_layers import convolves_plainly
 
 if TYPE_CHECKING:
     from compress.detector import Detector
@@ -102,17 +103,19 @@ def integer_layers(graph_module: fx.GraphModule, islands: Mapping[str, str], *, 
     fuses these as well, whatever we call them, so they must obey the limits of integer arithmetic.
     """
     calls: dict[str, list[fx.Node]] = defaultdict(list)
+    read = _layers_read_elsewhere(graph_module)
     for node in graph_module.graph.nodes:
         layer = module_of(graph_module, node)
-        if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and convolves_plainly(layer):
             calls[str(node.target)].append(node)
-    names = {name for name in calls if name not in islands}
+    names = {name for name in calls if name not in islands and name not in read}
     while True:
         wanted = set(tensors_to_quantize(graph_module, names, integer_gates=integer_gates))
         enclosed = {
             name
             for name, nodes in calls.items()
             if name not in names
+            and name not in read
             and any(
                 origin(graph_module, node.all_input_nodes[0]) in wanted and _behind_relu(graph_module, node) in wanted
                 for node in nodes
@@ -125,9 +128,15 @@ def integer_layers(graph_module: fx.GraphModule, islands: Mapping[str, str], *, 
         names |= enclosed
 
 
+def _layers_read_elsewhere(graph_module: fx.GraphModule) -> set[str]:
+    """Return the names of modules whose parameters an operator outside of them reads."""
+    return {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
+
+
 def _quantize_layers(graph_module: fx.GraphModule, settings: QuantizationSettings, integer_names: set[str]) -> None:
     """Replace every convolution-like layer by its quantized form, under the same name."""
     done: set[str] = set()
+    read = _layers_read_elsewhere(graph_module)
     problems: list[str] = []
     for node in graph_module.graph.nodes:
         layer = module_of(graph_module, node)
@@ -138,15 +147,24 @@ def _quantize_layers(graph_module: fx.GraphModule, settings: QuantizationSetting
         if isinstance(layer, nn.ConvTranspose2d) or getattr(layer, "padding_mode", "zeros") != "zeros":
             warn(f"{name}: a {type(layer).__name__} that is transposed or pads with other than zeros stays float.")
             continue
+        if name in read:
+            warn(f"{name}: another operator reads its weight, so it stays float. Give each a weight of its own.")
+            continue
+        if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+            raise StageError(
+                f"{name}: the weight of this {type(layer).__name__} is no parameter but computed by a hook. "
+                "Let `build()` return the layer with its plain weight."
+            )
+        plain = convolves_plainly(layer)
+        if isinstance(layer, nn.Conv2d) and not plain:
+            warn(f"{name}: {type(layer).__name__} does not compute torch's convolution, so it is computed in float.")
         integer = name in integer_names
         role = _role(node, layer) if integer else "island"
         bits = settings.bit_width(name, role)
         if (text := saturation_problem(bits, settings.target, role)) is not None:
             problems.append(f"layer_bit_widths: {name}: {text}")
         quantized = (
-            QuantizedConv2d(layer, bit_width=bits, integer=integer)
-            if isinstance(layer, nn.Conv2d)
-            else QuantizedLayer(layer, bit_width=bits)
+            QuantizedConv2d(layer, bit_width=bits, integer=integer) if plain else QuantizedLayer(layer, bit_width=bits)
         )
         graph_module.add_submodule(name, quantized)
     if problems:

@@ -255,7 +255,7 @@ class QuantizedLayer(QuantizedConv2d):
     def __init__(self, layer: nn.Module, *, bit_width: int) -> None:
         super().__init__(layer, bit_width=bit_width, integer=False)
         for name in ("weight", "bias"):
-            if isinstance(layer._parameters.get(name), nn.Parameter):
+            if name in layer._parameters:  # None as well: a name that is registered takes parameters only
                 del layer._parameters[name]
                 setattr(layer, name, None)
         self.layer = layer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, model_validator
 
 _SIZES = ("packed_bytes", "ratio", "price")
@@ -25,6 +27,16 @@ class SizeTarget(BaseModel):
                 f"exactly one of {', '.join(_SIZES)} says how small the file shall be, e.g. {{packed_bytes: 330kB}}."
             )
         return self
+
+    def bytes_of(self, original: Callable[[], int]) -> int | None:
+        """Return the bytes that are meant; None where a price says it.
+
+        Args:
+            original: gives those of the float model; asked only where a ratio is counted from them.
+        """
+        if self.packed_bytes is not None:
+            return int(self.packed_bytes)
+        return None if self.ratio is None else int(original() / self.ratio)
 
 
 class RateFields(SizeTarget):

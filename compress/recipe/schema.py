@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from compress import stages as stage_table
 from compress.plugins import DATASETS, available_plugins, find_dataset, find_plugin
+from compress.recipe.goal import Goal
 from compress.recipe.model import Recipe
 
 # Fields that are gone once a recipe is read: see `compress.recipe.variants`.
@@ -26,7 +27,7 @@ def json_schema(plugins: Sequence[str] | None = None) -> dict[str, Any]:
     """
     names = available_plugins() if plugins is None else list(plugins)
     classes = {name: find_plugin(name) for name in names}
-    models: list[Any] = [*stage_table.STAGES.values()]
+    models: list[Any] = [*stage_table.STAGES.values(), Goal]
     defaults = {name: plugin.DATA for name, plugin in classes.items()}
     formats = {name: find_dataset(name) for name in dict.fromkeys([*available_plugins(DATASETS), *defaults.values()])}
     models += [plugin.CONFIG for plugin in classes.values()] + [dataset.CONFIG for dataset in formats.values()]
@@ -65,8 +66,11 @@ def json_schema(plugins: Sequence[str] | None = None) -> dict[str, Any]:
         "allOf": format_rules,
     }
     properties["stages"] = _stages(properties["stages"], reference)
+    properties["goal"] = {**properties["goal"], "anyOf": [reference[Goal], {"type": "null"}]}
     properties |= _OF_VARIANTS
-    whole = {"required": schema.pop("required"), "properties": {"detector": {"required": ["plugin"]}}}
+    required = [name for name in schema.pop("required") if name != "stages"]
+    planned = {"anyOf": [{"required": ["stages"]}, {"required": ["goal"]}]}
+    whole = {"required": required, "properties": {"detector": {"required": ["plugin"]}}, **planned}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **{key: value for key, value in schema.items() if key != "$defs"},

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from compress.dataset import METRICS
 from compress.report.forecast import Forecast, ForecastCheck
 from compress.report.looks import Looks
+from compress.report.sensitivity import Sensitivity
 
 FORMAT_VERSION = 1
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
@@ -147,6 +148,9 @@ class Document(_Part):
         default_factory=list, description="Forecast beside measurement, as far as there is one."
     )
     looks: Looks = Field(default_factory=Looks, description="At 'val', to choose anything by it.")
+    sensitivities: dict[str, Sensitivity] = Field(
+        default_factory=dict, description="What parts can bear, by label of the stage that measured it."
+    )
     requirements: list[Requirement] = Field(default_factory=list)
     requirements_met: bool = True
     left_out: list[LeftOut] = Field(default_factory=list)

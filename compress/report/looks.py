@@ -43,18 +43,21 @@ class Looks(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     in_training: int = Field(0, description="Scorings that training chose its weights by.")
+    in_sensitivity: int = Field(0, description="Networks with one part changed that were scored.")
     others: list[Look] = Field(default_factory=list)
 
     @property
     def count(self) -> int:
         """Return how often it was looked at."""
-        return self.in_training + len(self.others)
+        return self.in_training + self.in_sensitivity + len(self.others)
 
 
 def collect_looks(artifacts: Sequence[Artifact]) -> Looks:
     """Return what was seen of 'val' in a run, in order."""
     histories = [row for artifact in artifacts for row in artifact.facts.get("history") or ()]
     in_training = sum(any(row.get(metric) is not None for metric in METRICS) for row in histories)
+    rows = [row for a in artifacts if a.kind is Kind.SENSITIVITY for row in a.facts["rows"]]
+    in_sensitivity = sum(row["loss"] is not None for row in rows)
     scored = [a for a in artifacts if a.kind is Kind.SCORES and a.facts.get("split") == SPLIT]
     reference = scored[0] if scored else None
     others: list[Look] = []
@@ -62,7 +65,7 @@ def collect_looks(artifacts: Sequence[Artifact]) -> Looks:
         others += [_guarded(artifact, look) for look in (artifact.facts.get("guard") or {}).get("looks", ())]
         if artifact in scored:
             others.append(_evaluated(artifact, None if artifact is reference else reference))
-    return Looks(in_training=in_training, others=others)
+    return Looks(in_training=in_training, in_sensitivity=in_sensitivity, others=others)
 
 
 def _guarded(artifact: Artifact, look: Mapping[str, Any]) -> Look:
@@ -91,7 +94,9 @@ def looks_sentence(looks: Looks) -> str:
         return ""
     times = "once" if looks.count == 1 else f"{looks.count} times"
     rest = " Points lost against the float model there:" if looks.others else ""
-    return f"Split `{SPLIT}` was looked at {times}, {looks.in_training} of them to choose weights in training.{rest}"
+    parts = f" and {looks.in_sensitivity} at networks with one part changed" if looks.in_sensitivity else ""
+    training = f"{looks.in_training} of them to choose weights in training"
+    return f"Split `{SPLIT}` was looked at {times}, {training}{parts}.{rest}"
 
 
 def looks_rows(looks: Looks) -> list[list[str]]:

@@ -13,6 +13,7 @@ from compress.errors import printable
 from compress.number_text import DASH, count_text, duration_text, fixed_text, interval_text, share_text, size_text
 from compress.report.document import Document, Row, history_metric
 from compress.report.looks import looks_rows, looks_sentence
+from compress.report.sensitivity_table import sensitivity_note, sensitivity_tables
 
 
 def render(document: Document) -> str:
@@ -27,6 +28,7 @@ def render(document: Document) -> str:
         _latency(document),
         _forecast(document),
         _looks(document),
+        _sensitivities(document),
         _pictures(document),
         _trainings(document),
         _exports(document),
@@ -407,6 +409,16 @@ def _looks(document: Document) -> str:
     """Return how often 'val' was looked at, and what was seen."""
     head, *rows = looks_rows(document.looks)
     return _section("Looks at val", looks_sentence(document.looks) + (f"\n\n{_table(head, rows)}" if rows else ""))
+
+
+def _sensitivities(document: Document) -> str:
+    """Return what the parts of the networks can bear, with the charts."""
+    parts = []
+    for label, found in document.sensitivities.items():
+        tables = [f"{title}:\n\n{_table(head, rows)}" for title, head, rows in sensitivity_tables(found)]
+        charts = _images([name for name in document.charts if name.startswith(f"{label}_sensitivity_")])
+        parts += [f"`{label}`: {_cell(sensitivity_note(found))}", charts, *tables]
+    return _section("Sensitivity", "\n\n".join(part for part in parts if part))
 
 
 def _section(title: str, body: str) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,7 @@ import numpy as np
 
 from compress.detector import MAX_WINDOW_PIXELS, Deploy
 from compress.errors import DataError, DetectorError, StageError
-from compress.outputs import Outputs
+from compress.outputs import Outputs, make_folder
 from compress.pictures.brightness import range_of_text
 from compress.pictures.decoding import Reading
 from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
@@ -77,13 +78,18 @@ def open_predictor(
     for (high, wide), whose in ((fixed or (1, 1), "the network's input"), (tile_size or (1, 1), "--tile")):
         if high * wide > MAX_WINDOW_PIXELS:
             raise StageError(f"{model}: {whose} is {high}x{wide} px, expected at most {MAX_WINDOW_PIXELS} px in all.")
-    if fixed is not None and tile_size is not None and tile_size != fixed:
+    if fixed is not None and tile_size not in (None, fixed) and padded_size(deploy, tile_size) != fixed:
         raise StageError(
             f"{model}: the network takes {fixed[0]}x{fixed[1]} px only, --tile is {tile_size[0]}x{tile_size[1]}. "
             "Leave --tile out."
         )
     if tile_size is None and fixed is not None and padded_size(deploy) != fixed:
         tile_size = fixed
+        if padded_size(deploy, fixed) != fixed:
+            raise StageError(
+                f"{model}: the network takes {fixed[0]}x{fixed[1]} px, its metadata makes "
+                f"{'x'.join(map(str, padded_size(deploy, fixed)))} px of pictures. Correct image_size there."
+            )
     predictor = Predictor(forward, deploy, tile_size, overlap_px, score_threshold)
     height, width = predictor.window_size
     predictor.windows((2 * height, 2 * width))  # refuses an overlap that does not fit, before any work
@@ -106,9 +112,9 @@ def reading_of(meta: Mapping[str, Any], max_pixels: int = MAX_PIXELS) -> Reading
         raise DetectorError(f"krimp.deploy: {error}. Export the model again.") from error
 
 
-def padded_size(deploy: Deploy) -> tuple[int, int]:
-    """Return (height, width) of the network's input for a picture of the size that the model was made for."""
-    images = deploy.preprocess(np.zeros((*deploy.image_size, 3), np.uint8))
+def padded_size(deploy: Deploy, size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Return (height, width) of the network's input for a window of a size; None means that of the model's metadata."""
+    images = deploy.preprocess(np.zeros((*(size or deploy.image_size), 3), np.uint8))
     return images.shape[2], images.shape[3]
 
 
@@ -193,9 +199,10 @@ def detect(
         What `detections.json` holds.
 
     Raises:
-        DataError: the annotation file of the COCO results does not name a picture or a class.
+        DataError: the annotation file of the COCO results does not name a picture or a class, or the folder cannot be
+            made.
     """
-    results.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(results.folder, DataError)
     deploy, taken = predictor.deploy, set[str]()
     threshold, reading = predictor.score_threshold, reading_of(deploy.meta, max_pixels)
     record: dict[str, Any] = {
@@ -288,6 +295,8 @@ def _is_picture(path: Path) -> bool:
 def _free_name(path: Path, taken: set[str]) -> str:
     """Return the picture's stem as a name that no earlier picture has and that leaves room for a suffix.
 
+    `A` and `a` are one name, and so are both forms of an accent: on some file systems they are one file.
+
     Where it is taken or too long, a digest of the path makes it another one; a further one of the same path is counted.
     """
     name, digest = path.stem, hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
@@ -295,10 +304,10 @@ def _free_name(path: Path, taken: set[str]) -> str:
     if len(os.fsencode(name)) > MAX_NAME_BYTES:
         name = f"{short}_{digest}"
     for number in itertools.count(1):
-        if name not in taken:
+        if (key := unicodedata.normalize("NFC", name).casefold()) not in taken:
             break
         name = f"{short}_{digest}" if number == 1 else f"{short}_{digest}_{number}"
-    taken.add(name)
+    taken.add(key)
     return name
 
 

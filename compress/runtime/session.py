@@ -201,7 +201,8 @@ def deploy_metadata_of(session: InferenceSession, name: str) -> dict[str, Any]:
     if text is None:
         raise CodecError(
             f"{name}: the model carries no {METADATA_KEY!r} metadata, which says what its outputs mean. "
-            "`krimp detect` and `krimp.Predictor` take models of the stage export_onnx; any other ONNX file works with "
+            "`krimp detect` and `krimp.Predictor` take models of the stage export_onnx, or whose metadata names a "
+            "head (detectors/heads/README.md); any other ONNX file works with "
             "`krimp pack`, `krimp inspect` and `krimp.open_session`."
         )
     try:

@@ -14,12 +14,14 @@ from compress.stages.prune_unstructured import PruneUnstructured
 from compress.stages.qat import Qat
 from compress.stages.report import Report
 from compress.stages.round_weights import RoundWeights
+from compress.stages.sensitivity import Sensitivity
 from compress.stages.train import Train
 
 STAGES: dict[str, type[Stage]] = {
     "load_float": LoadFloat,
     "train": Train,
     "evaluate": Evaluate,
+    "sensitivity": Sensitivity,
     "prune_structured": PruneStructured,
     "finetune": Finetune,
     "prune_unstructured": PruneUnstructured,

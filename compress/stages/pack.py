@@ -15,6 +15,7 @@ class Pack(Stage):
     MAKES: ClassVar[Kind] = Kind.PACKED
     LIBRARIES: ClassVar[tuple[str, ...]] = ("huffman", "numpy")
     ACTION: ClassVar[str] = "compress.actions.pack"
-    CODE_VERSION: ClassVar[int] = 4  # 2: version 2 of the format; 3: runs and lists of rows in it; 4: all but one value
+    # 2: version 2 of the format; 3: runs and lists of rows in it; 4: all but one value; 5: short scales
+    CODE_VERSION: ClassVar[int] = 5
 
     stage: Literal["pack"] = "pack"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from compress.guard import DropLimits
 from compress.kind import Kind
 from compress.quantization.settings import ONLY_RANGES, PostTraining, QuantizationSettings
 from compress.quantization.size_target import RateFields
@@ -69,29 +68,16 @@ class Qat(Stage, QuantizationSettings):
     rate: RateFields | None = Field(
         None, description="Train at a size of the packed file, e.g. {packed_bytes: 330kB}; default: whatever it is."
     )
-    max_drop: DropLimits | None = Field(
-        None,
-        description="Points that may be lost on 'val', e.g. {map: 0.5}; a file of a rate gets larger until they hold.",
-    )
     distill: DistillFields | None = Field(None, description="Learn from a teacher as well; default: labels only.")
-
-    @model_validator(mode="after")
-    def _backs_off_from_a_size(self) -> Qat:
-        if self.max_drop is not None and self.rate is None:
-            raise ValueError("max_drop: only a size can be given up for points. Say one: rate: {packed_bytes: 330kB}.")
-        return self
 
     def references(self) -> tuple[str, ...]:
         """Return the teacher's label, if there is one and anything is trained, and that of a rate's baseline."""
         teacher = (self.distill.teacher,) if self.distill and self.training.epochs else ()
-        counted = self.rate.references() if self.rate else ()
-        guarded = (self.rate.baseline,) if self.rate and self.max_drop else ()
-        return tuple(dict.fromkeys([*teacher, *counted, *guarded]))
+        return tuple(dict.fromkeys([*teacher, *(self.rate.references() if self.rate else ())]))
 
     def splits(self) -> tuple[str, ...]:
-        """Return 'train', and 'val' if the training is scored or losses are looked at."""
-        is_scored = bool(self.training.evaluate_every and self.training.epochs)
-        return ("train", "val") if is_scored or self.max_drop else ("train",)
+        """Return 'train', and 'val' if the training is scored."""
+        return ("train", "val") if self.training.evaluate_every and self.training.epochs else ("train",)
 
     def chosen(self) -> PostTraining:
         """Return `post_training` with its defaults: everything where nothing is trained, else the ranges only.
@@ -109,8 +95,6 @@ class Qat(Stage, QuantizationSettings):
         fields.pop("post_training")
         if self.rate is None:  # as it was before there was one
             fields.pop("rate")
-        if self.max_drop is None:
-            fields.pop("max_drop")
         return fields if self.chosen() == ONLY_RANGES else fields | {"post_training": asdict(self.chosen())}
 
     def settings(self) -> QuantizationSettings:

@@ -227,6 +227,8 @@ def _quad(columns: list[str]) -> tuple[float, ...]:
             value = plain_float(column)
         except ValueError:
             hint = " It has commas; write blanks." if "," in column else ""
+            if column.count(",") == 1 and all(column.split(",")) and _number(column.replace(",", ".")) is not None:
+                hint = " It has a comma for the decimal point; write '.'."
             raise ValueError(f"{name} is '{column}', expected a number in pixels.{hint}") from None
         if not math.isfinite(value):
             raise ValueError(f"{name} is {column}, expected a finite number in pixels.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -107,16 +108,45 @@ def read_label_text(path: Path) -> tuple[str, list[str]]:
     try:
         return read_whole(path).decode("utf-8-sig"), []
     except UnicodeDecodeError:
-        return "", [f"{path}: not UTF-8, expected a text file."]
+        return "", [f"{path}: not UTF-8, expected a text file. Save it as UTF-8."]
     except OSError as error:
         return "", [f"{path}: {decoding.reason(error, path)}, expected a text file that can be read."]
 
 
-def near_names(folder: Path) -> Mapping[str, str]:
-    """Return name without suffixes, in lower case -> ' There is NAME.', for what is looked for in vain."""
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    hints = {name.partition(".")[0].casefold(): f" There is {name}." for name in names}
-    return hints | {name.rpartition(".")[0].casefold(): f" There is {name}." for name in names}
+class NearNames:
+    """File names that are nearly those that are looked for in vain.
+
+    Args:
+        names: of files that are there.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        names = sorted(name for name in names if not name.startswith("."))
+        self._near = {_alike(name.partition(".")[0]): name for name in names}
+        self._near |= {_alike(name.rpartition(".")[0]): name for name in names}
+
+    def hint(self, name: str) -> str:
+        """Return ' There is NAME.' for a name without suffix, '' where nothing is near."""
+        near = self._near.get(_alike(name))
+        if near is None:
+            return ""
+        same = not near.startswith(name) and _composed(near).startswith(_composed(name))
+        why = " Its accents are stored in another way (Unicode NFC and NFD); rename one." if same else ""
+        return f" There is {near}.{why}"
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, none if there is no such folder."""
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def _alike(name: str) -> str:
+    """Return what names have in common that differ by case or by how accents are stored."""
+    return _composed(name).casefold()
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def labelled_object(

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
-from compress.errors import DetectorError
+from compress.detector import MAX_WINDOW_PIXELS
+from compress.errors import DataError, DetectorError
 from detectors.geometry.detections import Detections
 from detectors.geometry.drawing import draw_detections
+from detectors.geometry.metadata import Resize
 from detectors.geometry.pictures import normalize_picture
+from detectors.geometry.resizing import boxes_to_picture, clip_upright, fit, resize_picture
 from detectors.geometry.text import dota_text, to_records
 from detectors.geometry.tiling import Window, merge_tiles, tile_windows
+
+_LEAST_PX = 0.01  # a side of a box that was brought back to its picture and cut there; less is rounding
 
 
 class Decode(Protocol):
@@ -43,11 +49,19 @@ class BoxDeploy:
         decode: the plug-in's own way from raw outputs to boxes.
         axis_aligned: boxes have angle 0: records also say `bbox` (x1, y1, x2, y2), and boxes that a picture's border
             has clipped to nothing are left out when windows are merged, because they overlap nothing.
+        maps: raw outputs are maps of floats; where they may be lists of boxes, too, `decode` checks their shapes.
     """
 
     meta: Mapping[str, Any]
     decode: Decode
     axis_aligned: bool = False
+    maps: bool = True
+
+    @cached_property
+    def resize(self) -> Resize | None:
+        """Return how windows are resized to the network's input, or None if they are fed pixel by pixel."""
+        rule = self.meta.get("resize")
+        return None if rule is None else Resize.model_validate(rule)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -65,18 +79,25 @@ class BoxDeploy:
         return float(self.meta["score_threshold"])
 
     def preprocess(self, image: np.ndarray, *, minimum_size: tuple[int, int] | None = None) -> np.ndarray:
-        """Turn a picture into the network's input: RGB, normalized, padded with zeros below and to the right.
+        """Turn a picture into the network's input: normalized, padded with zeros below and to the right.
+
+        Where the metadata says `resize`, it is resized to `image_size` instead.
 
         Args:
             image: (H, W, 3) uint8, BGR.
-            minimum_size: (height, width) to pad to at least, pixels; None pads to the divisor only.
+            minimum_size: (height, width) to pad to at least, pixels; None pads to the divisor only. Means nothing where
+                pictures are resized.
 
         Returns:
-            (1, 3, H', W') float32, H' and W' the next multiples of `size_divisor`.
+            (1, 3, H', W') float32, RGB or as `channel_order` says, H' and W' the next multiples of `size_divisor`.
 
         Raises:
             DetectorError: the picture is not (H, W, 3) uint8.
         """
+        if self.resize is not None:
+            if image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8 and image.size:
+                image = resize_picture(image, self.image_size, self.resize)
+            minimum_size = None
         try:
             return normalize_picture(
                 image,
@@ -84,6 +105,7 @@ class BoxDeploy:
                 std=self.meta["std"],
                 size_divisor=int(self.meta["size_divisor"]),
                 minimum_size=minimum_size,
+                channel_order=self.meta.get("channel_order", "rgb"),
             )
         except ValueError as error:
             raise DetectorError(str(error)) from error
@@ -95,22 +117,39 @@ class BoxDeploy:
 
         Args:
             raw: one array per name of `output_names`; further ones (for the loss) are left out.
-            image_size: (height, width) of the real picture inside the padded input.
+            image_size: (height, width) of the real picture inside the padded input, or before it was resized.
             score_threshold: replaces the model's; scores are strictly above it.
 
         Returns:
-            One `Detections` a picture, pixels of the network's input.
+            One `Detections` a picture, pixels of the picture.
 
         Raises:
             DetectorError: number or shape of the arrays does not fit the metadata.
         """
         exported = raw[: len(self.meta["output_names"])]
-        odd = [f"{array.dtype} {array.shape}" for array in exported if array.ndim != 4 or array.dtype.kind != "f"]
+        odd = [f"{array.dtype} {array.shape}" for array in exported if not self._is_readable(array)]
         if odd or len({len(array) for array in exported}) > 1:
-            raise DetectorError(
-                f"raw outputs: {', '.join(odd) or 'batches of different sizes'}; expected floats (N, channels, h, w)."
-            )
-        return self.decode(exported, self.meta, image_size=image_size, score_threshold=score_threshold)
+            expected = "floats (N, channels, h, w)" if self.maps else "one batch of numbers"
+            raise DetectorError(f"raw outputs: {', '.join(odd) or 'batches of different sizes'}; expected {expected}.")
+        if self.resize is None:
+            return self.decode(exported, self.meta, image_size=image_size, score_threshold=score_threshold)
+        found = self.decode(exported, self.meta, image_size=self.image_size, score_threshold=score_threshold)
+        return [self._brought_back(each, image_size) for each in found]
+
+    def _is_readable(self, array: np.ndarray) -> bool:
+        if self.maps:
+            return array.ndim == 4 and array.dtype.kind == "f"
+        return array.ndim > 0 and len(array) > 0 and array.dtype.kind in "fiu"
+
+    def _brought_back(self, found: Detections, image_size: tuple[int, int]) -> Detections:
+        """Return detections in the resized input as those of the picture, without those in the padding."""
+        assert self.resize is not None
+        boxes = boxes_to_picture(found.boxes, fit(image_size, self.image_size, self.resize))
+        if self.axis_aligned:
+            boxes = clip_upright(boxes, image_size)
+        else:
+            boxes[:, :2] = np.clip(boxes[:, :2], 0, [image_size[1] - 1, image_size[0] - 1])
+        return Detections(boxes, found.scores, found.labels).take(np.all(boxes[:, 2:4] > _LEAST_PX, axis=1))
 
     def tile_windows(
         self, image_size: tuple[int, int], *, tile_size: tuple[int, int] | None = None, overlap_px: int | None = None
@@ -119,21 +158,38 @@ class BoxDeploy:
 
         Args:
             image_size: (height, width) of the picture, pixels.
-            tile_size: (height, width), pixels; None takes the size that the model was made for.
+            tile_size: (height, width), pixels; None takes the size that the model was made for, or the whole picture
+                where windows are resized.
             overlap_px: pixels that neighbours share; None means a fifth of the tile's shorter side.
 
         Returns:
             At least one window.
 
         Raises:
-            DetectorError: the overlap does not fit into the tile.
+            DetectorError: the overlap does not fit into the tile, or there is none.
+            DataError: the picture is too large to be resized as a whole.
         """
+        if self.resize is not None and tile_size is None:
+            return [self._whole(image_size, overlap_px)]
         tile = self.image_size if tile_size is None else tile_size
         overlap = min(tile) // 5 if overlap_px is None else overlap_px
         try:
             return tile_windows(image_size, tile, overlap)
         except ValueError as error:
             raise DetectorError(f"{error} Choose an overlap of 0 to {min(tile) - 1} px.") from error
+
+    def _whole(self, image_size: tuple[int, int], overlap_px: int | None) -> Window:
+        if overlap_px is not None:
+            raise DetectorError(
+                f"an overlap of {overlap_px} px needs tiles: this model looks at the whole picture. Give --tile."
+            )
+        height, width = image_size
+        if height * width > MAX_WINDOW_PIXELS:
+            raise DataError(
+                f"picture of {width} x {height} px: too large to be resized to the network's input, expected at "
+                f"most {MAX_WINDOW_PIXELS} px. Give --tile."
+            )
+        return Window(0, 0, width, height)
 
     def merge(
         self, parts: Sequence[Detections], windows: Sequence[Window], *, image_size: tuple[int, int]

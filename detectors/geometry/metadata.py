@@ -7,7 +7,7 @@ a picture and the network do not call for. A plug-in adds its own fields in a su
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
@@ -35,6 +35,22 @@ class Bounded(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
+class Resize(Bounded):
+    """How a window becomes the network's input where the network takes one size only.
+
+    Attributes:
+        kind: `letterbox` keeps the ratio of the sides and fills what is left, `stretch` does not keep it.
+        pad_value: brightness of what is filled, 0..255, in all channels.
+        position: of the picture between what is filled.
+        enlarge: pictures smaller than the input are enlarged.
+    """
+
+    kind: Literal["letterbox", "stretch"]
+    pad_value: Annotated[int, Field(ge=0, le=255)] = 114
+    position: Literal["center", "corner"] = "center"
+    enlarge: bool = True
+
+
 class DeployMeta(Bounded):
     """What every model file says, because `BoxDeploy` or every `decode` reads it.
 
@@ -48,6 +64,8 @@ class DeployMeta(Bounded):
         nms_iou: overlap from which the weaker box of a class goes, above 0 and at most 1.
         max_detections: of a window.
         output_names: of the graph's outputs, in order.
+        channel_order: of the network's input; `mean` and `std` are of R, G, B in both.
+        resize: windows of any size are resized to `image_size`; None feeds pixels as they are, padded.
     """
 
     format_version: int
@@ -61,6 +79,8 @@ class DeployMeta(Bounded):
     nms_iou: Annotated[float, Field(gt=0, le=1)]
     max_detections: Count
     output_names: Annotated[list[Name], Field(min_length=1, max_length=1000)]
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    resize: Resize | None = None
 
     @model_validator(mode="after")
     def _check_area(self) -> Self:

@@ -17,8 +17,9 @@ def normalize_picture(
     std: Sequence[float],
     size_divisor: int,
     minimum_size: tuple[int, int] | None = None,
+    channel_order: str = "rgb",
 ) -> np.ndarray:
-    """Return a picture as a batch of one: RGB, normalized, padded with zeros below and to the right.
+    """Return a picture as a batch of one: normalized, padded with zeros below and to the right.
 
     Args:
         image: (H, W, 3) uint8, BGR.
@@ -26,6 +27,7 @@ def normalize_picture(
         std: of R, G, B, 0..255.
         size_divisor: height and width become multiples of it.
         minimum_size: (height, width) to pad to at least, px.
+        channel_order: 'rgb' or 'bgr', of the result.
 
     Returns:
         (1, 3, H', W') float32.
@@ -40,7 +42,8 @@ def normalize_picture(
     for channel in range(3):
         # One table a channel: 256 divisions instead of one a pixel.
         table = (np.arange(256, dtype=np.float32) - np.float32(mean[channel])) / np.float32(std[channel])
-        padded[0, channel, : image.shape[0], : image.shape[1]] = table[image[:, :, 2 - channel]]
+        place = channel if channel_order == "rgb" else 2 - channel
+        padded[0, place, : image.shape[0], : image.shape[1]] = table[image[:, :, 2 - channel]]
     return padded
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from compress.errors import DetectorError
+from detectors.geometry.class_nms import class_nms
 from detectors.geometry.deployed import BoxDeploy
 from detectors.geometry.detections import Detections
 from detectors.geometry.metadata import (
@@ -29,7 +30,6 @@ from detectors.geometry.metadata import (
     check_outputs,
 )
 from detectors.torchvision.anchors import boxes_per_cell, level_boxes
-from detectors.torchvision.nms import class_nms
 
 FORMAT_VERSION = 1
 ARCHITECTURES = ("retinanet", "fcos", "ssdlite")

@@ -22,6 +22,7 @@ TORCH_FREE = (
     "compress.runtime.detect", "detectors.data.formats.dota", "detectors.data.formats.coco",
     "detectors.data.formats.yolo", "detectors.data.commands", "detectors.data.conversion", "detectors.data.submission",
     "detectors.dcfl.adapter", "detectors.dcfl.config", "detectors.dcfl.deploy",
+    "detectors.heads.deploy", "detectors.heads.guessing", "detectors.heads.metadata",
 )  # fmt: skip
 # Modules below the ones that know recipes and stages: they must work without them.
 ALGORITHMS = ("pruning", "quantization", "codec", "export", "metrics")

@@ -57,6 +57,12 @@ def test_the_metadata_that_is_changed_there_is_served_itself(name):
         ("psc", "kinds", ["bbox_pred", "cls_score"], "kinds: expected cls_score, bbox_pred, angle_pred, centerness"),
         ("rotated_fcos", "angle_coder", {"kind": "none"}, "angle_coder: boxes around points need one"),
         ("rotated_fcos", "angle_coder", {"kind": "pseudo", "size": 1.0, "in_delta": False}, "size is 1.0"),
+        ("yolox", "head", "os:system", "head is 'os:system', expected one of yolov8"),
+        ("yolox", "settings", {"strides": [8] * 10**6}, "settings.strides is .* at most 32 items"),
+        ("ssd", "settings", {"priors": [[NAN] * 4]}, "settings.priors.0.0 is nan: input should be a finite number"),
+        ("yolov8", "resize", {"kind": "letterbox", "pad_value": -1}, "resize.pad_value is -1"),
+        ("dcfl", "resize", {"kind": "none"}, "resize.kind is 'none': input should be 'letterbox' or 'stretch'"),
+        ("dcfl", "channel_order", "\x1b[2J", r"channel_order is .*\\x1b"),
         ("rotated_retinanet", "strides", [8], "priors: corners of 2 levels, expected 1"),
     ],
 )

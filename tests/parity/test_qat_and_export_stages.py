@@ -17,7 +17,6 @@ from compress.actions import score_guard
 from compress.artifact import Artifact
 from compress.dataset import Scores
 from compress.errors import StageError
-from compress.guard import DropLimits
 from compress.kind import Kind
 from compress.model_folder import Build, load_model, save_model
 from compress.names_file import read_names
@@ -244,37 +243,6 @@ def test_a_size_that_loses_too_much_is_given_up(run, scored):
     ExportOnnx().run(context(folder, "held_onnx", source=artifact(folder / "held", Kind.QUANTIZED, "held")))
     packed = codec.pack_file(folder / "held_onnx" / "model.onnx", folder / "held.krimp").packed_bytes
     assert packed == held["expected_packed_bytes"]
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_training_at_a_size_gives_it_up_for_points(run, scored, epochs):
-    folder = run[0]
-    source, before = artifact(folder / "pruned", Kind.MODEL, "pruned"), artifact(folder / "float", Kind.MODEL, "float")
-
-    def rated_to(name: str, points: float) -> dict:
-        stage = rated(4000, epochs=epochs).model_copy(update={"max_drop": DropLimits(map=points)})
-        assert "float" in stage.references()
-        assert stage.splits() == ("train", "val")
-        return stage.run(context(folder, f"{name}_{epochs}", source=source, float=before))
-
-    free = rated_to("rated_free", 100)
-    lost = free["guard"]["looks"][0]["losses"]["map"]["middle"]
-    held = rated_to("rated_held", lost / 2)
-    assert free["guard"]["num_looks"] == 1 < held["guard"]["num_looks"]
-    assert held["expected_packed_bytes"] > free["expected_packed_bytes"]
-    made = artifact(folder / f"rated_held_{epochs}", Kind.QUANTIZED, "held")
-    ExportOnnx().run(context(folder, f"rated_held_{epochs}_onnx", source=made))
-    packed = codec.pack_file(
-        folder / f"rated_held_{epochs}_onnx" / "model.onnx", folder / "rated_held.krimp"
-    ).packed_bytes
-    assert packed == held["expected_packed_bytes"]
-
-
-def test_points_are_guarded_only_where_a_size_can_be_given_up():
-    with pytest.raises(ValidationError, match="only a size can be given up for points"):
-        Qat(max_drop={"map": 0.5})
-    assert "max_drop" not in Qat().key_fields()
 
 
 def test_a_drop_that_no_size_keeps_is_refused_with_what_was_lost(run, scored, monkeypatch):

@@ -137,6 +137,15 @@ def _scales(magnitudes: np.ndarray, element: int, qs: tuple[int, ...]) -> np.nda
             rows = rows[found == 0]
         if len(rows):
             return None
+    if len(left) > 1:
+        # A short row of elements of few bits fits other integers by chance: those of most rows are tried on it.
+        tops = np.rint(largest[left] / scales[left]).astype(np.int64)
+        most = int(np.bincount(tops).argmax())
+        others = left[tops != most]
+        for start in range(0, len(others), step):
+            rows = others[start : start + step]
+            found = _scale_for(magnitudes[rows], most, element, kind)
+            scales[rows] = np.where(found > 0, found, scales[rows])
     return scales
 
 
@@ -157,13 +166,23 @@ def _scale_for(magnitudes: np.ndarray, q: int, element: int, kind: type) -> np.n
     common = np.gcd.reduce(integers[maybe].astype(np.int64), axis=1)
     integers = integers[maybe] / common[:, None]
     middle = (0.5 * (low[maybe] + high[maybe]) * common).astype(kind)
-    for guess in (middle, np.nextafter(middle, kind(np.inf)), np.nextafter(middle, kind(0)),
+    for guess in (*_short(middle, element), middle, np.nextafter(middle, kind(np.inf)), np.nextafter(middle, kind(0)),
                   (low[maybe] * common).astype(kind), (high[maybe] * common).astype(kind)):  # fmt: skip
         with np.errstate(over="ignore"):
             products = _rounded(integers.astype(kind) * guess[:, None], element)
         is_right = (products == magnitudes[maybe]).all(axis=1) & (guess > 0) & (scales[maybe] == 0)
         scales[maybe] = np.where(is_right, guess, scales[maybe])
     return scales
+
+
+def _short(scales: np.ndarray, element: int) -> Iterator[np.ndarray]:
+    """Yield scales rounded to types that scales are kept in: those of few bits cost few, one a group of 32 elements."""
+    if element == 3:
+        yield scales.astype(np.float32).astype(np.float64)
+        return
+    for narrow in (1, 0) if element == 2 else (element,):
+        with np.errstate(over="ignore"):
+            yield _rounded(scales, narrow)
 
 
 def _bounds(magnitudes: np.ndarray, integers: np.ndarray, element: int) -> tuple[np.ndarray, np.ndarray]:

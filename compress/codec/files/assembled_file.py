@@ -11,7 +11,6 @@ from compress.codec.files.network_source import Source
 from compress.codec.files.pack_facts import PackFacts
 from compress.codec.format.index_writer import write_heaps, write_record, write_side_files, write_table, write_varint
 from compress.codec.format.layout import HEADER_BYTES, KINDS, MAX_INDEX_RATIO, MAX_RATIO, Header, Table
-from compress.codec.format.sections import shrink
 from compress.errors import CodecError
 
 
@@ -71,10 +70,10 @@ def assemble(
         at = item.span.start + item.span.num_bytes
         index += write_record(item.record._replace(gap=len(gap)))
     skeleton += source.copy(at, source.num_bytes)
-    packed = shrink(bytes(index))
+    packed = source.shrink(bytes(index))
     if len(index) > len(packed[0]) * MAX_INDEX_RATIO[version_of(items)]:
         packed = bytes(index), False
-    rest = (bytes(skeleton), False) if is_stored else shrink(bytes(skeleton), is_thorough=is_thorough)
+    rest = (bytes(skeleton), False) if is_stored else source.shrink(bytes(skeleton), is_thorough=is_thorough)
     return Assembled(items, list(heaps), tables, len(skeleton), rest, len(index), packed)
 
 

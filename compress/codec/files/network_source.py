@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,6 +13,7 @@ from compress.codec.files.network_folder import INDEX_SUFFIX, find_network, shar
 from compress.codec.files.tensor_places import ExternalTensor, Span, find_tensors, in_order
 from compress.codec.format.file_names import refused_name
 from compress.codec.format.layout import KINDS, MAX_FILES, MAX_ORIGINAL_BYTES, SideFile
+from compress.codec.format.sections import Shrinker
 from compress.codec.mapped_memory import forget, open_map
 from compress.errors import CodecError, printable
 
@@ -29,6 +30,7 @@ class Source:
         spans: the tensors in all of them, in the order of their bytes.
         container: index into `layout.CONTAINERS`.
         paths: where each file lies.
+        shrink: packs sections of the file that is made of it.
     """
 
     files: tuple[memoryview, ...]
@@ -36,6 +38,7 @@ class Source:
     spans: tuple[Span, ...]
     container: int
     paths: tuple[Path, ...]
+    shrink: Shrinker = field(default_factory=Shrinker, compare=False, repr=False)
 
     @property
     def num_bytes(self) -> int:

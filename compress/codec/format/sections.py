@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 from collections.abc import Iterator
 
@@ -37,6 +38,20 @@ def shrink(data: bytes, *, is_thorough: bool = False) -> tuple[bytes, bool]:
     tries = [_pack(data, each) for each in settings] if data else []
     smallest = min(tries, key=len, default=data)
     return (smallest, True) if len(smallest) < len(data) else (data, False)
+
+
+class Shrinker:
+    """`shrink` for one file: sections that are tried in several forms of it are packed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bool], tuple[bytes, bool]] = {}
+
+    def __call__(self, data: bytes, *, is_thorough: bool = False) -> tuple[bytes, bool]:
+        """Return what `shrink` returns."""
+        key = hashlib.sha256(data).digest(), is_thorough and len(data) <= _LONG_BYTES
+        if key not in self._known:
+            self._known[key] = shrink(data, is_thorough=is_thorough)
+        return self._known[key]
 
 
 def _settled(data: bytes) -> dict[str, int]:

@@ -41,7 +41,7 @@ def convolution(trace: ChannelTrace, call: Call) -> Tensor | None:
     """New channels, or, channel by channel, those of the input; equal parts of groups lose the same positions."""
     x, weight = call.args[0], call.args[1]
     groups = call.args[8]
-    layer = trace.layer(weight)
+    layer = trace.layer_with(weight, x.shape[1], call.out.shape[1])
     channels = vector(call, trace.labels_of(x), 1, x.shape[1])
     if layer is None:
         trace.classes.freeze(channels, COMPUTED_CONVOLUTION)
@@ -62,7 +62,7 @@ def convolution(trace: ChannelTrace, call: Call) -> Tensor | None:
 def linear(trace: ChannelTrace, call: Call) -> Tensor | None:
     """New channels in the last dimension."""
     x, weight = call.args[0], call.args[1]
-    layer = trace.layer(weight)
+    layer = trace.layer_with(weight, x.shape[-1], call.out.shape[-1])
     channels = vector(call, trace.labels_of(x), -1, x.shape[-1])
     if layer is None:
         trace.classes.freeze(channels, COMPUTED_LINEAR)

@@ -40,6 +40,7 @@ class ChannelTrace:
         self.fixed: dict[str, Reason] = {}
         self._labels: Any = WeakIdKeyDictionary()
         self._why: Any = WeakIdKeyDictionary()
+        self._read: set[int] = set()  # parameters that operators without a rule for weights got
         self._owners: dict[int, list[tuple[str, nn.Module, str]]] = defaultdict(list)
         for name, module in model.named_modules():
             own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -49,6 +50,8 @@ class ChannelTrace:
     def labels_of(self, tensor: Tensor) -> Tensor | None:
         """Return the labels of a tensor with frozen classes as 0, None if all of it is fixed."""
         labels = self._labels.get(tensor)
+        if id(tensor) in self._owners:
+            self._read.add(id(tensor))
         if labels is None and id(tensor) in self._owners:
             labels = self._table(tensor)
         if labels is None:
@@ -99,9 +102,21 @@ class ChannelTrace:
             return None
         return owners[0][:2]
 
-    def owns_weight(self, name: str) -> bool:
-        """Return whether a module's weight is a parameter of this module and of no other."""
-        return any([(owner, key) for owner, _, key in owners] == [(name, "weight")] for owners in self._owners.values())
+    def layer_with(self, tensor: Tensor | None, ins: int, outs: int) -> tuple[str, nn.Module] | None:
+        """Return `layer` if its widths are those of an operator, None for a weight that it reads in its own way."""
+        layer = self.layer(tensor)
+        if layer is None:
+            return None
+        widths = widths_of(layer[1])
+        own = [widths.get(f"{side}_channels", widths.get(f"{side}_features")) for side in ("in", "out")]
+        return layer if own == [ins, outs] else None
+
+    def owns_unread_weight(self, name: str) -> bool:
+        """Return whether a module's weight is a parameter of no other, and no operator has read it."""
+        return any(
+            [(owner, key) for owner, _, key in owners] == [(name, "weight")] and tensor not in self._read
+            for tensor, owners in self._owners.items()
+        )
 
     def side(self, name: str, side: str, labels: Tensor) -> Tensor:
         """Remember the channels of one side of a layer; every call of the layer has the same."""

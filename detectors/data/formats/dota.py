@@ -16,7 +16,7 @@ from compress.pictures.header import SUFFIXES as IMAGE_SUFFIXES
 from detectors.data.boxes import BoxDataset, Check
 from detectors.data.config import BoxData
 from detectors.data.labels import HEADERS, DroppedBox, is_of_yolo, parse_labels
-from detectors.data.places import Inspection, inspect_images, is_image, is_label, near_names, read_label_text
+from detectors.data.places import Inspection, NearNames, inspect_images, is_image, is_label, names_in, read_label_text
 from detectors.data.samples import Sample
 
 IMAGE_FOLDER = "images"
@@ -56,16 +56,16 @@ class DotaDataset(BoxDataset[DotaData]):
         both = [name for name in names if name in images and name in label_paths]
         looks = inspect_images([images[name] for name in both], check, self.config.reading, f"check split {split}")
         seen = dict(zip(both, looks, strict=True))
-        near = {part: near_names(folder / part) for part in (IMAGE_FOLDER, LABEL_FOLDER) if len(both) < len(names)}
+        near = {part: NearNames(names_in(folder / part)) for part in (IMAGE_FOLDER, LABEL_FOLDER)}
         for name in names:
             if name not in images:
-                hint = near[IMAGE_FOLDER].get(name.casefold(), "")
+                hint = near[IMAGE_FOLDER].hint(name)
                 problems.append(
                     f"{label_paths[name]}: no image of that name, expected one in {folder / IMAGE_FOLDER}.{hint}"
                 )
             elif name not in label_paths:
                 missing = folder / LABEL_FOLDER / f"{name}.txt"
-                hint = near[LABEL_FOLDER].get(name.casefold(), "")
+                hint = near[LABEL_FOLDER].hint(name)
                 problems.append(f"{missing}: missing, expected the labels of {images[name].name} (may be empty).{hint}")
             else:
                 sample, found = _read_sample(name, images[name], label_paths[name], table, seen[name])

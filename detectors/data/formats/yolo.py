@@ -31,12 +31,14 @@ from detectors.data.image_header import read_image_size
 from detectors.data.labels import DroppedBox, EmptyBoxError, LabelledObject
 from detectors.data.places import (
     LABEL_SUFFIX,
+    NearNames,
     below,
     class_name,
     image_names,
     inspect_images,
     is_image,
     labelled_object,
+    names_in,
     read_label_text,
     root_folder,
     split_entry,
@@ -89,6 +91,8 @@ class YoloDataset(BoxDataset[YoloData]):
             problems.append(
                 f"{expected}: missing, and so are the labels of all {len(paths)} images of split '{split}'."
             )
+        else:
+            problems += _near_labels(paths)
         samples = []
         looks = inspect_images(paths, check, self.config.reading, f"check split {split}")
         for name, path, seen in zip(names, track(paths, f"read split {split}"), looks, strict=True):
@@ -198,6 +202,25 @@ def label_path(image: Path) -> Path:
         return expected
     other = expected.with_suffix(LABEL_SUFFIX.upper())
     return other if other.exists() else expected
+
+
+def _near_labels(images: Sequence[Path]) -> list[str]:
+    """Return a problem for each image without labels for which a label file of nearly its name lies there unused."""
+    expected = {image: label_path(image) for image in images}
+    missing = {image: path for image, path in expected.items() if not path.exists() and not path.is_symlink()}
+    used = set(expected.values())
+    near = {
+        folder: NearNames(
+            name for name in names_in(folder) if name.casefold().endswith(LABEL_SUFFIX) and folder / name not in used
+        )
+        for folder in {path.parent for path in missing.values()}
+    }
+    hints = {image: near[path.parent].hint(path.stem) for image, path in missing.items()}
+    return [
+        f"{missing[image]}: missing, expected the labels of {image.name}.{hint}"
+        for image, hint in hints.items()
+        if hint
+    ]
 
 
 def _names(path: Path, entries: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from compress.errors import CompressError
 ROOT = Path(__file__).parents[3]
 # script -> the arguments that make it measure, its record aside
 SCRIPTS = {
+    "ablation.py": ([], "--record"),
     "accuracy.py": (["no.yaml", "float"], "--record"),
     "assigner.py": (["--boxes", "2"], "--out"),
     "codec.py": ([], "--out"),
@@ -20,6 +21,7 @@ SCRIPTS = {
     "dcfl_quirks.py": (["--all", "--data", "none"], "--record"),
     "detectors.py": ([], "--record"),
     "latency.py": (["no.onnx"], "--json"),
+    "peers.py": (["no.yaml"], "--record"),
     "post_training.py": (["no.yaml"], "--record"),
     "rate_rounding.py": (["no.yaml"], "--record"),
     "silu.py": ([], "--json"),

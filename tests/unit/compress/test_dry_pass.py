@@ -57,6 +57,12 @@ def test_a_network_that_cannot_be_quantized_is_refused_before_anything_runs(reci
     assert not list((out / "dry").glob("0*"))
 
 
+def test_a_network_whose_graph_would_compute_something_else_is_refused(recipe_file, plugin, tmp_path, capfd):
+    plugin("__import__('torch').mul(x, 2.0, out=x)")
+    assert main(["plan", str(recipe_file), "--out", str(tmp_path / "out")]) == 4
+    assert "of the traced network differs from that of the network itself by more than 1%" in capfd.readouterr().err
+
+
 def test_fields_that_name_layers_are_asked_too(recipe_file, tmp_path, capfd):
     arguments = ["plan", str(recipe_file), "--out", str(tmp_path / "out")]
     for override, words in [

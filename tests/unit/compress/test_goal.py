@@ -183,10 +183,11 @@ class FakeEngine:
     """Runs no stage: makes artifacts whose scores follow a table of what each attempt loses."""
 
     def __init__(self, folder, losses):
-        self.folder, self.losses, self.runs = folder, losses, []
+        self.folder, self.losses, self.runs, self.starts = folder, losses, [], []
 
-    def run(self, recipe, out, *, until=None, **_):
+    def run(self, recipe, out, *, until=None, start=None, **_):
         plan, _ = make_plan(recipe.stages)
+        self.starts.append(start)
         labels = [one.label for one in plan]
         labels = labels[: labels.index(until) + 1] if until else labels
         self.runs.append(labels)
@@ -227,6 +228,24 @@ def test_attempts_go_on_until_one_holds_and_test_is_read_once_of_the_chosen(
     recipe = load_recipe(path, attempts=[Attempt(n, 12, {}, {}) for n in range(1, attempts + 1)])
     assert recipe.stages[-1].stage == "report"
     assert f"pack{'' if chosen == 1 else f'_{chosen}'}" in labels
+
+
+@pytest.mark.parametrize(
+    ("start", "starts"), [("qat", ["qat", None, None]), ("report", [None, None, "report"]), (None, [None, None, None])]
+)
+def test_what_is_asked_to_run_again_runs_once(goal_file, tmp_path, monkeypatch, start, starts):
+    path, fake = goal_file("{ratio: 40}"), FakeEngine(tmp_path / "made", [3, 0])
+    monkeypatch.setattr(engine.pipeline, "run", fake.run)
+    engine.run(lambda tried, best: load_recipe(path, attempts=tried, chosen=best), tmp_path, start=start)
+    assert fake.starts == starts
+
+
+def test_the_stages_that_a_goal_becomes_are_said(goal_file, tmp_path, monkeypatch, caplog):
+    path, fake = goal_file("{latency_ms: 20}"), FakeEngine(tmp_path / "made", [0])
+    monkeypatch.setattr(engine.pipeline, "run", fake.run)
+    with caplog.at_level("INFO", logger="krimp"):
+        engine.run(lambda tried, best: load_recipe(path, attempts=tried, chosen=best), tmp_path)
+    assert "target: {latency_ms: 20.0}" in caplog.text
 
 
 def test_until_makes_the_first_attempt_only(goal_file, tmp_path, monkeypatch):

@@ -19,9 +19,12 @@ stages:
   - {stage: qat, training: {epochs: 1, evaluate_every: 1}}
   - {stage: export_onnx}
   - {stage: evaluate, split: val}
+  - {stage: sensitivity, from: prune_structured}
+  - {stage: sensitivity, name: errors, from: prune_structured, score: false}
   - {stage: report, split: val}
 """
 CHOSEN = {"finetune", "qat"}
+SCORED = {"evaluate", "sensitivity"}
 
 
 @pytest.fixture
@@ -44,14 +47,14 @@ def differing(first, second):
 def test_only_trainings_whose_weights_a_metric_chooses_have_it_in_their_key(parts_of):
     parts = parts_of()
     assert {label for label, of_stage in parts.items() if "metric" in of_stage["fields"]} == CHOSEN
-    assert {label for label, of_stage in parts.items() if "scoring" in of_stage} == {*CHOSEN, "evaluate"}
+    assert {label for label, of_stage in parts.items() if "scoring" in of_stage} == {*CHOSEN, *SCORED}
     assert not any("max_dets" in of_stage["data_config"] for of_stage in parts.values())
 
 
 def test_map50_is_what_always_chose_and_its_key_is_the_old_one(parts_of):
     old = parts_of("stages.finetune.training.metric=map50", "stages.qat.training.metric=map50")
     assert not any("metric" in of_stage["fields"] for of_stage in old.values())
-    assert {label for label, of_stage in old.items() if "scoring" in of_stage} == {"evaluate"}
+    assert {label for label, of_stage in old.items() if "scoring" in of_stage} == SCORED
     assert explain_change(old["finetune"], parts_of()["finetune"], {})[0] == "metric nothing -> map"
 
 
@@ -63,7 +66,7 @@ def test_a_field_that_was_added_later_is_in_no_key_until_it_is_set(parts_of):
 
 def test_how_many_detections_count_makes_only_new_what_was_scored_by_map(parts_of):
     before, after = parts_of(), parts_of("data.max_dets=300")
-    assert differing(before, after) == {*CHOSEN, "evaluate"}
+    assert differing(before, after) == {*CHOSEN, *SCORED}
     assert explain_change(before["evaluate"], after["evaluate"], {}) == ["data.max_dets 100 -> 300"]
     by_map50 = [f"stages.{label}.training.metric=map50" for label in CHOSEN]
-    assert differing(parts_of(*by_map50), parts_of(*by_map50, "data.max_dets=300")) == {"evaluate"}
+    assert differing(parts_of(*by_map50), parts_of(*by_map50, "data.max_dets=300")) == SCORED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -521,23 +523,25 @@ BLOCKS = {
 class BlockNet(nn.Module):
     """Two layers, the block, another layer, and raw outputs of 5 channels."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, blocks: Mapping[str, Callable[[], nn.Module]] = BLOCKS) -> None:
         super().__init__()
-        self.stem, self.before, self.block = conv(3, 16, 3, 2), conv(16, C, 3), BLOCKS[name]()
+        self.stem, self.before, self.block = conv(3, 16, 3, 2), conv(16, C, 3), blocks[name]()
         self.after, self.head = conv(C, 24, 3), nn.Conv2d(24, 5, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return (self.head(self.after(self.block(self.before(self.stem(images))))),)
 
 
-def block_net(name: str) -> BlockNet:
+def block_net(name: str, blocks: Mapping[str, Callable[[], nn.Module]] = BLOCKS) -> BlockNet:
     """Return a network in evaluation mode whose norms are not trivial."""
     torch.manual_seed(0)
-    net = BlockNet(name)
+    net = BlockNet(name, blocks)
     for module in net.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.uniform_(module.weight, 0.7, 1.3)
-            nn.init.normal_(module.bias, std=0.2)
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.2, 0.6)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.7, 1.3)
+                nn.init.normal_(module.bias, std=0.2)
+            if module.track_running_stats:
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.2, 0.6)
     return net.eval()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import block_zoo
 import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from block_zoo import BLOCKS, block_net
 from fake_plugin import FakePlugin
+from odd_blocks import ODD
 
 from compress.codec import pack_file, unpack_bytes
 from compress.errors import StageError
@@ -25,9 +26,11 @@ from compress.pruning.width_plan import channels_to_remove
 from compress.quantization import QuantizationSettings, calibrate, quantize
 
 torch.set_num_threads(1)
+BLOCKS = block_zoo.BLOCKS | ODD
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 # Layers that keep their channels, and a word of the reason; everything else in every block can lose some.
 NORM, SIDE, MEAN, NO_RUN = "norm over all channels", "side input", "mean mixes", "does not run with fewer"
+COMPUTED = "whose weight is computed or shared"
 KEPT = {
     "yolov8_c2f_literal": {"block.cv1.0": NO_RUN, "block.m.0.cv2.0": NO_RUN},
     "yolo11_attention": dict.fromkeys(("before.0", "block.qkv.0", "block.pe.0"), NO_RUN),
@@ -45,15 +48,26 @@ KEPT = {
     "one_channel": {"block.map": "one channel", "block.one": "one channel"},
     "cbam": {"block.a.0": MEAN, "block.se.fc2": MEAN, "block.map": "one channel"},
     "group_norm_one": {"before.0": NORM, "block.a": NORM, "block.b": NORM},
+    "weight_standardization": {"block.a.0": COMPUTED, "block.own": "its weight is computed"},
+    "spectral_norm_old": {"block.a.0": COMPUTED, "block.own": "its weight is computed"},
+    "masked": {"block.a.0": COMPUTED, "block.own": "its weight is computed"},
+    "tied": {"before.0": NO_RUN, "block.a": COMPUTED},
+    "deformable_norm": {"block.field": SIDE},
+    "distribution": {"block.steps": "softmax mixes", "block.mean": "one channel"},
 }
-OUT_OF_REACH = {"weight_norm", "weight_norm_old", "group_norm_one"}  # at 0.35 of the MACs
+OUT_OF_REACH = {"weight_norm", "weight_norm_old", "group_norm_one", "weight_standardization"}  # at 0.35 of the MACs
 
 
 # One block of each kind is exported in the usual tests, the others in the slow ones.
 EXPORTED = (
     "yolov8_c2f_list", "yolo11_c2psa", "rtmdet_cspnext", "repvgg", "convnext_conv", "shufflenet1", "mobilenetv3",
-    "deformable", "weight_norm", "repeat_interleave", "prelu", "one_channel",
+    "deformable", "weight_norm", "repeat_interleave", "prelu", "one_channel", "in_place_alias", "tied",
+    "deformable_norm",
 )  # fmt: skip
+
+
+def block_net(name):
+    return block_zoo.block_net(name, BLOCKS)
 
 
 class Blocks(FakePlugin):

@@ -114,3 +114,17 @@ def test_a_damaged_skeleton_that_is_read_in_parts_is_refused(tmp_path, small_par
     for door in (codec.load, codec.verify_file):
         with pytest.raises(CodecError, match=r"w\.krimp: byte \d+: (section|sha256)"):
             door(tmp_path / "w.krimp")
+
+
+def test_a_section_that_is_tried_in_several_files_is_packed_once(tmp_path, monkeypatch):
+    packed = []
+    pack = sections._pack
+    monkeypatch.setattr(
+        sections, "_pack", lambda data, settings: packed.append((data, str(settings))) or pack(data, settings)
+    )
+    rng = np.random.default_rng(0)
+    save_file({f"layer{i}": rng.standard_normal(4).astype(np.float32) for i in range(300)}, tmp_path / "m.safetensors")
+    monkeypatch.setattr(sections, "_LONG_BYTES", 1 << 10)
+    codec.pack_file(tmp_path / "m.safetensors", tmp_path / "m.krimp")
+    assert len(packed) > 4
+    assert len(set(packed)) == len(packed)

@@ -94,6 +94,22 @@ def test_large_fake_quantized_tensors_that_were_stored_in_a_wider_type_cost_what
     assert found < 1.02 * plain
 
 
+@pytest.mark.parametrize("kind", ["BF16", "F16"])
+def test_short_groups_whose_scales_are_of_few_bits_cost_what_integers_and_scales_cost(tmp_path, kind):
+    whole = np.random.default_rng(1).laplace(size=(8192, 32)).astype(np.float32)
+    largest = np.abs(whole).max(1, keepdims=True)
+    whole = np.round(whole / largest * 7) + np.float32(0)
+    scales = (largest / 7).astype(np.float16)
+    if kind == "BF16":
+        scales = bfloat16(largest / 7)
+        wide = (scales.astype(np.uint32) << 16).view(np.float32)
+        fake = bfloat16(whole * wide)
+    else:
+        fake = whole.astype(np.float16) * scales
+    plain = packed(tmp_path, {"w": ("I8", whole.astype(np.int8)), "s": (kind, scales)}).packed_bytes
+    assert packed(tmp_path, {"w": (kind, fake)}).packed_bytes < 1.02 * plain
+
+
 def test_scales_of_groups_and_zeros_of_both_signs_are_found():
     groups = integers(7, (256, 64)) * rng.uniform(0.001, 0.01, (256, 1)).astype(np.float32)
     found = find_scaled(groups.reshape(-1).view(np.uint32), 2, (16, 1024))
@@ -254,7 +270,9 @@ def test_a_file_that_is_cut_short_or_written_over_while_it_is_open_is_refused(tm
 
 @pytest.mark.parametrize(("count", "most"), [(60, 10), pytest.param(300, 30, marks=pytest.mark.long)])
 def test_many_small_tensors_are_read_in_few_calls_and_leave_no_pages_behind(tmp_path, monkeypatch, count, most):
-    packed(tmp_path, {f"w{i}": ("I8", integers(90, (40, 64)).astype(np.int8)) for i in range(count)})
+    own = np.random.default_rng(4)  # of other numbers LZMA makes as much, and no tensor is left
+    weights = np.rint(own.standard_normal((count, 40, 64)) * 26).clip(-90, 90).astype(np.int8)
+    packed(tmp_path, {f"w{i}": ("I8", weight) for i, weight in enumerate(weights)})
     calls, read = [], os.preadv
     monkeypatch.setattr(os, "preadv", lambda *given: calls.append(given) or read(*given))
     with codec.PackedFile(tmp_path / "w.krimp", kernels="numpy") as opened:

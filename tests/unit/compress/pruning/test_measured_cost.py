@@ -16,7 +16,9 @@ from compress.pruning.measured_cost import (
     fit_non_negative,
     layer_shapes,
 )
+from compress.pruning.probing import PROBES
 from compress.pruning.settings import PruningRules, PruningSettings
+from compress.pruning.steps import prune_in_steps
 from compress.pruning.structured import prune_step
 
 torch.set_num_threads(1)
@@ -40,7 +42,7 @@ class Chip:
 
     def __init__(self, by_read=0.0, by_macs=1e-6, is_odd=False, slow=""):
         self.by_read, self.by_macs, self.is_odd, self.slow = by_read, by_macs, is_odd, slow
-        self.networks = []
+        self.seen = []
 
     def _parts(self, model):
         costs = measure_complexity(model, IMAGES).layers
@@ -56,17 +58,21 @@ class Chip:
             parts = {name: value * (1.3 if shapes[name].out_width % 16 else 1) for name, value in parts.items()}
         return MeasuredNetwork(sum(parts.values()) + 0.1, {**parts, BETWEEN: 0.1}, shapes)
 
+    @property
+    def networks(self):
+        return len(self.seen)
+
     def measure(self, model):
-        is_first, found = not self.networks, self._parts(model)
-        self.networks = [one for one in self.networks if one.shapes != found.shapes] + [found]
-        return is_first
+        found = self._parts(model)
+        self.seen = [one for one in self.seen if one.shapes != found.shapes] + [found]
 
     def costs(self, model):
-        return {"latency_ms": self._parts(model).total}
+        self.measure(model)
+        return {"latency_ms": self.seen[-1].total}
 
     def cost_functions(self, model, widths):
         shapes = self._parts(model).shapes
-        return {"latency_ms": MeasuredCost(self.networks, shapes, widths, {})}
+        return {"latency_ms": MeasuredCost(self.seen, shapes, widths, {})}
 
 
 @pytest.mark.parametrize("chip", [{}, {"by_read": 0.01}, {"by_read": 0.01, "is_odd": True}])
@@ -95,6 +101,32 @@ def test_channels_go_where_they_cost_time():
     slow, all_layers = kept(cost_aware=True)
     assert slow < 0.8 * all_layers
     assert all_layers > 1.1 * kept(cost_aware=False)[1]
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_first_plan_knows_networks_of_other_widths(steps, caplog):
+    """A layer that is slow by what it reads is told from one network by nobody."""
+    model, meter = seeded_lookalike(), Chip(by_read=0.05)
+    wanted = {"latency_ms": 0.7 * Chip(by_read=0.05).costs(model)["latency_ms"]}
+    with caplog.at_level("INFO", logger="krimp"):
+        result = prune_in_steps(
+            model,
+            IMAGES,
+            wanted,
+            steps=steps,
+            rules=RULES,
+            settings=PruningSettings(round_to=4, cost_aware=True),
+            widths={},
+            losses=lambda _: (),
+            after_step=lambda _: {},
+            label="prune",
+            meter=meter,
+        )
+    plans = [record.getMessage() for record in caplog.records if record.getMessage().startswith("plan ")]
+    assert plans[0].startswith("plan 1")
+    assert len(plans) == steps  # each is close at once
+    assert meter.networks == 1 + PROBES + len(plans)
+    assert result.reached["latency_ms"].after == pytest.approx(wanted["latency_ms"], rel=0.02)
 
 
 def test_several_limits_hold_together():

@@ -66,6 +66,6 @@ def test_a_network_is_measured_once(tmp_path, monkeypatch):
     monkeypatch.setattr(meter, "_export", lambda *_, **__: made.append(1) or tmp_path)
     monkeypatch.setattr(meter, "_network", lambda *_: None)
     model = DETECTOR.build().eval()
-    assert meter.measure(model)
-    assert not meter.measure(model)
-    assert len(made) == 1
+    meter.measure(model)
+    meter.measure(model)
+    assert len(made) == meter.networks == 1

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import struct
+import unicodedata
 import zlib
 
 import cv2
@@ -166,6 +167,15 @@ def test_grey_and_sixteen_bit_pictures_become_bgr(tmp_path):
         assert (image == 77).all()
 
 
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_where_a_folder_is_wanted_is_told(tmp_path, model_file, picture, place):
+    (tmp_path / "file").write_text("mine")
+    result = run(model_file, picture, "--out", tmp_path / place)
+    assert isinstance(result.exception, DataError)
+    assert f"{place}: it, or a part of its path, is a file. Expected a folder to write in" in str(result.exception)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_pictures_are_never_drawn_over(model_file, picture):
     content = picture.read_bytes()
     result = run(model_file, picture, "--out", picture.parent)
@@ -230,8 +240,9 @@ def test_names_of_results_are_unique_where_digests_and_stems_meet(tmp_path):
     first, second = tmp_path / "a" / "x.png", tmp_path / "b" / "x.png"
     digest = hashlib.sha256(str(second).encode()).hexdigest()[:8]
     images = [first, tmp_path / "a" / f"x_{digest}.png", second, second, tmp_path / "c" / ("y" * 300 + ".png")]
+    images += [tmp_path / "X.png", tmp_path / "h\u00e9.png", tmp_path / "he\u0301.png"]  # one file on some systems
     names = [path.name for path in Results(tmp_path, pictures=False).paths(images)]
-    assert len(set(names)) == len(names) == 6
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == len(names) == 9
     assert max(map(len, names)) <= 255 - len(".geojson") + len(".txt")
 
 

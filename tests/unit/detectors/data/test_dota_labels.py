@@ -111,6 +111,10 @@ def test_an_empty_box_is_dropped_counted_and_told_everywhere(make, line, why):
         ("<annotation></annotation>", "It looks like XML or JSON"),
         (GOOD.replace("10", "1_0", 1), "x1 is '1_0', expected a number in pixels"),
         (GOOD.replace(" ", ","), "It has commas; write blanks."),
+        (
+            GOOD.replace("10", "10,5", 1),
+            "x1 is '10,5', expected a number in pixels. It has a comma for the",
+        ),
         (GOOD.replace(" ", ", "), "It has commas; write blanks."),
         (f"{GOOD} 0.98", "The last one looks like a score"),
         ("10 10 30 10 30 20 10 20 ship", "difficult (0 or 1), seems to be missing"),
@@ -175,6 +179,16 @@ def test_files_that_cannot_be_read_and_names_that_nearly_fit_are_told(make, tmp_
         assert text in str(error.value)
     with pytest.raises(DataError, match=r"im0\.jpg: a link to /nowhere/im0\.jpg, where nothing is, expected a file"):
         DotaDataset(data, CLASSES).digest("train")
+
+
+def test_names_whose_accents_are_stored_in_another_way_are_told(make, tmp_path):
+    data = make([GOOD] * 2)
+    images, labels = (tmp_path / "data" / "train" / part for part in ("images", "labelTxt"))
+    (images / "im0.jpg").rename(images / "h\u00e9.jpg")
+    (labels / "im0.txt").rename(labels / "he\u0301.txt")
+    with pytest.raises(DataError) as error:
+        DotaDataset(data, CLASSES).counts("train")
+    assert str(error.value).count("Its accents are stored in another way (Unicode NFC and NFD); rename one.") == 2
 
 
 def test_a_first_recipe_of_a_folder_with_a_broken_image_is_refused_in_words(make, tmp_path):

@@ -16,12 +16,12 @@ from torchvision.ops import batched_nms
 
 from compress.quantization.graph import outputs_of
 from detectors.data.formats.dota import DotaData, DotaDataset
+from detectors.geometry.class_nms import class_nms
 from detectors.torchvision import deploy
 from detectors.torchvision.adapter import TorchvisionDetector
 from detectors.torchvision.anchors import fcos_anchors, level_boxes, retinanet_anchors, ssd_boxes
 from detectors.torchvision.config import MODELS, TorchvisionConfig
 from detectors.torchvision.losses import centres_on, upright
-from detectors.torchvision.nms import class_nms
 
 CLASSES = ("a", "b", "c")
 SIZE = 128

@@ -193,6 +193,28 @@ def test_labels_that_are_all_missing_are_a_problem_because_the_layout_must_be_wr
     )
 
 
+@pytest.mark.parametrize(
+    ("image", "label", "more"),
+    [("P2.jpg", "p2.txt", ""), ("h\u00e9.jpg", "he\u0301.txt", " Its accents are stored in another way (Unicode NFC")],
+)
+def test_labels_of_nearly_an_images_name_are_not_taken_for_none(make, tmp_path, image, label, more):
+    data = make()
+    images, labels = (tmp_path / "dota8" / part / "train" for part in ("images", "labels"))
+    (images / "P1053__1024__0___90.jpg").rename(images / image)
+    assert data.read("train", TABLE)[1] == []
+    (labels / label).write_text("1 0.1 0.2 0.3 0.2 0.3 0.4 0.1 0.4\n")
+    _, (problem,) = data.read("train", TABLE)
+    assert f"missing, expected the labels of {image}. There is {label}.{more}" in problem
+
+
+def test_labels_of_nearly_an_images_name_that_another_image_has_are_its_own(make, tmp_path):
+    data = make()
+    images, labels = (tmp_path / "dota8" / part / "train" for part in ("images", "labels"))
+    (images / "P1053__1024__0___90.jpg").rename(images / "p0861__1024__0___1648.jpg")
+    assert (labels / "P0861__1024__0___1648.txt").exists()
+    assert data.read("train", TABLE)[1] == []
+
+
 @pytest.mark.parametrize("check", [None, "header", "full"])
 def test_images_are_looked_at_on_request(make, tmp_path, check):
     data = make("0 1.5 .5 .1 .1\n")
