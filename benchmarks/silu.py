@@ -26,9 +26,9 @@ from torch import nn
 from benchmarks.cspnext import CspNext
 from benchmarks.record_file import head, refuse_existing, write_record
 from compress.errors import CompressError
-from compress.export.fusion import optimized_graph
 from compress.export.onnx_file import export_onnx
 from compress.machine import latency_machine
+from compress.onnx_graph.fusion import optimized_graph
 from compress.progress import console
 from compress.quantization import QuantizationSettings, calibrate, quantize
 from compress.runtime.forwards import session_forward

@@ -27,8 +27,8 @@ from google.protobuf.message import DecodeError
 from benchmarks.record_file import refuse_existing, write_record
 from compress import codec
 from compress.errors import CodecError, CompressError
-from compress.export.short_names import restore_names
 from compress.names_file import names_beside
+from compress.onnx_graph.short_names import restore_names
 
 PARTS = {
     "backbone": ("backbone", "features", "stem", "layer"),

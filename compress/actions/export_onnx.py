@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from compress.actions.model_facts import network_facts
-from compress.export import check_parity, export_onnx, unfused_convolutions
+from compress.export import check_parity, export_onnx
 from compress.model_folder import load_model
 from compress.names_file import write_names
+from compress.onnx_graph.fusion import unfused_convolutions
 from compress.progress import say
 from compress.quantization.calibration import first_images
 from compress.stage import StageContext

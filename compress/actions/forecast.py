@@ -25,10 +25,11 @@ from compress.actions.prune_unstructured import mask_keeper
 from compress.actions.quiet import quiet
 from compress.detector import Detector
 from compress.errors import CompressError
-from compress.export import export_onnx, unfused_convolutions
+from compress.export import export_onnx
 from compress.kind import Kind
 from compress.metrics.complexity import Complexity, measure_complexity
 from compress.model_folder import load_model
+from compress.onnx_graph.fusion import unfused_convolutions
 from compress.pruning.budget import Meter
 from compress.quantization.size_target import SizeTarget
 from compress.recipe.plan import MODEL_KINDS, PlannedStage

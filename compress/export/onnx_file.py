@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from compress.errors import CompressError, StageError
-from compress.export.channel_order import order_channels
-from compress.export.dead_channels import remove_dead_channels
 from compress.export.deploy_graph import deploy_graph
 from compress.export.operators import DeformForm, translations
-from compress.export.rewrites import rewrite_for_runtime
-from compress.export.short_names import shorten_names
-from compress.export.tidy import sweep, tidy
+from compress.onnx_graph.channel_order import order_channels
+from compress.onnx_graph.dead_channels import remove_dead_channels
+from compress.onnx_graph.rewrites import rewrite_for_runtime
+from compress.onnx_graph.short_names import shorten_names
+from compress.onnx_graph.tidy import sweep, tidy
 from compress.plugins import deploy_metadata
 from compress.whole_file import write_whole
 

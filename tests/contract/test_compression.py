@@ -11,9 +11,10 @@ import torch
 from lively import copied
 
 from compress import codec
-from compress.export import check_parity, export_onnx, unfused_convolutions
+from compress.export import check_parity, export_onnx
 from compress.metrics.complexity import count_parameters
 from compress.model_folder import Build, load_model, save_model
+from compress.onnx_graph.fusion import unfused_convolutions
 from compress.pruning.cost_model import measure_cost
 from compress.pruning.settings import PruningRules, PruningSettings
 from compress.pruning.structured import prune_step

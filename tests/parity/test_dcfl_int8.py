@@ -12,8 +12,8 @@ from onnx import numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
-from compress.export import check_parity, export_onnx, unfused_convolutions
-from compress.export.fusion import optimized_graph
+from compress.export import check_parity, export_onnx
+from compress.onnx_graph.fusion import optimized_graph, unfused_convolutions
 from compress.quantization import QuantizationSettings, calibrate, quantize
 from detectors.data.formats.dota import DotaData, DotaDataset
 from detectors.dcfl.adapter import Dcfl

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compress import codec
-from compress.export.short_names import shorten_names
 from compress.names_file import write_names
+from compress.onnx_graph.short_names import shorten_names
 
 _spec = importlib.util.spec_from_file_location("benchmarks_size", Path(__file__).parents[3] / "benchmarks" / "size.py")
 size = sys.modules["benchmarks_size"] = importlib.util.module_from_spec(_spec)

@@ -20,10 +20,10 @@ from quantized_lookalike import HEIGHT, WIDTH, Lookalike, images_of
 from torch import nn
 
 from compress.errors import DetectorError, StageError
-from compress.export import check_parity, export_onnx, parity, unfused_convolutions
+from compress.export import check_parity, export_onnx, parity
 from compress.export.deploy_graph import deploy_graph, integer_weights
-from compress.export.fusion import layer_of, optimized_graph
 from compress.export.parity import relative_error, sensitivity
+from compress.onnx_graph.fusion import layer_of, optimized_graph, unfused_convolutions
 from compress.quantization import QuantizationSettings, calibrate, quantize
 from compress.quantization.checks import quantized_layers
 from compress.quantization.graph import outputs_of

@@ -14,7 +14,7 @@ from torchvision.ops import DeformConv2d
 
 from compress.export.onnx_file import first_cause
 from compress.export.operators import translations
-from compress.export.tidy import tidy
+from compress.onnx_graph.tidy import tidy
 
 torch.set_num_threads(1)
 

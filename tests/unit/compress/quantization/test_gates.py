@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from compress.export.fusion import optimized_graph
 from compress.export.onnx_file import export_onnx
 from compress.model_folder import Build, load_model, save_model
+from compress.onnx_graph.fusion import optimized_graph
 from compress.quantization import QuantizationSettings, calibrate, quantize
 from compress.quantization.integer_arithmetic import hard_sigmoid, multiply
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto
 
-from compress.export.graph_view import GraphView, groups_of
+from compress.onnx_graph.graph_view import GraphView, groups_of
 
 KERNEL_CHANNELS = 16  # of MLAS' depthwise kernel for integers, on x86 and ARM
 FEW_CHANNELS = 4  # an image; from eight channels on the gather copies whole words

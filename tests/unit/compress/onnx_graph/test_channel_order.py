@@ -9,8 +9,8 @@ import pytest
 from onnx import helper, numpy_helper
 from qdq_net import Net, assert_same_numbers, copied
 
-from compress.export.channel_order import order_channels
-from compress.export.tidy import sweep
+from compress.onnx_graph.channel_order import order_channels
+from compress.onnx_graph.tidy import sweep
 
 
 def swept(model):

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from compress import codec
 from compress.cli.packing import app
 from compress.errors import CodecError
-from compress.export import export_onnx, unfused_convolutions
-from compress.export.short_names import restore_names, shorten_names
+from compress.export import export_onnx
 from compress.names_file import names_beside, read_names, write_names
+from compress.onnx_graph.fusion import unfused_convolutions
+from compress.onnx_graph.short_names import restore_names, shorten_names
 from compress.quantization import QuantizationSettings, calibrate, quantize
 
 torch.set_num_threads(1)

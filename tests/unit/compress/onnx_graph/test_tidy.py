@@ -7,7 +7,7 @@ import onnx
 import onnx_ir
 from onnx import TensorProto, helper, numpy_helper
 
-from compress.export.tidy import sweep, tidy
+from compress.onnx_graph.tidy import sweep, tidy
 
 
 def convolution(name: str, source: str, weight: str, bias: str, output: str):

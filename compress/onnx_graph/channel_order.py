@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from onnx import ModelProto, NodeProto
 
-from compress.export.constant_channels import PASSING, IntegerCall, grid_of, integer_calls
-from compress.export.graph_view import GraphView, asks_for_the_batch
-from compress.export.kept_channels import image_shapes
+from compress.onnx_graph.constant_channels import PASSING, IntegerCall, grid_of, integer_calls
+from compress.onnx_graph.graph_view import GraphView, asks_for_the_batch
+from compress.onnx_graph.kept_channels import image_shapes
 
 _FROZEN = "/frozen"
 _ROWS, _COLUMNS = "/rows of ", "/columns of "

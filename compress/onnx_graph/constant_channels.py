@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from onnx import NodeProto
 
-from compress.export.graph_view import GraphView, groups_of
+from compress.onnx_graph.graph_view import GraphView, groups_of
 
 PASSING = ("Relu", "Clip", "MaxPool", "Resize", "GlobalAveragePool", "QuantizeLinear", "DequantizeLinear")
 _BETWEEN = ("Relu", "Clip")  # what may lie between a convolution and its quantizer

@@ -10,9 +10,9 @@ import pytest
 from onnx import helper, numpy_helper
 from qdq_net import Net, assert_same_numbers, copied
 
-from compress.export.dead_channels import remove_dead_channels
-from compress.export.fusion import optimized_graph
-from compress.export.tidy import sweep
+from compress.onnx_graph.dead_channels import remove_dead_channels
+from compress.onnx_graph.fusion import optimized_graph
+from compress.onnx_graph.tidy import sweep
 
 
 def removed(before):

@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto
 
-from compress.export.constant_channels import IntegerCall, grid_of
-from compress.export.graph_view import GraphView
-from compress.export.kept_channels import KeptChannels
+from compress.onnx_graph.constant_channels import IntegerCall, grid_of
+from compress.onnx_graph.graph_view import GraphView
+from compress.onnx_graph.kept_channels import KeptChannels
 
 _NEW = "/kept"
 

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto
 
-from compress.export.constant_channels import PASSING, IntegerCall, constant_channels, integer_calls
-from compress.export.graph_view import GraphView, asks_for_the_batch
+from compress.onnx_graph.constant_channels import PASSING, IntegerCall, constant_channels, integer_calls
+from compress.onnx_graph.graph_view import GraphView, asks_for_the_batch
 
 
 class KeptChannels:

@@ -7,7 +7,7 @@ import pytest
 from onnx import helper
 from qdq_net import Net, assert_same_numbers, copied
 
-from compress.export.rewrites import pad_depthwise, rewrite_for_runtime, split_stem_into_phases
+from compress.onnx_graph.rewrites import pad_depthwise, rewrite_for_runtime, split_stem_into_phases
 
 
 @pytest.mark.parametrize("channels", [8, 24, 40])
@@ -100,7 +100,7 @@ def test_an_image_whose_batch_is_asked_for_is_rewritten_but_not_one_whose_sides_
 
 
 def test_both_together_and_the_runtime_still_computes_in_integers(tmp_path):
-    from compress.export.fusion import optimized_graph
+    from compress.onnx_graph.fusion import optimized_graph
 
     before = Net().conv("a", 24, kernel=3, stride=2).depthwise("b").conv("c", 8).model()
     after = copied(before)

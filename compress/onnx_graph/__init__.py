@@ -1,0 +1,1 @@
+"""Passes over ONNX graphs: names, order, fusing, dead channels. Needs no torch."""
