@@ -14,7 +14,7 @@ from compress.errors import DataError, suggest
 from compress.pictures.decoding import AS_IT_IS, Reading
 from compress.progress import warn
 from detectors.data.formats import coco, dota, yolo
-from detectors.data.labels import HEADERS, IGNORED, dropped_text, is_of_yolo
+from detectors.data.labels import HEADERS, IGNORED, LabelledObject, dropped_text, is_of_yolo
 from detectors.data.places import NearNames, class_name, inspect_images, is_label, names_in, read_label_text
 from detectors.data.problems import Findings, raise_all
 from detectors.data.samples import Sample, Truth
@@ -111,7 +111,7 @@ class PictureLabels:
                 problems += wrong
             else:
                 problems += seen.problems
-                objects, wrong = [], list[str]()
+                objects, wrong = list[LabelledObject](), list[str]()
                 if label is not None and not seen.problems:
                     objects, wrong = yolo.read_labels(picture, label, numbered, table, seen.size)
                 samples.append(Sample(picture.stem, picture, tuple(objects)))

@@ -97,7 +97,8 @@ class SampleImages:
 def _rectangles_around(boxes: np.ndarray) -> np.ndarray:
     extents = box_extents(boxes)
     low, high = extents[:, :2], extents[:, 2:]
-    return np.concatenate([(low + high) / 2, high - low, np.zeros((len(extents), 1))], axis=1).astype(np.float32)
+    around = np.concatenate([(low + high) / 2, high - low, np.zeros((len(extents), 1))], axis=1)
+    return np.asarray(around, np.float32)
 
 
 def class_table(data: BoxData, classes: Sequence[str]) -> dict[str, int]:

@@ -29,7 +29,7 @@ class Outputs:
 
     Attributes:
         names: of the graph, in order.
-        sample: the outputs for one real picture.
+        sample: the outputs for some real pictures, the batch first.
         input_size: (height, width) of the network's input, px.
         form: how pictures enter.
         classes: names by label that somebody says; empty where nobody does.

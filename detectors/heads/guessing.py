@@ -50,7 +50,7 @@ def guess_head(
         outputs: of the graph, in order.
         input_size: (height, width) of the network's input, px; None where the graph does not fix it.
         num_classes: where known, e.g. from labels.
-        sample: the outputs for one real picture, in order; without them some heads cannot be told apart.
+        sample: the outputs for real pictures, in order, the batch first; without them some heads cannot be told apart.
         facts: what the exporter wrote into the file.
         named: the head that somebody says it is, or `dcfl`: its settings are looked for, those of no other. Where
             neither shapes nor values say, it has its defaults.

@@ -74,7 +74,7 @@ class BoxJudging:
 
         Args:
             output_names: of the graph, in order.
-            sample: the outputs for one real picture.
+            sample: the outputs for some real pictures, the batch first.
             named: a built-in head, or the name of code of one's own; None: it is guessed.
             own: that code, or None.
             input_size: (height, width) of the network's input, px.

@@ -18,6 +18,7 @@ from compress.shrink.judge.properties import (
     as_properties,
     deploy_metadata,
     input_form,
+    is_alike,
     preprocessing_of,
     properties_of,
     with_form,
@@ -125,8 +126,8 @@ def _head(
     properties = properties_of(path)
     meta = deploy_metadata(properties, str(path)) if named is None else None
     if meta is not None:
-        is_as_told = preprocessing_of(meta) == preprocessing
-        meta = meta if is_as_told else with_form(meta, preprocessing)
+        told = preprocessing_of(meta)
+        meta = meta if told is not None and is_alike(told, preprocessing) else with_form(meta, preprocessing)
         names.check_against(meta["classes"])
         found = _Head(load_deploy(meta), f"The file's own metadata (plug-in {meta['plugin']}).", as_properties(meta))
     else:
@@ -135,7 +136,7 @@ def _head(
             raise DetectorError("the network takes gray pictures, which no head is made for.")
         choice = boxes.choose(
             reference.names,
-            reference.outputs(0),
+            reference.sample(),
             named=named,
             own=own,
             input_size=preprocessing.size,

@@ -16,6 +16,8 @@ from compress.shrink.network import Network
 from compress.shrink.observe import Feed, session_of
 from compress.shrink.pictures import Inputs
 
+SAMPLE = 8  # pictures that a head is guessed by
+
 
 @dataclass
 class Reference:
@@ -73,6 +75,15 @@ class Reference:
     def outputs(self, number: int) -> list[np.ndarray]:
         """Return what the float network gives of a picture."""
         return self._outputs[number]
+
+    def sample(self) -> list[np.ndarray]:
+        """Return the outputs for some pictures as one batch; for one where their shapes depend on the picture."""
+        at = sorted(set(np.linspace(0, len(self) - 1, min(SAMPLE, len(self))).round().astype(int).tolist()))
+        some = [self.outputs(number) for number in at]
+        columns = [list(column) for column in zip(*some, strict=True)]
+        if any(one.ndim == 0 or one.shape != column[0].shape for column in columns for one in column):
+            return some[0]
+        return [np.concatenate(column) for column in columns]
 
     def runs(self, model: onnx.ModelProto, distances: Distances) -> Iterator[list[np.ndarray]]:
         """Yield what another network gives of each picture, and add how far it is from the float one."""

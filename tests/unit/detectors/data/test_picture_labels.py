@@ -90,7 +90,7 @@ def test_coco_may_list_more_than_the_pictures_and_name_them_by_other_folders(tmp
     ("listed", "found", "text"),
     [
         ([(3, "scene0.png"), (4, "Scene1.png")], [], r"scene1.png: not listed.*There is Scene1.png"),
-        ([(3, "scene0.png"), (4, "scene1.png"), (5, "b/scene1.png")], [], "scene1.png: listed more than once"),
+        ([(3, "scene0.png"), (4, "a/scene1.png"), (5, "b/scene1.png")], [], "scene1.png: listed more than once"),
         ([(3, "scene0.png"), (4, "scene1.png")], [(3, 2, [20, 35, -20, 10])], r"annotations\[0\] \(id 0\): bbox"),
         ([(3, "scene0.png"), (4, "scene1.png")], [(9, 2, [20, 35, 20, 10])], r"image_id is 9, expected the id of one"),
     ],
