@@ -54,7 +54,7 @@ class Preprocessing:
         """Return a picture in the size of the input, (height, width, 3) uint8 BGR.
 
         Raises:
-            DataError: it does not fit in, where no pixel may be changed.
+            ValueError: it does not fit in, where no pixel may be changed.
         """
         import cv2
 
@@ -63,7 +63,7 @@ class Preprocessing:
             return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
         high, wide = picture.shape[:2]
         if self.fit == "pad" and (high > height or wide > width):
-            raise DataError(
+            raise ValueError(
                 f"picture of {wide}x{high} px: the network looks at windows of {width}x{height} px. Give pictures "
                 "of at most that size, or let them be resized."
             )
@@ -148,7 +148,20 @@ class Inputs:
         if self.preprocessing is None:
             return _arrays(file, self.network)
         (name,) = self.network.inputs
-        return {name: self.preprocessing(read_image(file, self.reading))}
+        return {name: self.preprocessing.values(*self.placed(file))}
+
+    def placed(self, file: Path) -> tuple[np.ndarray, tuple[int, int]]:
+        """Return a picture file in the size of the input, (height, width, 3) uint8 BGR, and its own (height, width) px.
+
+        Raises:
+            DataError: it cannot be read, or does not fit in.
+        """
+        assert self.preprocessing is not None, "arrays have no pixels"
+        picture = read_image(file, self.reading)
+        try:
+            return self.preprocessing.placed(picture), (picture.shape[0], picture.shape[1])
+        except ValueError as error:
+            raise DataError(f"{file}: {error}") from error
 
     def some(self, files: Iterable[Path]) -> Inputs:
         """Return the same of other files."""

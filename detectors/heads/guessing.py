@@ -62,7 +62,7 @@ def guess_head(
     if num_classes is None and facts.classes:
         num_classes = len(facts.classes)
     if sample is not None:
-        outputs = [Output(output.name, array.shape) for output, array in zip(outputs, sample, strict=True)]
+        outputs = [Output(output.name, (1, *array.shape[1:])) for output, array in zip(outputs, sample, strict=True)]
     shown = ", ".join(f"{output.name} ({', '.join(map(str, output.shape))})" for output in outputs)
     if named is None and facts.task not in (None, "detect", "obb"):
         return _none(f"The file says that its task is {facts.task!r}, which no built-in head decodes.")

@@ -23,6 +23,7 @@ TORCH_FREE = (
     "detectors.data.formats.yolo", "detectors.data.commands", "detectors.data.conversion", "detectors.data.submission",
     "detectors.dcfl.adapter", "detectors.dcfl.config", "detectors.dcfl.deploy",
     "detectors.heads.deploy", "detectors.heads.guessing", "detectors.heads.metadata",
+    "detectors.heads.judging", "detectors.data.picture_labels", "compress.shrink.judge", "compress.shrink.shrinking",
 )  # fmt: skip
 # Modules below the ones that know recipes and stages: they must work without them.
 ALGORITHMS = ("pruning", "quantization", "codec", "export", "metrics")

@@ -19,7 +19,7 @@ from compress.shrink.judge.reference import Reference
 from compress.shrink.judge.verdict import Kind, Verdict
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BoxJudge:
     """Judges by detections.
 

@@ -13,7 +13,7 @@ from compress.shrink.judge.reference import Reference
 from compress.shrink.judge.verdict import Kind, Verdict
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OutputJudge:
     """Judges by raw outputs.
 

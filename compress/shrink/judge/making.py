@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.dataset import Scores
 from compress.detector import Deploy
 from compress.errors import DataError, DetectorError
 from compress.plugins import find_judging, find_own_head, load_deploy
@@ -31,6 +32,7 @@ from compress.shrink.pictures import Inputs
 FLOOR = 0.05  # least score of what the float network is said to have found, and of what is compared with it
 STEPS = (0.3, 0.25, 0.2, 0.15, 0.1, FLOOR)
 ENOUGH = 50  # objects, for which the score goes down step by step
+NOTHING = 0.01  # mAP50 of the float network below which labels, head or pictures do not belong together
 LEAST = 10  # objects, with which agreement is measured at all
 
 
@@ -156,13 +158,26 @@ def _by_labels(reference: Reference, head: _Head, target: Target, labels: Labels
     found = [
         detections(head.deploy, reference.outputs(number), reference.sizes[number]) for number in range(len(reference))
     ]
-    told = (
-        f"mAP50-95 against {labels.path} ({labels.format}): {len(reference)} pictures, {target.num_objects} objects. "
-        f"{head.how} It cannot prove how the network does on pictures of another kind."
-        f"{f' {target.told}' if target.told else ''}"
-    )
     own = target.score(found)
+    if not own.map or own.map50 < NOTHING:
+        raise DetectorError(
+            f"{labels.path}: the float network itself finds next to nothing of it: mAP50 {own.map50:.4f}, of which "
+            f"nothing can be lost. {head.how} Check head, order of the classes and how pictures enter."
+        )
+    told = (
+        f"mAP50-95 against {labels.path} ({labels.format}): {len(reference)} pictures, {target.num_objects} objects; "
+        f"the float network has {100 * own.map:.1f}{_between(own)}. {head.how} It cannot prove how the network "
+        f"does on pictures of another kind.{f' {target.told}' if target.told else ''}"
+    )
     return BoxJudge("labels", told, head.metadata, reference, head.deploy, target, own)
+
+
+def _between(scores: Scores) -> str:
+    """Return the interval of mAP50-95 for people, points."""
+    if scores.map_interval is None:
+        return ""
+    low, high = scores.map_interval
+    return f" ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _by_agreement(reference: Reference, head: _Head, boxes: Judging) -> Judge:

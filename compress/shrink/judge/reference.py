@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from compress.pictures.decoding import read_image
 from compress.progress import track
 from compress.shrink.judge.distances import Distances
 from compress.shrink.judge.kept import Kept
@@ -48,9 +47,9 @@ class Reference:
             if judging.preprocessing is None:
                 made.sizes.append((0, 0))
             else:
-                picture = read_image(file, judging.reading)
-                made.sizes.append((picture.shape[0], picture.shape[1]))
-                made._placed.add([judging.preprocessing.placed(picture)])
+                placed, size = judging.placed(file)
+                made.sizes.append(size)
+                made._placed.add([placed])
             made._outputs.add(session.run(made.names, made.feed(number)))
         return made
 

@@ -7,8 +7,11 @@ import sys
 import colour_cells
 import numpy as np
 import pytest
+import typer
 from colour_cells import CELL, CLASSES, changed, corners
+from typer.testing import CliRunner
 
+from compress.cli.detecting import detect_command
 from compress.errors import DataError, DetectorError
 from compress.runtime.detect import open_predictor
 from compress.shrink.judge import make_judge, metadata_of
@@ -142,7 +145,8 @@ def test_text_labels_say_the_same(tmp_path, path, network, form):
                 lines.append(f"{x1} {y1} {x2} {y1} {x2} {y2} {x1} {y2} {CLASSES[label]} 0")
         (folder / f"scene{number}.txt").write_text("\n".join(lines))
     judge = judge_of(network, path, files, labels=folder, classes=CLASSES)
-    assert f"({form}): 3 pictures, {OBJECTS} objects. Head yolov8, guessed" in judge.told
+    assert f"({form}): 3 pictures, {OBJECTS} objects; the float network has 100.0 (100.0 to 100.0)" in judge.told
+    assert "Head yolov8, guessed" in judge.told
     assert judge.own.map == 1
     assert judge(changed(network, "boxes", moved(2))).loss == pytest.approx(40)
 
@@ -154,6 +158,41 @@ def test_classes_without_an_order_are_asked_for(tmp_path, path, network):
         (folder / f"scene{number}.txt").write_text("0 0 16 0 16 16 0 16 red 0\n32 0 48 0 48 16 32 16 green 0\n")
     with pytest.raises(DataError, match=r"no order of their classes green, red.*--classes"):
         judge_of(network, path, files, labels=folder)
+
+
+def test_a_float_network_that_finds_nothing_of_the_labels_can_lose_nothing_and_is_refused(tmp_path, path, network):
+    swapped = coco(tmp_path, names=CLASSES[::-1])
+    with pytest.raises(DetectorError, match=r"finds next to nothing of it: mAP50 0.0000.*order of the classes"):
+        judge_of(network, path, pictures(tmp_path), labels=swapped, classes=CLASSES)
+
+
+def test_turned_boxes_are_judged_by_what_they_share(tmp_path, path, network):
+    # The second channel is the angle: green of 200 / 255 rad is an eighth of a turn, as nearly as makes no difference.
+    angle = 200 / 255
+    scene = [(row, column, 0, 250 - row) for row in (1, 3) for column in range(1, 9, 2)]
+    files = pictures(tmp_path, [scene] * 2)
+    import cv2
+
+    for file in files:
+        image = cv2.imread(str(file))
+        image[..., 1] = 200
+        cv2.imwrite(str(file), image)
+    lines = []
+    for row, column, *_ in scene:
+        turned = [np.array([-1, -1, 1, 1]) * CELL / 2, np.array([-1, 1, 1, -1]) * CELL / 2]
+        x = np.cos(angle) * turned[0] - np.sin(angle) * turned[1] + (column + 0.5) * CELL
+        y = np.sin(angle) * turned[0] + np.cos(angle) * turned[1] + (row + 0.5) * CELL
+        lines.append(" ".join(str(value) for pair in zip(x, y, strict=True) for value in pair) + " ship 0")
+    folder = tmp_path / "labelTxt"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"scene{number}.txt").write_text("\n".join(lines))
+    straight = changed(network, "colours", lambda colours: colours * np.array([1, 0]).reshape(2, 1, 1, 1))
+    for labels in (folder, None):
+        judge = judge_of(network, path, files, labels=labels, head="yolo-obb")
+        assert judge(network.model).metrics["map"] == 1
+        # Two squares an eighth of a turn apart share 2 (sqrt 2 - 1) = 0.828 of one: overlap 0.707, five thresholds.
+        assert judge(straight).loss == pytest.approx(50)
 
 
 def test_classes_are_merged_and_others_ignored(tmp_path, path, network):
@@ -244,15 +283,21 @@ def test_what_the_judge_sees_is_what_krimp_detect_finds(tmp_path, path, network)
         file = tmp_path / "pictures" / "noise.png"
         judge = judge_of(network, path, [file], preprocessing, head="yolov8")
         small = colour_cells.write(tmp_path / "small.onnx", metadata=metadata_of(judge))
+        folder = tmp_path / f"found_{preprocessing.fit}_{preprocessing.corner}"
+        app = typer.Typer()
+        app.command()(detect_command)
+        result = CliRunner().invoke(app, [str(small), str(file), "--out", str(folder)])
+        assert result.exit_code == 0, result.output
+        (record,) = json.loads((folder / "detections.json").read_text())["images"]
         predictor = open_predictor(small)
         assert preprocessing_of(predictor.deploy.meta)(noise) == pytest.approx(preprocessing(noise), abs=1e-6)
-        found = predictor.detect(noise)
         outputs, size = judge.reference.outputs(0), judge.reference.sizes[0]
-        (wanted,) = predictor.deploy.postprocess(outputs, image_size=size)
+        (wanted,) = judge.deploy.postprocess(outputs, image_size=size)
+        found = record["detections"]
         assert len(found) > 3
-        assert found.labels.tolist() == wanted.labels.tolist()
-        np.testing.assert_allclose(found.boxes, wanted.boxes, atol=1e-4)
-        np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-6)
+        assert [one["label"] for one in found] == wanted.labels.tolist()
+        np.testing.assert_allclose([one["box"] for one in found], wanted.boxes, atol=1e-2)
+        np.testing.assert_allclose([one["score"] for one in found], wanted.scores, atol=1e-4)
 
 
 def test_metadata_of_the_file_itself_is_taken_and_kept(tmp_path, path, network):
