@@ -318,6 +318,28 @@ def test_metadata_of_the_file_itself_is_taken_and_kept(tmp_path, path, network):
     }
 
 
+def test_pictures_that_enter_pixel_by_pixel_are_padded_with_zeros_and_may_not_be_larger(tmp_path, network):
+    meta = {
+        "format_version": 1, "plugin": "dcfl", "image_size": [96, 160], "mean": [100.0, 110.0, 120.0],
+        "std": [50.0, 60.0, 70.0], "size_divisor": 32, "classes": ["red"], "score_threshold": 0.05, "nms_iou": 0.4,
+        "nms_pre": 2000, "max_detections": 2000, "output_names": ["a", "b"], "strides": [8], "anchor_scale": 4.0,
+        "angle_version": "le135",
+    }  # fmt: skip
+    entering = preprocessing_of(meta)
+    small = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
+    made = entering(small)
+    assert made.shape == (1, 3, 96, 160)
+    wanted = (small[..., ::-1] - np.array(meta["mean"])) / np.array(meta["std"])
+    np.testing.assert_allclose(made[0, :, :60, :100], wanted.transpose(2, 0, 1), atol=1e-6)
+    assert not made[..., 60:, :].any()
+    assert not made[..., 100:].any()
+    (file,) = pictures(tmp_path, SCENES[:1], scale=2)
+    with pytest.raises(
+        DataError, match=r"scene0.png: picture of 320x192 px: the network looks at windows of 160x96 px"
+    ):
+        Inputs(network, [file], entering).one(file)
+
+
 OWN = """
 from detectors.heads.head import Candidates
 
