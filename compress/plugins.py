@@ -56,6 +56,9 @@ DATASETS = Axis(
 )
 # A detector that is only deployed, never trained, has no adapter: a folder with a `deploy.py` is enough.
 DEPLOYS = Axis("deployed part", object, (), "", "krimp.deploys", "detectors.{name}.deploy", "make_deploy")
+# What judges networks by what they find: an object with the members of `compress.shrink.judge.boxes.Judging`.
+JUDGINGS = Axis("judging part", object, (), "", "krimp.judgings", "detectors.{name}.judging", "JUDGING")
+HEADS = Axis("head", object, (), "", "krimp.heads", "detectors.{name}.head", "HEAD")  # code named as module:NAME
 COMMANDS = Axis("command group", object, (), "", "krimp.commands", "detectors.{name}.commands", "app")
 
 ALLOW_CODE = "KRIMP_ALLOW_CODE"  # environment variable: recipes may import any module
@@ -118,8 +121,29 @@ def find_commands(name: str) -> Any:
     return _import(name, COMMANDS)
 
 
+def find_judging(name: str = "heads") -> Any:
+    """Return what judges networks by what they find.
+
+    Raises:
+        DetectorError: nothing has that name, or its import fails.
+    """
+    return _import(name, JUDGINGS)
+
+
+def find_own_head(name: str, *, allow_code: bool) -> Any:
+    """Return a head of one's own code, 'package.module:NAME'.
+
+    Raises:
+        DetectorError: it may not be imported without leave, or its import fails.
+    """
+    refusal = None if allow_code or is_code_allowed() else code_refusal(name, HEADS)
+    if refusal is not None:
+        raise DetectorError(f"--head: {refusal}")
+    return _import(name, HEADS)
+
+
 def code_refusal(name: str, axis: Axis = DETECTORS) -> str | None:
-    """Return why a name in a recipe may not be followed without leave, or None if it may.
+    """Return why a name in a recipe or a command may not be followed without leave, or None if it may.
 
     A name of its own is that of a folder of the project or of an installed package. `package.module:NAME` imports
     whatever module can be found, so it needs leave, unless an entry point or the project itself brings that module.

@@ -27,8 +27,12 @@ class Preprocessing:
         scale: that pixels 0..255 are multiplied by first.
         mean, std: of each channel, after the scale, in the order of the channels.
         bgr: blue first, as OpenCV reads them; else red first.
-        fit: 'letterbox' keeps the shape and pads with gray 114, 'stretch' does not.
+        fit: 'letterbox' keeps the shape and pads with `pad_value`, 'stretch' does not keep it, 'pad' changes no pixel
+            and adds zeros of the input, below and to the right.
         gray: one channel.
+        pad_value: brightness of what a letterbox fills, 0..255.
+        corner: a letterbox has the picture in the upper left corner, else in the middle.
+        enlarge: a letterbox enlarges smaller pictures.
     """
 
     size: tuple[int, int]
@@ -38,34 +42,75 @@ class Preprocessing:
     bgr: bool = False
     fit: str = "letterbox"
     gray: bool = False
+    pad_value: int = 114
+    corner: bool = False
+    enlarge: bool = True
 
     def __call__(self, picture: np.ndarray) -> np.ndarray:
         """Return (1, C, height, width) float32 of a picture, (H, W, 3) uint8 BGR."""
-        import cv2
-
-        pixels = self.placed(picture)
-        if self.gray:
-            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY)[:, :, None]
-        elif not self.bgr:
-            pixels = pixels[:, :, ::-1]
-        values = pixels.astype(np.float32) * np.float32(self.scale)
-        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+        return self.values(self.placed(picture), (picture.shape[0], picture.shape[1]))
 
     def placed(self, picture: np.ndarray) -> np.ndarray:
-        """Return a picture in the size of the input, (height, width, 3) uint8 BGR."""
+        """Return a picture in the size of the input, (height, width, 3) uint8 BGR.
+
+        Raises:
+            ValueError: it does not fit in, where no pixel may be changed.
+        """
         import cv2
 
         height, width = self.size
         if self.fit == "stretch":
             return cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
-        factor = min(height / picture.shape[0], width / picture.shape[1])
-        inner = max(round(picture.shape[0] * factor), 1), max(round(picture.shape[1] * factor), 1)
-        small = cv2.resize(picture, (inner[1], inner[0]), interpolation=cv2.INTER_LINEAR)
+        high, wide = picture.shape[:2]
+        if self.fit == "pad" and (high > height or wide > width):
+            raise ValueError(
+                f"picture of {wide}x{high} px: the network looks at windows of {width}x{height} px. Give pictures "
+                "of at most that size, or let them be resized."
+            )
+        inner = high, wide
+        if self.fit == "letterbox":
+            factor = min(height / high, width / wide)
+            factor = factor if self.enlarge else min(factor, 1.0)
+            inner = min(max(round(high * factor), 1), height), min(max(round(wide * factor), 1), width)
+        small = picture
+        if inner != (high, wide):
+            small = cv2.resize(picture, (inner[1], inner[0]), interpolation=cv2.INTER_LINEAR)
+        if inner == self.size:
+            return small
         top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
-        canvas = np.full((height, width, 3), 114, np.uint8)
+        if self.corner or self.fit == "pad":
+            top = left = 0
+        canvas = np.full((height, width, 3), self.pad_value, np.uint8)
         canvas[top : top + inner[0], left : left + inner[1]] = small
         return canvas
+
+    def values(self, placed: np.ndarray, picture_size: tuple[int, int]) -> np.ndarray:
+        """Return (1, C, height, width) float32 of a picture in the size of the input.
+
+        Args:
+            placed: (height, width, 3) uint8 BGR.
+            picture_size: (height, width) of the picture before it was placed, px.
+        """
+        import cv2
+
+        pixels = placed
+        if self.gray:
+            pixels = cv2.cvtColor(placed, cv2.COLOR_BGR2GRAY)[:, :, None]
+        elif not self.bgr:
+            pixels = placed[:, :, ::-1]
+        channels = pixels.shape[2]
+        made = np.zeros((1, channels, *self.size), np.float32)
+        high, wide = picture_size if self.fit == "pad" else self.size
+        for channel, (mean, std) in enumerate(zip(*self.in_brightness(channels), strict=True)):
+            # One table a channel, as `krimp detect` has it: 256 divisions instead of one a pixel.
+            table = (np.arange(256, dtype=np.float32) - np.float32(mean)) / np.float32(std)
+            made[0, channel, :high, :wide] = table[pixels[:high, :wide, channel]]
+        return made
+
+    def in_brightness(self, channels: int = 3) -> list[list[float]]:
+        """Return mean and std of each channel of the input, of brightness 0..255."""
+        means, stds = ([value / self.scale for value in values] for values in (self.mean, self.std))
+        return [values * channels if len(values) == 1 else values for values in (means, stds)]
 
     def __str__(self) -> str:
         order = "gray" if self.gray else "BGR" if self.bgr else "RGB"
@@ -103,7 +148,20 @@ class Inputs:
         if self.preprocessing is None:
             return _arrays(file, self.network)
         (name,) = self.network.inputs
-        return {name: self.preprocessing(read_image(file, self.reading))}
+        return {name: self.preprocessing.values(*self.placed(file))}
+
+    def placed(self, file: Path) -> tuple[np.ndarray, tuple[int, int]]:
+        """Return a picture file in the size of the input, (height, width, 3) uint8 BGR, and its own (height, width) px.
+
+        Raises:
+            DataError: it cannot be read, or does not fit in.
+        """
+        assert self.preprocessing is not None, "arrays have no pixels"
+        picture = read_image(file, self.reading)
+        try:
+            return self.preprocessing.placed(picture), (picture.shape[0], picture.shape[1])
+        except ValueError as error:
+            raise DataError(f"{file}: {error}") from error
 
     def some(self, files: Iterable[Path]) -> Inputs:
         """Return the same of other files."""

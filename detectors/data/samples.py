@@ -18,6 +18,7 @@ from compress.errors import DataError
 from compress.pictures.decoding import AS_IT_IS, Reading, read_image
 from detectors.data.config import BoxData
 from detectors.data.labels import IGNORED, LabelledObject, is_outside
+from detectors.geometry.corners import box_extents
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Truth:
             labels=np.array([item.label for item in kept], np.int64),
             ignored_boxes=quads_to_boxes(np.array(ignored, np.float32).reshape(-1, 8)),
         )
+
+    def upright(self) -> Truth:
+        """Return the same with the upright rectangle around each box, angle 0: for detectors of upright boxes."""
+        return Truth(_rectangles_around(self.boxes), self.labels, _rectangles_around(self.ignored_boxes))
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,13 @@ class SampleImages:
         for sample in self.samples:
             pixels, objects = sample.load(self.reading)
             yield Picture(sample.name, pixels, Truth.from_objects(objects))
+
+
+def _rectangles_around(boxes: np.ndarray) -> np.ndarray:
+    extents = box_extents(boxes)
+    low, high = extents[:, :2], extents[:, 2:]
+    around = np.concatenate([(low + high) / 2, high - low, np.zeros((len(extents), 1))], axis=1)
+    return np.asarray(around, np.float32)
 
 
 def class_table(data: BoxData, classes: Sequence[str]) -> dict[str, int]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from detectors.heads.evidence import refusal
 from detectors.heads.exporter import ExporterFacts
-from detectors.heads.options import Option, Output, options_of
+from detectors.heads.options import DCFL, Option, Output, options_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def guess_head(
     num_classes: int | None = None,
     sample: Sequence[np.ndarray] | None = None,
     facts: ExporterFacts | None = None,
+    named: str | None = None,
 ) -> Guess:
     """Return the built-in head that a network's outputs fit.
 
@@ -49,8 +50,10 @@ def guess_head(
         outputs: of the graph, in order.
         input_size: (height, width) of the network's input, px; None where the graph does not fix it.
         num_classes: where known, e.g. from labels.
-        sample: the outputs for one real picture, in order; without them some heads cannot be told apart.
+        sample: the outputs for real pictures, in order, the batch first; without them some heads cannot be told apart.
         facts: what the exporter wrote into the file.
+        named: the head that somebody says it is, or `dcfl`: its settings are looked for, those of no other. Where
+            neither shapes nor values say, it has its defaults.
 
     Returns:
         One head, or none and the reason.
@@ -59,11 +62,13 @@ def guess_head(
     if num_classes is None and facts.classes:
         num_classes = len(facts.classes)
     if sample is not None:
-        outputs = [Output(output.name, array.shape) for output, array in zip(outputs, sample, strict=True)]
+        outputs = [Output(output.name, (1, *array.shape[1:])) for output, array in zip(outputs, sample, strict=True)]
     shown = ", ".join(f"{output.name} ({', '.join(map(str, output.shape))})" for output in outputs)
-    if facts.task not in (None, "detect", "obb"):
+    if named is None and facts.task not in (None, "detect", "obb"):
         return _none(f"The file says that its task is {facts.task!r}, which no built-in head decodes.")
-    options = options_of(outputs, input_size)
+    options = options_of(outputs, input_size, named)
+    if named is not None and not options:
+        return _by_its_defaults(named, num_classes, shown)
     if not options:
         size = "an input of any size" if input_size is None else f"an input of {input_size[0]}x{input_size[1]} px"
         return _none(f"No built-in head has the outputs {shown} for {size}.")
@@ -81,7 +86,17 @@ def guess_head(
         return _none(f"No built-in head fits the outputs {shown}.{against}")
     either = "; ".join(f"{option.head}{_setting_text(option)}: {option.why}" for option in fitting)
     more = "" if sample is not None else " The outputs for a picture may tell."
-    return Guess(None, {}, None, f"The outputs {shown} fit several heads. {either}.{against}{more} Name one.", fitting)
+    many, cure = ("several heads", "Name one") if named is None else (f"{named} in several ways", "Name the classes")
+    return Guess(None, {}, None, f"The outputs {shown} fit {many}. {either}.{against}{more} {cure}.", fitting)
+
+
+def _by_its_defaults(named: str, num_classes: int | None, shown: str) -> Guess:
+    """Return a head that somebody names though the shapes do not speak for it."""
+    if named == DCFL:
+        return _none(f"The outputs {shown} are no maps of scores and boxes of every level, which {named} has.")
+    if num_classes is None:
+        return _none(f"The shapes of the outputs {shown} do not say how many classes {named} has here. Name them.")
+    return Guess(named, {}, num_classes, f"Named; the shapes of the outputs {shown} do not say more. Default settings.")
 
 
 def _none(why: str) -> Guess:

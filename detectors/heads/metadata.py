@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from detectors.heads.deploy import FORMAT_VERSION
+from detectors.heads.options import DCFL
 
-DCFL = "dcfl"  # decoded by that plug-in itself
 _DCFL_DIVISOR = 32
 
 

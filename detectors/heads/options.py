@@ -9,6 +9,7 @@ from typing import Any
 from detectors.heads.grids import grid_sizes
 
 FEW_ROWS = 1000  # at most so many boxes come from heads that choose themselves
+DCFL = "dcfl"  # decoded by that plug-in itself
 DCFL_STRIDES = (8, 16, 32, 64, 128)
 _PYRAMIDS = ((8, 16, 32), (4, 8, 16, 32), (8, 16, 32, 64), (8, 16), (16, 32), (8,), (16,), (32,), (4,))
 
@@ -45,13 +46,19 @@ class Option:
     assumed: str = ""
 
 
-def options_of(outputs: Sequence[Output], input_size: tuple[int, int] | None) -> list[Option]:
+def options_of(outputs: Sequence[Output], input_size: tuple[int, int] | None, named: str | None = None) -> list[Option]:
     """Return every head that the outputs fit by number and shape.
 
     Args:
         outputs: of the graph, in order.
         input_size: (height, width) of the network's input, px; None where the graph does not fix it.
+        named: the head that somebody says it is; the others are left out.
     """
+    options = _all_options(outputs, input_size, named)
+    return [option for option in options if named in (None, option.head)]
+
+
+def _all_options(outputs: Sequence[Output], input_size: tuple[int, int] | None, named: str | None) -> list[Option]:
     shapes = [output.shape[1:] for output in outputs]
     ranks = [len(shape) + 1 for shape in shapes]
     if ranks == [3]:
@@ -63,7 +70,7 @@ def options_of(outputs: Sequence[Output], input_size: tuple[int, int] | None) ->
     if ranks == [3, 3]:
         return _boxes_and_scores(outputs)
     if len(ranks) >= 4 and len(ranks) % 2 == 0 and set(ranks) == {4}:
-        return _levels(shapes, input_size)
+        return _levels(shapes, input_size, named)
     return []
 
 
@@ -164,7 +171,9 @@ def _boxes_and_scores(outputs: Sequence[Output]) -> list[Option]:
     return [option for option in options if option.num_classes]
 
 
-def _levels(shapes: Sequence[tuple[int | str | None, ...]], input_size: tuple[int, int] | None) -> list[Option]:
+def _levels(
+    shapes: Sequence[tuple[int | str | None, ...]], input_size: tuple[int, int] | None, named: str | None
+) -> list[Option]:
     """Return the options for maps of scores of every level, then maps of boxes of every level."""
     half = len(shapes) // 2
     scores, boxes = shapes[:half], shapes[half:]
@@ -180,9 +189,9 @@ def _levels(shapes: Sequence[tuple[int | str | None, ...]], input_size: tuple[in
     if kind == 4:
         settings = {"form": "maps", "strides": strides}
         return [Option("rtmdet", settings, num_classes, why, "distances in pixels from the corners of cells")]
-    if kind == 5 and tuple(strides) == DCFL_STRIDES:
+    if kind == 5 and (named == DCFL or tuple(strides) == DCFL_STRIDES):
         settings = {"strides": strides, "anchor_scale": 4.0, "angle_version": "le135"}
-        return [Option("dcfl", settings, num_classes, why, "priors of 4 strides, angles of le135")]
+        return [Option(DCFL, settings, num_classes, why, "priors of 4 strides, angles of le135")]
     return []
 
 

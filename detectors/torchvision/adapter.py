@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compress.dataset import Batch, Dataset, InputFormat
 from detectors.data.samples import Truth
-from detectors.geometry.corners import box_extents
 from detectors.geometry.pictures import padded_size
 from detectors.torchvision import deploy
 from detectors.torchvision.anchors import fcos_anchors, level_boxes, retinanet_anchors, ssd_boxes
@@ -181,11 +180,7 @@ class TorchvisionDetector:
 
     def adapt_truth(self, truth: Truth) -> Truth:
         """Return the truth with the axis-aligned rectangle around each box, angle 0."""
-        return Truth(
-            boxes=deploy.centre_boxes(box_extents(truth.boxes)).astype("float32"),
-            labels=truth.labels,
-            ignored_boxes=deploy.centre_boxes(box_extents(truth.ignored_boxes)).astype("float32"),
-        )
+        return truth.upright()
 
     def metadata(self) -> dict[str, Any]:
         """Return what `deploy.py` must know, JSON-able."""

@@ -23,6 +23,7 @@ TORCH_FREE = (
     "detectors.data.formats.yolo", "detectors.data.commands", "detectors.data.conversion", "detectors.data.submission",
     "detectors.dcfl.adapter", "detectors.dcfl.config", "detectors.dcfl.deploy",
     "detectors.heads.deploy", "detectors.heads.guessing", "detectors.heads.metadata",
+    "detectors.heads.judging", "detectors.data.picture_labels",
 )  # fmt: skip
 # Modules below the ones that know recipes and stages: they must work without them.
 ALGORITHMS = ("pruning", "quantization", "codec", "export", "metrics")
@@ -97,6 +98,12 @@ def test_only_the_command_line_imports_the_pipeline():
 def test_modules_of_the_base_install_load_without_torch(module):
     heavy = {"torch", "onnx", "mmcv", "mmrotate", "brevitas"}
     code = f"import sys, {module}; found = {heavy} & set(sys.modules); assert not found, found"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shrinking_a_file_of_others_needs_onnx_and_no_torch():
+    code = "import sys, compress.shrink.judge, compress.shrink.shrinking; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
@@ -19,6 +20,7 @@ from detectors.data.config import BoxData
 from detectors.data.labels import SHARES, DroppedBox, EmptyBoxError, LabelledObject, are_shares
 from detectors.data.places import (
     Inspection,
+    NearNames,
     below,
     class_name,
     image_names,
@@ -109,11 +111,7 @@ class CocoDataset(BoxDataset[CocoData]):
             document, problems = _load(annotation_file(config, split))
             if document is None:
                 raise DataError(problems[0])
-            names |= dict.fromkeys(
-                class_name(row["name"])
-                for row in document["categories"]
-                if isinstance(row, dict) and isinstance(row.get("name"), str)
-            )
+            names |= dict.fromkeys(_category_names(document))
         return tuple(names)
 
     @classmethod
@@ -124,6 +122,73 @@ class CocoDataset(BoxDataset[CocoData]):
 
 
 DATASET = CocoDataset
+
+
+def document_names(path: Path) -> tuple[str, ...]:
+    """Return the categories of a COCO document, in the order of the file.
+
+    Raises:
+        DataError: it is none.
+    """
+    document, problems = _load(path)
+    if document is None:
+        raise DataError(problems[0])
+    return tuple(dict.fromkeys(_category_names(document)))
+
+
+def read_pictures(
+    path: Path, pictures: Sequence[Path], table: Mapping[str, int], *, boxes: str, reading: Reading
+) -> tuple[list[Sample], list[str]]:
+    """Return pictures with their objects by a COCO document, whatever else it lists, and every problem.
+
+    Args:
+        path: the JSON file.
+        pictures: files, wherever they lie; their names are those of the document, or the end of their paths.
+        table: class name -> label index, `labels.IGNORED` for ignored ones.
+        boxes: as of `CocoData`.
+        reading: of pictures.
+
+    Returns:
+        A sample for each picture that is listed, in the order of `pictures`.
+    """
+    document, problems = _load(path)
+    if document is None:
+        return [], problems
+    folder = Path(os.path.commonpath([picture.absolute().parent for picture in pictures]))
+    rows, problems = _rows_of(document, pictures, path)
+    wanted = {id(row): picture.absolute().relative_to(folder).as_posix() for picture, row in rows.items()}
+    images = [row | {"file_name": wanted[id(row)]} for row in document["images"] if id(row) in wanted]
+    others = [row.get("id") for row in document["images"] if isinstance(row, dict) and id(row) not in wanted]
+    passed_over = frozenset(identity for identity in others if isinstance(identity, int | str))
+    at = _Reading(folder, boxes, table, "header", str(path), reading, passed_over=passed_over)
+    samples = {sample.image_path: sample for sample in at.samples(document | {"images": images})}
+    return [samples[one] for picture in rows if (one := picture.absolute()) in samples], problems + at.problems
+
+
+def _rows_of(
+    document: Mapping[str, Any], pictures: Sequence[Path], path: Path
+) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+    """Return picture -> its entry in a document, and a problem for each picture that has none or several."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in document["images"]:
+        if isinstance(row, dict) and isinstance(row.get("file_name"), str):
+            by_name.setdefault(PurePosixPath(row["file_name"].replace("\\", "/")).name, []).append(row)
+    near, found, problems = NearNames(by_name), dict[Path, dict[str, Any]](), []
+    for picture in pictures:
+        rows = by_name.get(picture.name, [])
+        if len(rows) > 1:
+            rows = [row for row in rows if picture.absolute().as_posix().endswith(f"/{row['file_name']}")]
+        if len(rows) == 1:
+            found[picture] = rows[0]
+        else:
+            what = "listed more than once" if by_name.get(picture.name) else "not listed"
+            problems.append(f"{path}: {picture.name}: {what}, expected one entry in images.{near.hint(picture.stem)}")
+    return found, problems
+
+
+def _category_names(document: Mapping[str, Any]) -> list[str]:
+    rows = document["categories"]
+    return [class_name(row["name"]) for row in rows if isinstance(row, dict) and isinstance(row.get("name"), str)]
 
 
 def annotation_file(config: CocoData, split: str) -> Path:
@@ -170,6 +235,7 @@ class _Reading:
     place: str
     pictures: Reading
     problems: list[str] = field(default_factory=list)
+    passed_over: frozenset[Identity] = frozenset()  # images of the document that are not asked for
 
     def samples(self, document: Mapping[str, Any]) -> list[Sample]:
         images = self._by_id(document["images"], "images", "file_name")
@@ -182,6 +248,8 @@ class _Reading:
         objects: dict[Identity, list[LabelledObject]] = {identity: [] for identity in images}
         used = set()
         for index, row in enumerate(document["annotations"]):
+            if self.passed_over and isinstance(row, dict) and _identity(row) in self.passed_over:
+                continue
             try:
                 item = self._object(row, images, categories, seen)
                 if row.get("id") is not None and row["id"] in used:
@@ -276,6 +344,12 @@ class _Reading:
         name = class_name(categories[row["category_id"]]["name"])
         size = seen[row["image_id"]].size
         return labelled_object(quad, name, self.table, difficult=difficulty(row), image_size=size)
+
+
+def _identity(annotation: Mapping[str, Any]) -> Identity | None:
+    """Return the image of an annotation, None if that is no number and no text."""
+    identity = annotation.get("image_id")
+    return identity if isinstance(identity, int | str) else None
 
 
 def _place(index: int, row: Any) -> str:

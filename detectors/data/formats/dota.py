@@ -5,7 +5,7 @@ What a line of a label file is stands in `detectors/data/labels.py`. Imports no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -68,7 +68,7 @@ class DotaDataset(BoxDataset[DotaData]):
                 hint = near[LABEL_FOLDER].hint(name)
                 problems.append(f"{missing}: missing, expected the labels of {images[name].name} (may be empty).{hint}")
             else:
-                sample, found = _read_sample(name, images[name], label_paths[name], table, seen[name])
+                sample, found = read_sample(name, images[name], label_paths[name], table, seen[name])
                 samples.append(sample)
                 problems += found
         return samples, problems
@@ -86,13 +86,9 @@ class DotaDataset(BoxDataset[DotaData]):
     @classmethod
     def class_names(cls, config: DotaData) -> tuple[str, ...]:
         """Return the classes that occur in the label files of the splits that are there, sorted."""
-        names: set[str] = set()
-        for split in cls.splits_present(config) or list(config.splits)[:1]:
-            for path in label_files(split_folder(config, split) / LABEL_FOLDER)[0].values():
-                rows = [line.split() for line in read_label_text(path)[0].splitlines()]
-                lines = [row for row in rows if len(row) == 10 and not row[0].lower().startswith(HEADERS)]
-                names.update(row[8] for row in lines if not is_of_yolo(row))
-        return tuple(sorted(names))
+        splits = cls.splits_present(config) or list(config.splits)[:1]
+        folders = [split_folder(config, split) / LABEL_FOLDER for split in splits]
+        return names_of([path for folder in folders for path in label_files(folder)[0].values()])
 
     @classmethod
     def splits_present(cls, config: DotaData) -> list[str]:
@@ -131,6 +127,16 @@ def _near_folder(part: Path) -> str:
     return f" There is {found[0]}: rename it." if found else ""
 
 
+def names_of(labels: Iterable[Path]) -> tuple[str, ...]:
+    """Return the classes that occur in label files, sorted."""
+    names: set[str] = set()
+    for path in labels:
+        rows = [line.split() for line in read_label_text(path)[0].splitlines()]
+        lines = [row for row in rows if len(row) == 10 and not row[0].lower().startswith(HEADERS)]
+        names.update(row[8] for row in lines if not is_of_yolo(row))
+    return tuple(sorted(names))
+
+
 def label_files(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """Return image name -> label file, and a problem for each name that is there twice (NAME.txt and NAME.TXT)."""
     labels: dict[str, Path] = {}
@@ -161,9 +167,10 @@ def _deeper(folder: Path) -> str:
     return "" if found is None else f" {found.relative_to(folder)} lies one folder too deep."
 
 
-def _read_sample(
+def read_sample(
     name: str, image_path: Path, label_path: Path, table: Mapping[str, int], seen: Inspection
 ) -> tuple[Sample, list[str]]:
+    """Return an image with the objects of its label file, and what is wrong with both."""
     text, unreadable = read_label_text(label_path)
     objects, found = parse_labels(text, table, image_size=seen.size)
     problems = [*seen.problems, *unreadable]

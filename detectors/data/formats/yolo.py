@@ -98,7 +98,7 @@ class YoloDataset(BoxDataset[YoloData]):
         for name, path, seen in zip(names, track(paths, f"read split {split}"), looks, strict=True):
             problems += seen.problems
             if not seen.problems:
-                objects, found = _read_labels(path, document.names, table, seen.size)
+                objects, found = read_labels(path, label_path(path), document.names, table, seen.size)
                 problems += found
                 samples.append(Sample(name, path, tuple(objects), seen.flat))
         return sorted(samples, key=lambda sample: sample.name), problems
@@ -319,11 +319,18 @@ def _listed(path: Path, base: Path) -> tuple[list[Path], list[str]]:
     return images, problems
 
 
-def _read_labels(
-    image: Path, names: Sequence[str], table: Mapping[str, int], checked_size: tuple[int, int] | None
+def read_labels(
+    image: Path, path: Path, names: Sequence[str], table: Mapping[str, int], checked_size: tuple[int, int] | None
 ) -> tuple[list[LabelledObject], list[str]]:
-    """Return the objects of an image and what is wrong with its labels; boxes outside are dropped if it was checked."""
-    path = label_path(image)
+    """Return the objects of an image and what is wrong with its labels; boxes outside are dropped if it was checked.
+
+    Args:
+        image: its file.
+        path: its label file, which need not be there.
+        names: of the classes, by the number that a line begins with.
+        table: class name -> label index, `labels.IGNORED` for ignored ones.
+        checked_size: (height, width) of the image, px, where it was looked at.
+    """
     if not path.is_file() and not path.is_symlink():
         return [], []
     text, problems = read_label_text(path)

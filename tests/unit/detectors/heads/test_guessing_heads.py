@@ -105,6 +105,22 @@ def test_boxes_relative_to_unknown_priors_are_not_guessed():
     assert "relative to priors" in found.why
 
 
+def test_a_head_that_is_named_is_asked_for_its_settings_alone():
+    assert guess((1, 20, 8400), named="yolo-obb").num_classes == 15
+    assert guess((1, 20, 8400), named="yolov8").num_classes == 16
+    levels = [(80, 80), (40, 40)]
+    shapes = [(1, 3, *g) for g in levels] + [(1, 5, *g) for g in levels]
+    assert guess(*shapes).name is None
+    found = guess(*shapes, named="dcfl")
+    assert (found.num_classes, found.settings["strides"]) == (3, [8, 16])
+    assert "Assumed: priors of 4 strides" in found.why
+    odd = guess((1, 84, 8401), num_classes=80, named="yolov8")
+    assert (odd.name, odd.settings, odd.num_classes) == ("yolov8", {}, 80)
+    assert "do not say how many classes yolov8 has" in guess((1, 84, 8401), named="yolov8").why
+    assert "no maps of scores and boxes of every level" in guess((1, 84, 8400), named="dcfl").why
+    assert "fit yolox in several ways" in guess((1, 8400, 85), named="yolox").why
+
+
 @pytest.mark.parametrize(
     ("shapes", "text"),
     [
