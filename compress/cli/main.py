@@ -19,6 +19,7 @@ from compress.cli.options import ForceOption
 from compress.cli.packing import app as codec_app
 from compress.cli.recipes import app as recipes_app
 from compress.cli.recipes import stages
+from compress.cli.shrinking import shrink_command
 from compress.engine.child import INTERRUPTED
 from compress.errors import RecipeError
 from compress.outputs import Outputs
@@ -29,7 +30,8 @@ _UsageError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__na
 app = typer.Typer(
     name="krimp",
     help="Make a trained detector smaller and faster, and prove it.\n\n"
-    "\b\nkrimp plan recipes/demo.yaml                  what would run, and why\n"
+    "\b\nkrimp shrink model.onnx --data pictures/       any ONNX file, small, without training\n"
+    "krimp plan recipes/demo.yaml                  what would run, and why\n"
     "krimp run recipes/demo.yaml                   run it\n"
     "krimp detect model.krimp photo.jpg --out found\n"
     "krimp pack model.onnx                         any ONNX file\n"
@@ -46,6 +48,7 @@ app.add_typer(codec_app)
 app.command("detect")(detect_command)
 app.command("import")(import_command)
 app.command("new")(new_command)
+app.command("shrink")(shrink_command)
 app.command("stages")(stages)
 app.add_typer(recipes_app, name="recipes")
 

@@ -1,8 +1,7 @@
-"""Which nodes stay float, and how small the weights become: the decisions, as searches over what is measured."""
+"""Which nodes stay float: the fewest with which the integers of all others cost little."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,38 +65,3 @@ def islands(
         if (thinner := at(fewer)).error <= limit:
             rung = thinner
     return rung, tried
-
-
-@dataclass(frozen=True)
-class Point:
-    """A network of the curve.
-
-    Attributes:
-        price: loss that a bit was worth.
-        packed_bytes: of its file.
-        error: of the outputs, on pictures that nothing was chosen by.
-    """
-
-    price: float
-    packed_bytes: int
-    error: float
-
-
-def knee(points: Sequence[Point]) -> Point:
-    """Return the point of a curve behind which bytes cost most: farthest below the line between its ends.
-
-    Bytes and errors are taken as logarithms, each over its own range.
-
-    Source:
-        Satopaa et al. 2011, Finding a "Kneedle" in a Haystack.
-    """
-    ordered = sorted(points, key=lambda one: one.packed_bytes)
-    x = [math.log(one.packed_bytes) for one in ordered]
-    y = [math.log(max(one.error, 1e-12)) for one in ordered]
-    wide, high = (max(max(values) - min(values), 1e-12) for values in (x, y))
-
-    def height(number: int) -> float:
-        across, up = (x[number] - x[0]) / wide, (y[number] - y[-1]) / high
-        return across + up
-
-    return ordered[min(range(len(ordered)), key=height)]

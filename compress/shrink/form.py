@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from compress.post_training.ranges import least_error_range
 from compress.rate_rounding.layer import Rounded
 from compress.shrink.importance import biases_of
 from compress.shrink.network import Network
 from compress.shrink.observe import Seen, ranges_of
-from compress.shrink.quantized import axis_of, quantized, rounded_network
+from compress.shrink.quantized import quantized, rounded_network
 
 
 @dataclass(frozen=True)
@@ -24,43 +24,29 @@ class Form:
     Attributes:
         integers: whether it computes in integers where it can.
         floating: nodes that do not.
+        symmetric: integers between layers have zero point 0.
     """
 
     integers: bool
     floating: frozenset[str] = frozenset()
+    symmetric: bool = False
 
     def build(
         self, network: Network, seen: Seen, rounded: Mapping[str, Rounded], importance: Mapping[str, np.ndarray]
     ) -> onnx.ModelProto:
-        """Return the model with these weights; it computes the same each time."""
+        """Return the model with these weights; it computes the same each time.
+
+        In float, weights are written as products of integers and a step a channel: the codec finds both again. Behind a
+        DequantizeLinear they make ONNX Runtime twice as slow: it lays out for its kernels only what is a constant.
+        """
         moved = rounded_network(network, seen, rounded)
         if self.integers:
-            made = quantized(moved, ranges_of(seen, least_error_range), rounded, floating=self.floating)
+            made = quantized(
+                moved, ranges_of(seen, least_error_range), rounded, floating=self.floating, symmetric=self.symmetric
+            )
             coarsen_integer_biases(made, network, rounded, importance)
             return made
-        return with_integer_weights(coarse_biases(moved, network, rounded, importance), rounded)
-
-
-def with_integer_weights(network: Network, rounded: Mapping[str, Rounded]) -> onnx.ModelProto:
-    """Return a float network that reads its weights as int8 with a step a channel; the runtime unfolds them once."""
-    model = onnx.ModelProto()
-    model.CopyFrom(network.model)
-    kept = [one for one in model.graph.initializer if one.name not in rounded]
-    made = []
-    for weight, one in rounded.items():
-        linear = network.linears[weight]
-        codes, steps = f"{weight}_quantized", f"{weight}_scale"
-        value = network.unmatrix(linear, one.codes).astype(np.int8)
-        kept += [numpy_helper.from_array(value, codes), numpy_helper.from_array(one.steps, steps)]
-        axis = axis_of(network, weight)
-        made.append(
-            helper.make_node("DequantizeLinear", [codes, steps], [weight], name=f"{weight}_DequantizeLinear", axis=axis)
-        )
-    nodes = [*made, *(onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node)]
-    del model.graph.initializer[:], model.graph.node[:]
-    model.graph.initializer.extend(kept)
-    model.graph.node.extend(nodes)
-    return model
+        return coarse_biases(moved, network, rounded, importance).model
 
 
 def bias_unit(importance: np.ndarray, rounded: Rounded) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,6 +112,25 @@ class Preprocessing:
         """Return mean and std of each channel of the input, of brightness 0..255."""
         means, stds = ([value / self.scale for value in values] for values in (self.mean, self.std))
         return [values * channels if len(values) == 1 else values for values in (means, stds)]
+
+    def with_fields(self, fields: Mapping[str, Any]) -> Preprocessing:
+        """Return the same with some fields of a person's; a mean or std without a scale is of brightness 0..255.
+
+        Raises:
+            DataError: a mean or std does not fit the channels, or is no number that can be divided by.
+        """
+        channels = 1 if self.gray else 3
+        for name in ("mean", "std"):
+            values = fields.get(name)
+            if values is not None and len(values) not in (1, channels):
+                raise DataError(f"--{name}: {len(values)} numbers, expected {channels}, one a channel, or one for all.")
+        if any(value <= 0 for value in fields.get("std", ())) or fields.get("scale", 1.0) <= 0:
+            raise DataError("--std and --scale divide or multiply pixels: expected numbers above 0.")
+        given = dict(fields)
+        if ("mean" in fields or "std" in fields) and "scale" not in fields:
+            largest = max((*fields.get("mean", ()), *fields.get("std", ())))
+            given["scale"] = 1.0 if largest > 1 else 1 / 255  # (123.7, ...) is of 0..255, (0.485, ...) of 0..1
+        return replace(self, **given)
 
     def __str__(self) -> str:
         order = "gray" if self.gray else "BGR" if self.bgr else "RGB"

@@ -42,6 +42,7 @@ def quantized(
     rounded: Mapping[str, Rounded],
     *,
     floating: Iterable[str] = (),
+    symmetric: bool = False,
 ) -> onnx.ModelProto:
     """Return the network with integers.
 
@@ -50,6 +51,7 @@ def quantized(
         ranges: tensor -> least and greatest value.
         rounded: weight -> its integers and steps.
         floating: names of nodes that stay float.
+        symmetric: int8 with zero point 0 between layers, else uint8.
     """
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
@@ -66,12 +68,16 @@ def quantized(
             per_channel=True,
             reduce_range=True,
             weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
+            activation_qType=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, data),
             nodes_to_quantize=[],
             nodes_to_exclude=list(floating),
             op_types_to_quantize=ops,
-            extra_options={"TensorQuantOverrides": overrides, "ActivationSymmetric": False, "WeightSymmetric": True},
+            extra_options={
+                "TensorQuantOverrides": overrides,
+                "ActivationSymmetric": symmetric,
+                "WeightSymmetric": True,
+            },
         )
         quantizer.quantize_model()
     made: onnx.ModelProto = quantizer.model.model

@@ -12,11 +12,9 @@ from compress.shrink.importance import spread_of
 from compress.shrink.network import Network
 from compress.shrink.observe import Seen
 
-LARGEST_CODE = 63  # 7 bits: what CPUs without VNNI compute rightly
-
 
 def choosers(
-    network: Network, seen: Seen, importance: Mapping[str, np.ndarray], *, largest_code: int = LARGEST_CODE
+    network: Network, seen: Seen, importance: Mapping[str, np.ndarray], *, largest_code: int
 ) -> dict[str, LayerChooser]:
     """Return weight -> what rounds it at any price."""
     found = {}

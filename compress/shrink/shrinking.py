@@ -1,10 +1,11 @@
-"""From a network and pictures to a small one: observe, choose the form, choose the size, prove."""
+"""From a network, pictures and a judge to a small network: observe, choose the form, choose the size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +20,79 @@ from compress.rate_rounding.layer import Rounded
 from compress.rate_rounding.search import Priced, round_network, round_to_bytes
 from compress.runtime.latency import measure_interleaved
 from compress.shrink.activations import activation_costs
-from compress.shrink.choosing import Point, Rung, islands, knee
+from compress.shrink.choosing import Rung, islands
 from compress.shrink.form import Form, rounded_tensors
 from compress.shrink.importance import OutputDistance, importances
+from compress.shrink.judge.verdict import Judge, Verdict
+from compress.shrink.kernels import milliseconds_by_op
 from compress.shrink.network import Network
 from compress.shrink.observe import Feeds, Seen, float_tensors, observe, ranges_of, session_of
 from compress.shrink.rounding import choosers
+from compress.shrink.target import Target
 from compress.whole_file import write_whole
 
+LARGEST_STORED = 127  # of int8, where weights are unfolded to floats before they are used
 FINE = 1e-10  # price at which weights keep all the bits that they may have
-CURVE = tuple(10.0**exponent for exponent in (-9, -8, -7, -6.5, -6, -5.5, -5, -4.5, -4))
 ISLANDS = 2.0  # errors of integers may be so many times those of integer weights alone; more nodes stay float
+COMPARED = 8  # pictures that forms are compared on
+MOST_FORMS = 4  # that are judged, each with more nodes in float
+DEAREST = 0.3  # points or percent that integers between layers may cost, and half of what may be lost in all
 SLOWER = 0.97  # of the float time: integers that save less are not worth their error
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The form, and why.
+
+    Attributes:
+        form: it.
+        verdict: with all the bits that weights may have.
+        weights_verdict: likewise, with integer weights alone.
+        float_ms, integers_ms: of an image; None if not timed.
+        costs: tensor -> error of the outputs if it alone is rounded.
+        tried: integers with more and more tensors in float.
+        kernels: 'float' and 'integers' -> operator -> milliseconds; empty if not timed.
+        why: in words.
+    """
+
+    form: Form
+    verdict: Verdict
+    weights_verdict: Verdict
+    float_ms: float | None
+    integers_ms: float | None
+    costs: Mapping[str, float]
+    tried: tuple[Rung, ...]
+    kernels: Mapping[str, Mapping[str, float]]
+    why: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A small network, its weights, and what it comes to.
+
+    Attributes:
+        model: it.
+        rounded: its weights.
+        price: loss that a bit was worth.
+        packed_bytes: of its file.
+        verdict: of the judge.
+    """
+
+    model: onnx.ModelProto
+    rounded: Mapping[str, Rounded]
+    price: float
+    packed_bytes: int
+    verdict: Verdict
+
+    @property
+    def loss(self) -> float:
+        """Return points or percent that were lost."""
+        return self.verdict.loss
+
+    @property
+    def error(self) -> float:
+        """Return the mean relative error of the outputs."""
+        return float(np.mean(list(self.verdict.relative_errors.values())))
 
 
 @dataclass
@@ -40,17 +102,21 @@ class Shrinker:
     Attributes:
         network: float.
         calibration: what it is fed to learn from.
-        judging: what it is fed to be judged by; other pictures.
+        judge: says what a network lost, on other pictures.
         folder: takes files that are tried.
+        target: where it will run.
         threads: of ONNX Runtime for timing.
     """
 
     network: Network
     calibration: Feeds
-    judging: Feeds
+    judge: Judge
     folder: Path
+    target: Target
     threads: int = 1
-    timings_ms: dict[str, float] = field(default_factory=dict)
+    _choosers: dict[int, dict[str, LayerChooser]] = field(default_factory=dict)
+    _finest: dict[int, Mapping[str, Rounded]] = field(default_factory=dict)
+    _compared: list[tuple[dict[str, np.ndarray], list[np.ndarray]]] = field(default_factory=list)
 
     @cached_property
     def seen(self) -> Seen:
@@ -65,34 +131,33 @@ class Shrinker:
         return OutputDistance(session.run(self.network.outputs, feed) for feed in self.calibration())
 
     @cached_property
-    def references(self) -> list[list[np.ndarray]]:
-        """Return what the network computes of the pictures that it is judged by."""
-        session = session_of(self.network.model)
-        return [session.run(self.network.outputs, feed) for feed in self.judging()]
-
-    @cached_property
     def importance(self) -> dict[str, np.ndarray]:
         """Return what errors of each layer cost."""
         say(f"weigh: {len(self.network.linears)} weights are moved a little, one at a time")
         return importances(self.network, self.seen, self.calibration, self.distance)
 
-    @cached_property
-    def choosers(self) -> dict[str, LayerChooser]:
-        """Return what rounds the layers."""
-        return choosers(self.network, self.seen, self.importance)
+    def choosers(self, form: Form) -> dict[str, LayerChooser]:
+        """Return what rounds the layers; floats compute rightly with any integers."""
+        largest = self.target.largest_code if form.integers else LARGEST_STORED
+        if largest not in self._choosers:
+            self._choosers[largest] = choosers(self.network, self.seen, self.importance, largest_code=largest)
+        return self._choosers[largest]
 
-    @cached_property
-    def finest(self) -> Mapping[str, Rounded]:
-        """Return the network with all the bits that weights may have."""
-        return round_network(self.choosers, FINE)
+    def finest(self, form: Form) -> onnx.ModelProto:
+        """Return the model with all the bits that weights may have."""
+        largest = self.target.largest_code if form.integers else LARGEST_STORED
+        if largest not in self._finest:
+            self._finest[largest] = round_network(self.choosers(form), FINE)
+        return self.build(form, self._finest[largest])
 
-    def error(self, model: onnx.ModelProto) -> float:
-        """Return the mean distance of a model's outputs on the pictures that it is judged by."""
+    def distance_of(self, model: onnx.ModelProto) -> float:
+        """Return the mean distance of a model's outputs on some calibration pictures."""
+        if not self._compared:
+            session = session_of(self.network.model)
+            feeds = islice(self.calibration(), COMPARED)
+            self._compared = [(feed, session.run(self.network.outputs, feed)) for feed in feeds]
         session = session_of(model)
-        errors = [
-            self.distance.of(session.run(self.network.outputs, feed), reference)
-            for feed, reference in zip(self.judging(), self.references, strict=True)
-        ]
+        errors = [self.distance.of(session.run(self.network.outputs, feed), clean) for feed, clean in self._compared]
         return float(np.mean(errors))
 
     def build(self, form: Form, rounded: Mapping[str, Rounded]) -> onnx.ModelProto:
@@ -102,59 +167,84 @@ class Shrinker:
     def packed_bytes(self, model: onnx.ModelProto) -> int:
         """Return the size of a packed model."""
         path = self.folder / "tried.onnx"
-        write_whole(path, model.SerializeToString(deterministic=True))
+        write_whole(path, model.SerializeToString(deterministic=True), synced=False)
         packed = path.with_suffix(".krimp")
         packed.unlink(missing_ok=True)
         return codec.pack_file(path, packed).packed_bytes
 
-    def choose_form(self, *, weights_only: bool) -> Chosen:
-        """Return the fastest form whose integers cost little; floats with integer weights where integers are slower."""
+    def choose_form(self, *, weights_only: bool, max_drop: float | None) -> Chosen:
+        """Return the fastest form whose integers cost little; floats with integer weights where integers are slower.
+
+        Args:
+            weights_only: nothing else is looked at.
+            max_drop: that may be lost in all; integers between layers may take half of it.
+        """
         weights = Form(False)
-        bare = self.error(self.build(weights, self.finest))
-        float_ms = self.fastest({"float": self.network.model})["float"]
+        model = self.finest(weights)
+        bare, verdict = self.distance_of(model), self.judge(model)
+        say(f"integer weights alone, all bits: {verdict} lost")
         if weights_only:
-            return Chosen(weights, bare, float_ms, None, (), "asked for")
+            return Chosen(weights, verdict, verdict, None, None, {}, (), {}, "integer weights alone were asked for")
         say("activations: each tensor is rounded alone")
         names = rounded_tensors(self.network, float_tensors(self.network))
-        costs = activation_costs(
-            self.network, ranges_of(self.seen, least_error_range), self.calibration, self.distance, names
-        )
-        rung, tried = islands(
-            self.network,
-            costs,
-            lambda nodes: self.error(self.build(Form(True, nodes), self.finest)),
-            ISLANDS * bare,
-        )
+        ranges = ranges_of(self.seen, least_error_range)
+        costs = activation_costs(self.network, ranges, self.calibration, self.distance, names)
+
+        def distance_with(nodes: frozenset[str]) -> float:
+            return self.distance_of(self.finest(self._integers(nodes)))
+
+        rung, tried = islands(self.network, costs, distance_with, ISLANDS * bare)
         for one in tried:
-            say(f"integers with {len(one.tensors)} tensors in float: error {one.error:.4g}")
-        integers = Form(True, rung.nodes)
-        times = self.fastest({"float": self.network.model, "integers": self.build(integers, self.finest)})
-        told = f"{times['integers']:.1f} ms in integers, {times['float']:.1f} ms in float"
+            say(f"integers with {len(one.tensors)} tensors in float: distance {one.error:.4g}")
+        allowed = max(DEAREST if max_drop is None else max_drop / 2, verdict.loss)
+        rung, judged = self._judged(rung, tried, allowed)
+        told = f"{len(rung.tensors)} tensors stay float, {judged} lost with all bits of the weights"
+        integers = self._integers(rung.nodes)
+        chosen = Chosen(weights, verdict, verdict, None, None, costs, tuple(tried), {}, "")
+        if judged.loss > allowed and judged.loss > verdict.loss + DEAREST:
+            why = f"integers between layers cost too much: {told}, {verdict} with integer weights alone"
+            return replace(chosen, why=why)
+        if not self.target.is_here:
+            why = f"{told}; how fast {self.target.name} is cannot be measured here"
+            return replace(chosen, form=integers, verdict=judged, why=why)
+        made = {"float": self.network.model, "integers": self.finest(integers)}
+        times = self.fastest(made)
+        feed = next(iter(self.calibration()))
+        kernels = {name: milliseconds_by_op(model, feed, threads=self.threads) for name, model in made.items()}
+        chosen = replace(chosen, float_ms=times["float"], integers_ms=times["integers"], kernels=kernels)
+        took = f"{times['integers']:.1f} ms in integers, {times['float']:.1f} ms in float"
         if times["integers"] > SLOWER * times["float"]:
-            return Chosen(
-                weights, bare, times["float"], times["integers"], tuple(tried), f"integers are slower: {told}"
-            )
-        return Chosen(integers, rung.error, times["float"], times["integers"], tuple(tried), told)
+            return replace(chosen, why=f"integers are not faster here: {took}; so only the weights are integers")
+        return replace(chosen, form=integers, verdict=judged, why=f"{took}; {told}")
+
+    def _judged(self, rung: Rung, tried: list[Rung], allowed: float) -> tuple[Rung, Verdict]:
+        """Return the first form, with more and more nodes in float, that loses no more than is allowed; else the best.
+
+        Forms are compared by distance, which hears all outputs alike; what counts is what the judge says.
+        """
+        wider = sorted((one for one in tried if len(one.tensors) > len(rung.tensors)), key=lambda one: len(one.tensors))
+        found: list[tuple[Rung, Verdict]] = []
+        for one in [rung, *wider][:MOST_FORMS]:
+            found.append((one, self.judge(self.finest(self._integers(one.nodes)))))
+            say(f"integers with {len(one.tensors)} tensors in float: {found[-1][1]} lost")
+            if found[-1][1].loss <= allowed:
+                return found[-1]
+        return min(found, key=lambda pair: pair[1].loss)
+
+    def _integers(self, nodes: frozenset[str]) -> Form:
+        return Form(True, nodes, self.target.symmetric)
 
     def fastest(self, models: Mapping[str, onnx.ModelProto]) -> dict[str, float]:
         """Return the milliseconds of each model, in turns, of the fastest round."""
-        feed = next(iter(self.judging()))
+        feed = next(iter(self.calibration()))
         sessions = {name: session_of(model, threads=self.threads) for name, model in models.items()}
         calls = {name: (lambda one=session: one.run(None, feed)) for name, session in sessions.items()}
         times = measure_interleaved(calls, warmup=2, runs=15)
         return {name: float(one.min()) for name, one in times.items()}
 
-    def at(self, form: Form, price: float, start: Mapping[str, Rounded] | None = None) -> Made:
+    def at(self, form: Form, price: float, start: Made | None = None) -> Made:
         """Return the network at a price."""
-        rounded = round_network(self.choosers, price, start)
-        return self.made(form, rounded, price)
-
-    def made(self, form: Form, rounded: Mapping[str, Rounded], price: float) -> Made:
-        """Return a network with its size and error."""
-        model = self.build(form, rounded)
-        made = Made(model, rounded, Point(price, self.packed_bytes(model), self.error(model)))
-        say(f"{size_text(made.point.packed_bytes)} at {price:.3g} a bit: error {made.point.error:.4g}")
-        return made
+        return self._made(form, round_network(self.choosers(form), price, start.rounded if start else None), price)
 
     def to_bytes(self, form: Form, target: int) -> Made:
         """Return the network at a size.
@@ -163,50 +253,15 @@ class Shrinker:
             StageError: it cannot be that small.
         """
         found: Priced = round_to_bytes(
-            self.choosers,
+            self.choosers(form),
             lambda rounded: self.packed_bytes(self.build(form, rounded)),
             target,
+            tell=lambda one: say(f"{size_text(one.num_bytes)} at {one.price:.3g} a bit"),
         )
-        return self.made(form, found.layers, found.price)
+        return self._made(form, found.layers, found.price)
 
-    def curve(self, form: Form) -> list[Made]:
-        """Return networks from fine to coarse."""
-        made: list[Made] = []
-        for price in CURVE:
-            made.append(self.at(form, price, made[-1].rounded if made else None))
+    def _made(self, form: Form, rounded: Mapping[str, Rounded], price: float) -> Made:
+        model = self.build(form, rounded)
+        made = Made(model, rounded, price, self.packed_bytes(model), self.judge(model))
+        say(f"{size_text(made.packed_bytes)} at {price:.3g} a bit: {made.verdict} lost")
         return made
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The form, and why.
-
-    Attributes:
-        form: it.
-        error: with all the bits that weights may have.
-        float_ms, integers_ms: of an image; the latter None if it was not tried.
-        tried: integers with more and more tensors in float.
-        why: in words.
-    """
-
-    form: Form
-    error: float
-    float_ms: float
-    integers_ms: float | None
-    tried: tuple[Rung, ...]
-    why: str
-
-
-@dataclass(frozen=True)
-class Made:
-    """A small network, its weights, and what it comes to."""
-
-    model: onnx.ModelProto
-    rounded: Mapping[str, Rounded]
-    point: Point
-
-
-def chosen_of(curve: list[Made]) -> Made:
-    """Return the knee of a curve."""
-    best = knee([made.point for made in curve])
-    return next(made for made in curve if made.point == best)

@@ -1,0 +1,308 @@
+"""The command as a whole: a model file and pictures in, a small file with its proof out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from compress import codec
+from compress.errors import DataError, StageError
+from compress.machine import cpu_name
+from compress.number_text import size_text
+from compress.onnx_graph.short_names import shorten_names
+from compress.outputs import Outputs, make_folder
+from compress.pictures.decoding import Reading
+from compress.progress import say, warn
+from compress.runtime.latency import compare
+from compress.shrink.judge import Judge, make_judge, metadata_of
+from compress.shrink.judge.properties import deploy_metadata, preprocessing_of, properties_of
+from compress.shrink.limits import Limits, along_curve, knee, smallest_that_holds, smallest_within
+from compress.shrink.network import Network, open_network
+from compress.shrink.observe import Feed, session_of
+from compress.shrink.pictures import Inputs, find_inputs, guessed_preprocessing
+from compress.shrink.shrinking import Chosen, Made, Shrinker
+from compress.shrink.target import DEFAULT, TARGETS, Target
+from compress.shrink.telling import Told, document, text
+from compress.shrink.view import input_picture
+
+SPEED_RUNS = 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for.
+
+    Attributes:
+        model: ONNX file.
+        data: folder of pictures, or of .npz archives with an array for each input.
+        limits: size and loss.
+        labels, label_format, head, classes, allow_code: see `make_judge`.
+        preprocessing: name of a field of `Preprocessing` -> its value; what is not named is guessed.
+        reading: how picture files are read.
+        pictures: that are learnt from, at most; as many others are judged.
+        target: name of a kind of machine.
+        weights_only: the network computes in float.
+        threads: of ONNX Runtime for timing; 0: one per core.
+    """
+
+    model: Path
+    data: Path
+    limits: Limits = field(default_factory=Limits)
+    labels: Path | None = None
+    label_format: str | None = None
+    head: str | None = None
+    classes: Sequence[str] | None = None
+    allow_code: bool = False
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
+    pictures: int = 128
+    target: str = DEFAULT
+    weights_only: bool = False
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What the command leaves in its folder."""
+
+    model: Path
+    packed: Path
+    report: Path
+    document: Path
+    picture: Path | None
+
+    @classmethod
+    def of(cls, model: Path, folder: Path, *, shows: bool) -> Paths:
+        """Return the files for a model."""
+        stem = model.stem
+        return cls(
+            folder / f"{stem}.small.onnx",
+            folder / f"{stem}.krimp",
+            folder / f"{stem}.shrink.md",
+            folder / f"{stem}.shrink.json",
+            folder / f"{stem}.input.png" if shows else None,
+        )
+
+    def all(self) -> list[Path]:
+        """Return them."""
+        found = [self.model, self.packed, self.report, self.document]
+        return found if self.picture is None else [*found, self.picture]
+
+
+def shrink(request: Request, folder: Path, outputs: Outputs) -> dict[str, Any]:
+    """Make a small file of a model, prove it, and write it with its report; return the report as data.
+
+    Raises:
+        CodecError: the model is no ONNX file that ONNX Runtime loads, or its integers cannot be followed.
+        DataError: there are no pictures, or the model does not take them.
+        DetectorError: labels or a head do not fit the model.
+        StageError: nothing holds the limits; what comes nearest is said, and nothing is written.
+        CompressError: a file that would be written is somebody's.
+    """
+    started = time.monotonic()
+    network = open_network(request.model)
+    inputs = _inputs(request, network)
+    paths = Paths.of(request.model, folder, shows=inputs.preprocessing is not None)
+    make_folder(folder, DataError)
+    outputs.claim(paths.all())
+    learnt, judged = split(inputs.files, request.pictures)
+    _try(network, inputs.some(learnt))
+    if inputs.preprocessing is not None:
+        say(f"pictures enter as: {inputs.preprocessing}")
+    judge = make_judge(
+        network,
+        inputs.some(judged),
+        model_path=request.model,
+        labels=request.labels,
+        label_format=request.label_format,
+        head=request.head,
+        classes=request.classes,
+        allow_code=request.allow_code,
+    )
+    say(f"judge: {judge.told}")
+    target = TARGETS[request.target]
+    with tempfile.TemporaryDirectory(prefix="krimp-shrink-") as scratch:
+        shrinker = Shrinker(network, inputs.some(learnt), judge, Path(scratch), target, request.threads)
+        chosen = shrinker.choose_form(weights_only=request.weights_only, max_drop=request.limits.max_drop)
+        say(chosen.why)
+        taken, curve = search(shrinker, chosen, request.limits, judge)
+        model, names = finished(taken.model, request.model, judge)
+        small = Path(scratch) / paths.model.name
+        small.write_bytes(model.SerializeToString(deterministic=True))
+        packed = Path(scratch) / paths.packed.name
+        facts = codec.pack_file(small, packed)
+        feed = next(iter(inputs.some(judged)()))
+        check(network, taken.model, packed, small, feed)
+        latency = _latency(network, model, feed, target, request.threads)
+        told = Told(
+            model=request.model,
+            float_bytes=request.model.stat().st_size,
+            small_bytes=small.stat().st_size,
+            packed_bytes=facts.packed_bytes,
+            network=network,
+            preprocessing=inputs.preprocessing,
+            learnt=len(learnt),
+            judge=judge,
+            chosen=chosen,
+            taken=taken,
+            curve=curve,
+            limits=request.limits,
+            target=target,
+            latency=latency,
+            cpu=cpu_name(),
+            threads=request.threads,
+            seconds=time.monotonic() - started,
+            names=names,
+        )
+        outputs.write(paths.model, small.read_bytes())
+        outputs.write(paths.packed, packed.read_bytes())
+    if paths.picture is not None:
+        outputs.write(paths.picture, input_picture(inputs, judged[0]))
+    found = document(told)
+    outputs.write(paths.document, found.text)
+    outputs.write(paths.report, text(told, paths.picture))
+    return found.data | {"files": [str(path) for path in paths.all()]}
+
+
+def split(files: Sequence[Path], most: int) -> tuple[list[Path], list[Path]]:
+    """Return the pictures that are learnt from and those that are judged: every other one, at most so many of each.
+
+    Neighbours in a folder are often alike, so both are spread over all of it.
+    """
+    if len(files) == 1:
+        warn("one picture: what is learnt from it is judged by it, which proves little. Give some dozens.")
+        return list(files), list(files)
+    learnt, judged = files[::2], files[1::2]
+    return _spread(learnt, most), _spread(judged, most)
+
+
+def search(shrinker: Shrinker, chosen: Chosen, limits: Limits, judge: Judge) -> tuple[Made, list[Made]]:
+    """Return the network inside the limits, or the knee of the curve, and all that were judged.
+
+    Raises:
+        StageError: nothing is inside.
+    """
+
+    def make(price: float, start: Made | None) -> Made:
+        return shrinker.at(chosen.form, price, start)
+
+    if limits.packed_bytes is not None:
+        made = [shrinker.to_bytes(chosen.form, limits.packed_bytes)]
+        if not limits.holds(made[0]):
+            assert limits.max_drop is not None
+            made = smallest_within([*along_curve(make, until=limits.max_drop), *made], make, limits.max_drop)
+    else:
+        made = along_curve(make, until=limits.max_drop)
+        if limits.max_drop is not None:
+            made = smallest_within(made, make, limits.max_drop)
+        else:
+            return knee(made), made
+    if (taken := smallest_that_holds(made, limits)) is not None:
+        return taken, made
+    unit = "points" if judge.kind != "outputs" else "percent of the outputs"
+    inside = smallest_that_holds(made, Limits(None, limits.max_drop))
+    small = smallest_that_holds(made, Limits(limits.packed_bytes, None))
+    nearest = [
+        f"{size_text(one.packed_bytes)} with {one.verdict} lost" for one in dict.fromkeys((inside, small)) if one
+    ] or [f"{size_text(one.packed_bytes)} with {one.verdict} lost" for one in sorted(made, key=lambda o: o.loss)[:1]]
+    raise UnreachableError(
+        f"nothing holds {limits} ({unit}). Nearest: {'; '.join(nearest)}. Nothing was written: ask for more bytes or "
+        "allow more loss; training (`krimp run`) reaches what this cannot."
+    )
+
+
+class UnreachableError(StageError):
+    """Nothing holds what was asked for."""
+
+    exit_code = 1
+
+
+def finished(made: onnx.ModelProto, source: Path, judge: Judge) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return the model as it is written, and short name -> name of what is in it.
+
+    Metadata of the source stay, with what `krimp detect` needs on top.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(made)
+    del model.graph.value_info[:]
+    has_parts = any(one.type in (one.GRAPH, one.GRAPHS) for node in model.graph.node for one in node.attribute)
+    names = {} if has_parts else shorten_names(model.graph)  # what a branch reads by name is not looked through
+    kept = properties_of(source) | metadata_of(judge)
+    del model.metadata_props[:]
+    for key, value in kept.items():
+        model.metadata_props.add(key=key, value=value)
+    model.producer_name, model.doc_string = "krimp", ""
+    return model, names
+
+
+def check(network: Network, made: onnx.ModelProto, packed: Path, small: Path, feed: Feed) -> None:
+    """Prove that the packed file is the small one, and that this computes what was judged.
+
+    Raises:
+        StageError: it does not.
+    """
+    if codec.load(packed) != small.read_bytes():
+        raise StageError(f"{packed.name} does not unpack to {small.name}: a fault of Krimp; please report it.")
+    judged = session_of(made).run(network.outputs, feed)
+    written = session_of(onnx.load(small)).run(network.outputs, feed)
+    for name, one, other in zip(network.outputs, judged, written, strict=True):
+        if not np.array_equal(one, other):
+            raise StageError(
+                f"output {name} of {small.name} is not what was judged: a fault of Krimp; please report it."
+            )
+
+
+def _latency(
+    network: Network, model: onnx.ModelProto, feed: Feed, target: Target, threads: int
+) -> dict[str, Any] | None:
+    if not target.is_here:
+        return None
+    sessions = {name: session_of(one, threads=threads) for name, one in (("float", network.model), ("small", model))}
+    calls = {name: (lambda one=one: one.run(None, feed)) for name, one in sessions.items()}
+    return compare(calls, warmup=3, runs=SPEED_RUNS)
+
+
+def _inputs(request: Request, network: Network) -> Inputs:
+    preprocessing = guessed_preprocessing(network)
+    meta = deploy_metadata(properties_of(request.model), str(request.model))
+    if preprocessing is not None and meta is not None:
+        preprocessing = preprocessing_of(meta) or preprocessing
+    if request.preprocessing:
+        if preprocessing is None:
+            raise DataError(
+                f"{request.model}: its inputs are no picture, so --mean, --std, --scale, --bgr, --fit and --size say "
+                "nothing. Leave them out and give .npz archives."
+            )
+        preprocessing = preprocessing.with_fields(request.preprocessing)
+    return find_inputs(network, request.data, preprocessing, request.reading)
+
+
+def _try(network: Network, inputs: Inputs) -> None:
+    """Refuse inputs that the network does not take, before anything is learnt.
+
+    Raises:
+        DataError: it does not.
+    """
+    feed = inputs.one(inputs.files[0])
+    try:
+        session_of(network.model).run(None, feed)
+    except Exception as error:  # of ONNX Runtime: its classes have no common base
+        shapes = ", ".join(f"{name} {value.shape}" for name, value in feed.items())
+        why = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"{inputs.files[0]}: the network does not take it as {shapes}: {why}. Name the size with --size "
+            "HEIGHTxWIDTH."
+        ) from error
+
+
+def _spread(files: Sequence[Path], most: int) -> list[Path]:
+    if len(files) <= most:
+        return list(files)
+    return [files[number] for number in np.linspace(0, len(files) - 1, most).round().astype(int)]
