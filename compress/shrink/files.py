@@ -129,11 +129,20 @@ def shrink(request: Request, folder: Path, outputs: Outputs) -> dict[str, Any]:
     say(f"judge: {judge.told}")
     target = TARGETS[request.target]
     with tempfile.TemporaryDirectory(prefix="krimp-shrink-") as scratch:
-        shrinker = Shrinker(network, inputs.some(learnt), judge, Path(scratch), target, request.threads)
+        properties = properties_of(request.model) | metadata_of(judge)
+        shrinker = Shrinker(
+            network,
+            inputs.some(learnt),
+            judge,
+            Path(scratch),
+            lambda made: finished(made, properties)[0],
+            target,
+            request.threads,
+        )
         chosen = shrinker.choose_form(weights_only=request.weights_only, max_drop=request.limits.max_drop)
         say(chosen.why)
         taken, curve = search(shrinker, chosen, request.limits, judge)
-        model, names = finished(taken.model, request.model, judge)
+        model, names = finished(taken.model, properties)
         small = Path(scratch) / paths.model.name
         small.write_bytes(model.SerializeToString(deterministic=True))
         packed = Path(scratch) / paths.packed.name
@@ -194,7 +203,10 @@ def search(shrinker: Shrinker, chosen: Chosen, limits: Limits, judge: Judge) -> 
         return shrinker.at(chosen.form, price, start)
 
     if limits.packed_bytes is not None:
-        made = [shrinker.to_bytes(chosen.form, limits.packed_bytes)]
+        try:
+            made = [shrinker.to_bytes(chosen.form, limits.packed_bytes)]
+        except StageError as error:
+            raise UnreachableError(f"{error} Nothing was written.") from error
         if not limits.holds(made[0]):
             assert limits.max_drop is not None
             made = smallest_within([*along_curve(make, until=limits.max_drop), *made], make, limits.max_drop)
@@ -209,11 +221,11 @@ def search(shrinker: Shrinker, chosen: Chosen, limits: Limits, judge: Judge) -> 
     unit = "points" if judge.kind != "outputs" else "percent of the outputs"
     inside = smallest_that_holds(made, Limits(None, limits.max_drop))
     small = smallest_that_holds(made, Limits(limits.packed_bytes, None))
-    nearest = [
-        f"{size_text(one.packed_bytes)} with {one.verdict} lost" for one in dict.fromkeys((inside, small)) if one
-    ] or [f"{size_text(one.packed_bytes)} with {one.verdict} lost" for one in sorted(made, key=lambda o: o.loss)[:1]]
+    near = [one for one in (inside, small if small is not inside else None) if one is not None]
+    near = near or sorted(made, key=lambda one: one.loss)[:1]
+    told = "; ".join(f"{size_text(one.packed_bytes)} with {one.verdict} lost" for one in near)
     raise UnreachableError(
-        f"nothing holds {limits} ({unit}). Nearest: {'; '.join(nearest)}. Nothing was written: ask for more bytes or "
+        f"nothing holds {limits} ({unit}). Nearest: {told}. Nothing was written: ask for more bytes or "
         "allow more loss; training (`krimp run`) reaches what this cannot."
     )
 
@@ -224,19 +236,19 @@ class UnreachableError(StageError):
     exit_code = 1
 
 
-def finished(made: onnx.ModelProto, source: Path, judge: Judge) -> tuple[onnx.ModelProto, dict[str, str]]:
+def finished(made: onnx.ModelProto, properties: Mapping[str, str]) -> tuple[onnx.ModelProto, dict[str, str]]:
     """Return the model as it is written, and short name -> name of what is in it.
 
-    Metadata of the source stay, with what `krimp detect` needs on top.
+    Args:
+        made: it; unchanged.
+        properties: metadata of the source, with what `krimp detect` needs on top.
     """
     model = onnx.ModelProto()
     model.CopyFrom(made)
-    del model.graph.value_info[:]
+    del model.graph.value_info[:], model.metadata_props[:]
     has_parts = any(one.type in (one.GRAPH, one.GRAPHS) for node in model.graph.node for one in node.attribute)
     names = {} if has_parts else shorten_names(model.graph)  # what a branch reads by name is not looked through
-    kept = properties_of(source) | metadata_of(judge)
-    del model.metadata_props[:]
-    for key, value in kept.items():
+    for key, value in properties.items():
         model.metadata_props.add(key=key, value=value)
     model.producer_name, model.doc_string = "krimp", ""
     return model, names

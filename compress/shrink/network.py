@@ -15,6 +15,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 from compress.errors import CodecError
+from compress.progress import warn
 
 LEAST_OPSET = 13  # of per-channel scales
 _QUANTIZED_OPS = frozenset({
@@ -134,27 +135,22 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((onnx.helper.get_attribute_value(one) for one in node.attribute if one.name == name), default)
 
 
-def is_quantized(model: onnx.ModelProto) -> bool:
-    """Return whether a model computes in integers somewhere."""
-    return any(node.op_type in _QUANTIZED_OPS for node in model.graph.node)
-
-
 def open_network(path: Path) -> Network:
-    """Read an ONNX file, fold what is constant, and name what has no name.
+    """Read an ONNX file, fold what is constant, and name what has no name; float16 becomes float32.
 
     Raises:
-        CodecError: it is no ONNX file, or one that ONNX Runtime does not load.
+        CodecError: it is no ONNX file, one that ONNX Runtime does not load, or its weights are integers already.
     """
-    with tempfile.TemporaryDirectory(prefix="krimp-shrink-") as folder:
-        folded = Path(folder) / "folded.onnx"
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-        options.optimized_model_filepath, options.log_severity_level = str(folded), 3
-        try:
-            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # of ONNX Runtime: its classes have no common base
-            raise CodecError(f"{path}: ONNX Runtime does not load it: {' '.join(str(error).split())[:300]}") from error
-        model = onnx.load(folded)
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # of protobuf and onnx: their classes have no common base
+        raise CodecError(f"{path}: no ONNX file, or the files of its weights are missing: {_line(error)}") from error
+    _refuse_integers(model, path)
+    if to_float32(model.graph):
+        warn(
+            f"{path.name}: float16 becomes float32, its inputs and outputs too: CPUs compute in float32 in either case."
+        )
+    model = _folded(model, path)
     used = {node.domain for node in model.graph.node} | {""}
     kept = [one for one in model.opset_import if one.domain in used]
     del model.opset_import[:]
@@ -162,7 +158,66 @@ def open_network(path: Path) -> Network:
     if next(one.version for one in model.opset_import if one.domain == "") < LEAST_OPSET:
         model = onnx.version_converter.convert_version(model, LEAST_OPSET)
     _name_nodes(model)
-    return Network(onnx.shape_inference.infer_shapes(model))
+    network = Network(onnx.shape_inference.infer_shapes(model))
+    if not network.linears:
+        raise CodecError(f"{path}: no convolution or matrix product with weights of its own: nothing to make small.")
+    return network
+
+
+def _folded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Return a model as ONNX Runtime folds it: batch norms, constants, what nothing reads."""
+    with tempfile.TemporaryDirectory(prefix="krimp-shrink-") as folder:
+        source, folded = Path(folder) / "source.onnx", Path(folder) / "folded.onnx"
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath, options.log_severity_level = str(folded), 3
+        try:
+            source.write_bytes(model.SerializeToString())
+            ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of ONNX Runtime and protobuf (2 GB): their classes have no common base
+            raise CodecError(f"{path}: ONNX Runtime does not load it: {_line(error)}") from error
+        return onnx.load(folded)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _refuse_integers(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse a model whose weights are integers already: their floats are lost.
+
+    Raises:
+        CodecError: they are.
+    """
+    found = sorted({node.op_type for node in model.graph.node} & _QUANTIZED_OPS)
+    if found:
+        raise CodecError(
+            f"{path}: quantized already ({', '.join(found)}); what that cost is in it. Give the float model that "
+            "it was made of, or make the file small as it is, without loss: krimp pack."
+        )
+
+
+def to_float32(graph: onnx.GraphProto) -> bool:
+    """Make all that is float16 float32, in place; return whether there was anything."""
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    changed = False
+    for tensor in graph.initializer:
+        if tensor.data_type == half:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
+            changed = True
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type == half:
+            value.type.tensor_type.elem_type = single
+            changed = True
+    for node in graph.node:
+        for one in node.attribute:
+            if one.type == one.TENSOR and one.t.data_type == half:
+                one.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one.t).astype(np.float32), one.t.name))
+            elif node.op_type == "Cast" and one.name == "to" and one.i == half:
+                one.i = single
+            elif one.type == one.GRAPH:
+                changed |= to_float32(one.g)
+    return changed
 
 
 def _name_nodes(model: onnx.ModelProto) -> None:

@@ -194,8 +194,8 @@ def _form(told: Told) -> str:
         f"{what} {_safe(chosen.why)}. Target {told.target.name}: {told.target.told}.",
     ]
     if chosen.tried:
-        lines += ["", "| tensors kept in float | distance of the outputs |", "|---|---|"]
-        lines += [f"| {len(one.tensors)} | {one.error:.4g} |" for one in chosen.tried]
+        lines += ["", "| tensors kept in float | distance of the outputs | lost |", "|---|---|---|"]
+        lines += [f"| {len(one.tensors)} | {one.error:.4g} | {one.verdict or ''} |" for one in chosen.tried]
     worst = sorted(chosen.costs.items(), key=lambda one: -one[1])[:_WORST]
     if worst:
         kept = {name for one in chosen.tried if one.nodes == chosen.form.floating for name in one.tensors}
