@@ -199,8 +199,8 @@ def search(shrinker: Shrinker, chosen: Chosen, limits: Limits, judge: Judge) -> 
         StageError: nothing is inside.
     """
 
-    def make(price: float, start: Made | None) -> Made:
-        return shrinker.at(chosen.form, price, start)
+    def make(price: float) -> Made:
+        return shrinker.at(chosen.form, price)
 
     if limits.packed_bytes is not None:
         try:

@@ -52,27 +52,27 @@ class Limits:
         return " and ".join(size + ([] if self.max_drop is None else [f"at most {self.max_drop:g} lost"]))
 
 
-def along_curve(make: Callable[[float, T | None], T], *, until: float | None = None) -> list[T]:
+def along_curve(make: Callable[[float], T], *, until: float | None = None) -> list[T]:
     """Return networks from fine to coarse, up to the first that loses more than a limit.
 
     Args:
-        make: gives the network at a price, from the one before.
+        make: gives the network at a price.
         until: loss; default: much more than the finest.
     """
     made: list[T] = []
     for price in CURVE:
-        made.append(make(price, made[-1] if made else None))
+        made.append(make(price))
         if made[-1].loss > (made[0].loss + TOO_MUCH if until is None else until):
             break
     return made
 
 
-def smallest_within(curve: Sequence[T], make: Callable[[float, T | None], T], max_drop: float) -> list[T]:
+def smallest_within(curve: Sequence[T], make: Callable[[float], T], max_drop: float) -> list[T]:
     """Return a curve with more networks where it crosses a loss: prices between are halved.
 
     Args:
         curve: from fine to coarse.
-        make: gives the network at a price, from a finer one.
+        make: gives the network at a price.
         max_drop: that may be lost.
     """
     made = list(curve)
@@ -85,7 +85,7 @@ def smallest_within(curve: Sequence[T], make: Callable[[float, T | None], T], ma
         if not beyond:
             break
         first = min(beyond, key=lambda one: one.price)
-        made.append(make(math.sqrt(last.price * first.price), last))
+        made.append(make(math.sqrt(last.price * first.price)))
     return sorted(made, key=lambda one: one.price)
 
 

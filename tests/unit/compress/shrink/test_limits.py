@@ -17,7 +17,7 @@ class Point:
     error: float
 
 
-def at(price, start=None):
+def at(price):
     """Return a network that loses 1 at a price of 1e-7, in proportion, and takes fewer bytes the higher it is."""
     return Point(price, int(1e6 * (price / 1e-8) ** -0.3), price / 1e-7, price / 1e-7 / 100)
 
@@ -26,7 +26,7 @@ def test_a_curve_ends_where_much_more_is_lost_than_at_its_fine_end():
     made = along_curve(at)
     assert [one.price for one in made] == list(CURVE[: len(made)])
     assert made[-1].loss > made[0].loss + TOO_MUCH >= made[-2].loss
-    noisy = along_curve(lambda price, start: Point(price, 1, 30 + price, 1))  # a poor network is told, too
+    noisy = along_curve(lambda price: Point(price, 1, 30 + price, 1))  # a poor network is told, too
     assert len(noisy) == len(CURVE)
 
 
@@ -36,18 +36,6 @@ def test_a_loss_is_used_up(limit):
     taken = smallest_that_holds(made, Limits(max_drop=limit))
     assert limit * 10**-0.1 < taken.loss <= limit
     assert made == sorted(made, key=lambda one: one.price)
-
-
-def test_each_network_begins_at_a_finer_one():
-    starts = []
-
-    def make(price, start):
-        starts.append((price, start.price if start else None))
-        return at(price)
-
-    smallest_within(along_curve(make, until=1), make, 1)
-    assert starts[0] == (CURVE[0], None)
-    assert all(before < price for price, before in starts[1:])
 
 
 def test_with_both_limits_what_is_smaller_but_loses_too_much_is_not_taken():
