@@ -84,8 +84,14 @@ def shrink_command(
     krimp shrink yolo.onnx --data val/images --labels val/labels --head yolov8 --max-drop 0.5
     krimp shrink any.onnx --data arrays/ --weights-only --max-drop 2
     """  # noqa: D301 click ends no line after \b
-    from compress.shrink.files import Request, shrink
-    from compress.shrink.limits import Limits
+    try:
+        from compress.shrink.files import Request, shrink
+        from compress.shrink.limits import Limits
+    except ModuleNotFoundError as error:
+        raise StageError(
+            f'the package {error.name!r} is missing. Install what shrinking needs: pip install "krimp[shrink]" (in '
+            'Krimp\'s folder: pip install ".[shrink]").'
+        ) from error
 
     given: dict[str, Any] = {
         "fit": fit,

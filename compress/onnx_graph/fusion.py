@@ -11,8 +11,8 @@ import onnx
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto
 
+from compress.onnx_graph.graph_view import CONVOLUTIONS
 from compress.onnx_graph.short_names import restore_names
-from compress.onnx_graph.tidy import CONVOLUTIONS
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto
 
+CONVOLUTIONS = ("Conv", "DeformConv", "ConvTranspose")
+
 
 class GraphView:
     """Who makes and who reads each value of a graph."""

@@ -7,7 +7,7 @@ from string import ascii_lowercase, ascii_uppercase
 
 from onnx import GraphProto
 
-from compress.onnx_graph.tidy import CONVOLUTIONS
+from compress.onnx_graph.graph_view import CONVOLUTIONS
 
 
 def shorten_names(graph: GraphProto) -> dict[str, str]:

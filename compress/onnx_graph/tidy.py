@@ -25,8 +25,9 @@ from onnxscript.optimizer import fold_constants
 from onnxscript.rewriter import RewritePass
 from onnxscript.rewriter.rules.common import collapse_slice_rule, mul_by_1_rule
 
+from compress.onnx_graph.graph_view import CONVOLUTIONS
+
 PRODUCER = "krimp"
-CONVOLUTIONS = ("Conv", "DeformConv", "ConvTranspose")
 QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
 EVERY_SIZE = sys.maxsize
 

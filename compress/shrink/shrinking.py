@@ -245,7 +245,7 @@ class Shrinker:
     def at(self, form: Form, price: float) -> Made:
         """Return the network at a price.
 
-        Each search begins anew: from what was found at a finer price it ends with 2 to 3 % more bytes at the same error.
+        Each search begins anew: from what was found at a finer price it ends with 2 to 3 % more bytes, as much lost.
         """
         return self._made(form, round_network(self.choosers(form), price), price)
 

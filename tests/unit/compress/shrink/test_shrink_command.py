@@ -244,18 +244,27 @@ def test_missing_pictures_and_models_are_told(given, tmp_path, capfd):
     assert "none.onnx" in capfd.readouterr().err
 
 
-def test_it_needs_no_torch(given, tmp_path):
+TRAINS = ("torch", "torchvision", "brevitas", "torch_pruning", "matplotlib", "onnxscript", "onnx_ir")
+
+
+@pytest.mark.parametrize("missing", [TRAINS, ("onnx",)], ids=["what trains", "onnx"])
+def test_it_needs_nothing_that_trains_and_says_what_it_does_need(given, tmp_path, missing):
     code = (
         "import sys\n"
         "class No:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'torchvision', 'brevitas', 'torch_pruning', 'matplotlib'):\n"
-        "            raise ImportError(name + ' is not here')\n"
+        f"        if name.split('.')[0] in {missing!r}:\n"
+        "            raise ModuleNotFoundError(name + ' is not here', name=name)\n"
         "sys.meta_path.insert(0, No())\n"
         "from compress.cli.main import main\n"
         f"sys.exit(main(['shrink', {str(given[0])!r}, '--data', {str(given[1])!r}, '--out', {str(tmp_path)!r}]))\n"
     )
     root = Path(__file__).parents[4]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    if missing == ("onnx",):
+        assert done.returncode == 4
+        assert "package 'onnx' is missing" in done.stderr
+        assert "krimp[shrink]" in done.stderr
+        return
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "net.krimp").exists()
