@@ -101,7 +101,7 @@ def _train_at_size(
         if rate.price is None and size > target_bytes(rate, context, baseline=rate.baseline, label=stage.label):
             restore(model, learnt)  # what it learnt says more of a weight than the integer that it became
             sizing, _ = weighed()
-            found = sizing.to(rate, baseline=rate.baseline)
+            found = sizing.to(rate, baseline=rate.baseline, first_price=held)
             sizing.settle(found)
     else:
         result = train()

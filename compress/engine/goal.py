@@ -21,8 +21,6 @@ from compress.progress import say
 from compress.recipe.goal import FLOAT_LOOK, Attempt, Goal
 from compress.recipe.model import Recipe
 
-_TIMES_VARY = 0.03  # of a time: a miss of less is no reason to train anew
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -50,8 +48,8 @@ class Seen:
 
     @property
     def keeps_time(self) -> bool:
-        """Return whether the time holds, as exactly as times can be told."""
-        return self.time_excess <= _TIMES_VARY
+        """Return whether the time holds."""
+        return self.time_excess <= 0
 
     @property
     def holds(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -60,6 +60,15 @@ class Budget:
         over = {one.name: max(one.function.cost(full) / one.most - 1, 0.0) for one in self.limits}
         whole = sum(over.values())
         self._weights = {name: value / whole if whole else 1 / len(over) for name, value in over.items()}
+
+    def most(self, name: str) -> float:
+        """Return the most that a cost may be."""
+        return next(one.most for one in self.limits if one.name == name)
+
+    def with_limit(self, name: str, most: float) -> Budget:
+        """Return the same with another limit of one name."""
+        changed = [replace(one, most=most) if one.name == name else one for one in self.limits]
+        return Budget(changed, self.full)
 
     def used(self, kept: Mapping[str, int]) -> float:
         """Return the largest share of a limit that is used; all limits hold at 1 and below."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 PROBES = 3  # networks of other widths that are measured before the first plan
-MOST_PLANS = 4  # that are measured
+MOST_PLANS = 5  # that are measured
+SLOPES = 0.25, 4.0  # of a measured cost over what was asked for, that are believed
+LEARNING = 2  # first plans that costs are fitted anew after; later ones only ask for less or more
 CLOSE = 0.02  # of a limit: a plan that is measured this near to it is taken
 
 
@@ -69,6 +71,21 @@ def probe_widths(coupling: Coupling, full: Widths, floors: Widths, settings: Pru
     return found
 
 
+def to_ask(answers: Sequence[tuple[float, float]], wanted: float) -> float:
+    """Return what to ask for to get what is wanted.
+
+    Args:
+        answers: (asked for, got), the latest last.
+        wanted: cost.
+    """
+    asked, got = answers[-1]
+    slope = 1.0
+    if len(answers) > 1 and answers[-2][0] != asked:
+        slope = (got - answers[-2][1]) / (asked - answers[-2][0])
+    low, high = SLOPES
+    return asked + (wanted - got) / min(max(slope, low), high)
+
+
 def plan_by_measuring(
     meter: Meter,
     model: nn.Module,
@@ -78,6 +95,9 @@ def plan_by_measuring(
     plan: Callable[[Budget], Widths],
 ) -> tuple[Widths, Budget]:
     """Plan, measure what the plan leaves, and plan again with what was learnt, until a plan is close to its limits.
+
+    A new fit chooses other channels, and plans jump to and fro around a limit. So the fit of the first plans is kept
+    for the later ones, and only what these ask for is corrected.
 
     Args:
         meter: learns from each plan.
@@ -91,8 +111,10 @@ def plan_by_measuring(
         The widths that came closest, and the budget that knows what they cost.
     """
     tried: list[tuple[float, Widths]] = []
+    asked = budget()
+    answers: dict[str, list[tuple[float, float]]] = {}
     for number in range(1, MOST_PLANS + 1):
-        widths = plan(budget())
+        widths = plan(asked)
         if any(widths == before for _, before in tried):
             break
         probe = copy_of(model)
@@ -106,6 +128,13 @@ def plan_by_measuring(
         tried.append((used, widths))
         if abs(used - 1) <= CLOSE:
             break
+        if number <= LEARNING:
+            asked = now
+            answers = {name: [(cost, cost)] for name, cost, _ in costs}
+        else:
+            tightest = now.tightest(widths)
+            answers[tightest.name].append((asked.most(tightest.name), tightest.function.cost(widths)))
+            asked = asked.with_limit(tightest.name, to_ask(answers[tightest.name], tightest.most))
     _, best = min(tried, key=lambda one: (one[0] > 1 + CLOSE, abs(one[0] - 1)))
     if best != tried[-1][1]:  # the meter's last word is about the network that is taken
         probe = copy_of(model)

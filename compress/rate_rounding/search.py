@@ -20,7 +20,7 @@ _MOST = 14  # sizes that are measured
 _FARTHEST = 64.0  # factor between one price and the next
 _NEAR = 3.0  # factor up to which what was found at one price is where the search for the next begins
 _FLATTEST = -0.05  # slope of the logarithm of the size over that of the price that is believed
-_CLOSE = 1.2  # factor between prices around the target from which on rows of both are mixed
+_CLOSE = 1.5  # factor between prices around the target from which on rows of both are mixed
 _MIXTURES = 6  # that are measured
 
 Measure = Callable[[Mapping[str, Rounded]], int]
@@ -58,6 +58,7 @@ def round_to_bytes(
     measure: Measure,
     target: int,
     *,
+    first_price: float | None = None,
     tell: Callable[[Priced], None] = lambda _: None,
 ) -> Priced:
     """Return the network rounded at the least price at which it fits.
@@ -66,6 +67,7 @@ def round_to_bytes(
         choosers: of all layers.
         measure: gives the bytes of the packed file.
         target: bytes; 99 to 100 % of them are used.
+        first_price: that is tried first, where one is known to be near; default: by what weights alone would take.
         tell: called with everything that was tried.
 
     Raises:
@@ -73,7 +75,8 @@ def round_to_bytes(
     """
     tried: list[Priced] = []
     curve = RoughCurve(choosers)
-    price, start = curve.price(8.0 * target), None  # what rounding saves on it is about what the rest of a file takes
+    # What rounding saves on the rough bits is about what the rest of a file takes.
+    price, start = first_price or curve.price(8.0 * target), None
 
     def found(layers: Mapping[str, Rounded], price: float) -> Priced | None:
         tried.append(Priced(layers, price, measure(layers)))

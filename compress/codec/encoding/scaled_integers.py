@@ -18,13 +18,13 @@ from compress.codec.format.ways import SCALED, Numbered
 
 _FIRST = (127, 7, 1, 128, 8, 255, 15, 63, 31, 3)
 _QS = (*_FIRST, *(q for q in range(1, 256) if q not in _FIRST))
-_SHORT_QS = tuple(sorted(_QS, key=lambda q: q > 128))  # of 8 bits, which cannot tell 246 from 2 * 123; else as in _QS
+_SHORT_QS = tuple(sorted(_QS, key=lambda q: q > 127))  # of 8 bits, which cannot tell 246 from 2 * 123; else as in _QS
 _LARGE_QS = (511, 1023, 2047, 4095, 32767)
 _GROUPS = (256, 128, 64, 32)
 _SAMPLE_ROWS, _SAMPLE_VALUES = 4, 48
 _FEW_DISTINCT = 300  # magnitudes in a row of at most 8 bits
 _MOST_DISTINCT = 1 << 12
-_CERTAIN = (16, 40, 80)  # integers that are known one after the other, better and better, where elements have 8 bits
+_NARROWINGS = 3  # of what a scale is between, by integers that are the same at both ends, where elements have 8 bits
 _BLOCK = 1 << 20
 _MANTISSA = {0: 11, 1: 8, 2: 24, 3: 53}  # bits, the hidden one included
 
@@ -152,11 +152,15 @@ def _scales(magnitudes: np.ndarray, element: int, qs: tuple[int, ...]) -> np.nda
 def _scale_for(magnitudes: np.ndarray, q: int, element: int, kind: type) -> np.ndarray:
     """Return the scale of each row if its largest magnitude is q of them, 0 where it is not."""
     guesses = magnitudes[:, -1:] / q
-    for certain in _CERTAIN if element == 1 else ():
-        small = np.where(magnitudes <= certain * guesses, magnitudes, 0)
-        low, high = _bounds(small, np.rint(small / guesses), element)
+    ends = guesses * (1 - 2.0**-_MANTISSA[1]), guesses * (1 + 2.0**-_MANTISSA[1])
+    for _ in range(_NARROWINGS if element == 1 else 0):
+        integers = np.rint(magnitudes / guesses)
+        is_sure = (np.rint(magnitudes / ends[0]) == integers) & (np.rint(magnitudes / ends[1]) == integers)
+        sure = np.where(is_sure, magnitudes, 0)
+        low, high = _bounds(sure, integers, element)
         is_bound = (low <= high) & (low > 0) & (high < np.inf)
-        guesses = np.where(is_bound, 0.5 * (low + np.where(is_bound, high, low)), guesses[:, 0])[:, None]
+        ends = tuple(np.where(is_bound, new, old[:, 0])[:, None] for new, old in zip((low, high), ends, strict=True))
+        guesses = 0.5 * (ends[0] + ends[1])
     integers = np.rint(magnitudes / guesses)
     low, high = _bounds(magnitudes, integers, element)
     scales: np.ndarray = np.zeros(len(magnitudes), dtype=kind)

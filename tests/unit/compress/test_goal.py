@@ -150,7 +150,12 @@ GOAL = Goal(packed_bytes=1000, speedup=2, attempts=4)
 
 def test_what_holds_ends_the_attempts():
     assert next_attempt(GOAL, [seen(1)]) is None
-    assert next_attempt(GOAL, [seen(1, lost=0.5, time=0.02)]) is None  # times vary
+    assert next_attempt(GOAL, [seen(1, lost=0.5, time=0.0)]) is None
+
+
+def test_an_attempt_holds_what_the_report_will_hold_it_to():
+    assert not seen(1, time=0.001).holds
+    assert next_attempt(GOAL, [seen(1, time=0.001)]).time["speedup"] > 2
 
 
 def test_too_much_lost_is_trained_longer_then_asked_less():

@@ -7,6 +7,7 @@ from lookalike import CUSTOM, PROTECTED, seeded_lookalike
 
 from compress.errors import StageError
 from compress.metrics.complexity import measure_complexity
+from compress.pruning import probing
 from compress.pruning.budget import Budget, Limit
 from compress.pruning.measured_cost import (
     BETWEEN,
@@ -16,7 +17,7 @@ from compress.pruning.measured_cost import (
     fit_non_negative,
     layer_shapes,
 )
-from compress.pruning.probing import PROBES
+from compress.pruning.probing import CLOSE, PROBES, plan_by_measuring
 from compress.pruning.settings import PruningRules, PruningSettings
 from compress.pruning.steps import prune_in_steps
 from compress.pruning.structured import prune_step
@@ -127,6 +128,38 @@ def test_the_first_plan_knows_networks_of_other_widths(steps, caplog):
     assert len(plans) == steps  # each is close at once
     assert meter.networks == 1 + PROBES + len(plans)
     assert result.reached["latency_ms"].after == pytest.approx(wanted["latency_ms"], rel=0.02)
+
+
+class Jumping:
+    """A cost of which every new fit believes another slope: alone it would jump around a limit for ever."""
+
+    def __init__(self):
+        self.at, self.slopes = 100, [0.45, 0.6]
+
+    def cost(self, kept):
+        return self.at + self.slopes[-1] * (kept["a"] - self.at)
+
+
+def test_plans_come_to_a_limit_even_where_each_new_fit_asks_for_other_channels(monkeypatch):
+    fit, full, asked = Jumping(), {"a": 100}, []
+    monkeypatch.setattr(probing, "copy_of", lambda model: model)
+    monkeypatch.setattr(probing, "apply_widths", lambda model, coupling, scores, widths: asked.append(widths["a"]))
+
+    class Real:
+        def measure(self, model):
+            fit.at = asked[-1]
+            fit.slopes.reverse()
+
+    def budget():
+        known = Jumping()
+        known.at, known.slopes = fit.at, list(fit.slopes)
+        return Budget([Limit("latency_ms", known, 50.0)], full)
+
+    def plan(by):
+        return {"a": max(width for width in range(1, 101) if by.used({"a": width}) <= 1 or width == 1)}
+
+    widths, _ = plan_by_measuring(Real(), None, None, {}, budget, plan)
+    assert abs(widths["a"] / 50 - 1) <= CLOSE, asked
 
 
 def test_several_limits_hold_together():

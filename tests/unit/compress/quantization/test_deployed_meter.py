@@ -5,6 +5,7 @@ import torch
 from quantized_lookalike import Lookalike
 
 from compress import codec
+from compress.actions import deployed
 from compress.actions.deployed import DeployedMeter, quantize_untrained
 from compress.actions.prune_structured import meter_of
 from compress.export import export_onnx
@@ -59,6 +60,19 @@ def test_a_speedup_becomes_milliseconds_of_the_float_file(tmp_path):
     again = DeployedMeter(DETECTOR, tmp_path / "again", ["latency_ms"]).latency_for(2, model)
     assert again == pytest.approx(2 * wanted["latency_ms"], rel=0.5)  # a small network, a busy machine
     assert meter.costs(model)["latency_ms"] > 0
+
+
+def test_networks_are_timed_in_turns_with_the_float_one_that_they_shall_be_faster_than(tmp_path, monkeypatch):
+    def fastest(files, *_, **__):
+        return {"": 10.0} if len(files) == 1 else {"float": 12.0, "": 6.0}  # the machine is slower by now
+
+    monkeypatch.setattr(deployed, "fastest_ms", fastest)
+    monkeypatch.setattr(deployed, "seconds_by_layer", lambda *_, **__: {})
+    meter = DeployedMeter(DETECTOR, tmp_path, ["latency_ms"])
+    monkeypatch.setattr(meter, "_export", lambda *_, **__: tmp_path)
+    model = DETECTOR.build().eval()
+    assert meter.latency_for(2, model) == 5
+    assert meter.costs(model) == {"latency_ms": 5}  # half of what float takes beside it
 
 
 def test_a_network_is_measured_once(tmp_path, monkeypatch):

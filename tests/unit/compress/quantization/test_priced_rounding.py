@@ -8,6 +8,7 @@ import torch
 from quantized_lookalike import Lookalike, images_of
 from torch import nn
 
+from compress.actions import qat
 from compress.model_copy import copy_of
 from compress.quantization import QuantizationSettings, calibrate, quantize
 from compress.quantization.checks import quantized_layers
@@ -15,7 +16,8 @@ from compress.quantization.priced_rounding import PricedRounding, SizeHolder, ro
 from compress.quantization.rate_rounding import layer_choosers, set_rounded
 from compress.quantization.statistics import gather_statistics
 from compress.rate_rounding.code_lengths import CodeLengths, entropy_bits
-from compress.rate_rounding.search import round_network
+from compress.rate_rounding.search import Priced, round_network
+from compress.stages.qat import Qat
 from compress.training.distillation import output_loss
 
 torch.set_num_threads(1)
@@ -146,3 +148,40 @@ def test_settled_weights_compute_the_same_and_round_to_themselves(priced):
     assert torch.equal(codes, model.head.first.integer_weight()[0])
     assert all(layer.rule is None for layer in quantized_layers(model).values())
     assert not [name for name in model.state_dict() if "rule" in name]
+
+
+def test_a_file_that_training_made_too_large_is_rounded_anew_from_what_it_learnt(rounded_once, monkeypatch):
+    priced_model, rounded, statistics = rounded_once
+    model, began, first_prices, learnt = copy_of(priced_model), [], [], {}
+
+    def weights():
+        return {name: layer.weight.detach().clone() for name, layer in quantized_layers(model).items()}
+
+    class Sizing:
+        def __init__(self, *_, **__):
+            began.append(weights())
+
+        def to(self, *_, first_price=None, **__):
+            first_prices.append(first_price)
+            return Priced(rounded, PRICE, 1000)
+
+        def settle(self, found):
+            pass
+
+    def train(holder):
+        torch.manual_seed(1)
+        for layer in quantized_layers(model).values():
+            layer.weight.data += 0.3 * layer.weight.abs().mean() * torch.randn_like(layer.weight)
+            layer.rule.price.fill_(7e-6)
+        learnt.update(weights())
+        return "trained"
+
+    monkeypatch.setattr(qat, "SizeRounding", Sizing)
+    monkeypatch.setattr(qat, "weigh_errors", lambda *_, **__: statistics)
+    monkeypatch.setattr(qat, "packed_bytes", lambda *_: 2000)
+    monkeypatch.setattr(qat, "target_bytes", lambda *_, **__: 1000)
+    stage = Qat(rate={"packed_bytes": 1000}, training={"epochs": 1})
+    assert qat._train_at_size(model, stage, stage.rate, None, train)[0] == "trained"
+    assert len(began) == 2
+    assert all(torch.equal(began[1][name], learnt[name]) for name in learnt)
+    assert first_prices == [None, pytest.approx(7e-6)]  # the price that held the size is where the search begins

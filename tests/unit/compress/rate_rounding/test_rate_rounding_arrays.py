@@ -251,6 +251,15 @@ def test_the_price_of_a_size_is_found_within_a_percent(target, slope):
     assert len(curve.prices) <= 6
 
 
+def test_a_price_that_is_known_to_be_near_is_tried_first():
+    known = _Curve()
+    round_to_bytes({"one": known}, known.measure, 330_000)
+    again = _Curve()
+    round_to_bytes({"one": again}, again.measure, 330_000, first_price=known.prices[-1])
+    assert again.prices[0] == known.prices[-1]
+    assert len(again.prices) < len(known.prices)
+
+
 class _Jump(_Curve):
     """A layer whose size jumps at one price."""
 
