@@ -107,8 +107,7 @@ def shrink(request: Request, folder: Path, outputs: Outputs) -> dict[str, Any]:
         CompressError: a file that would be written is somebody's.
     """
     started = time.monotonic()
-    network = open_network(request.model)
-    inputs = _inputs(request, network)
+    network, inputs = opened(request)
     paths = Paths.of(request.model, folder, shows=inputs.preprocessing is not None)
     make_folder(folder, DataError)
     outputs.claim(paths.all())
@@ -116,16 +115,7 @@ def shrink(request: Request, folder: Path, outputs: Outputs) -> dict[str, Any]:
     _try(network, inputs.some(learnt))
     if inputs.preprocessing is not None:
         say(f"pictures enter as: {inputs.preprocessing}")
-    judge = make_judge(
-        network,
-        inputs.some(judged),
-        model_path=request.model,
-        labels=request.labels,
-        label_format=request.label_format,
-        head=request.head,
-        classes=request.classes,
-        allow_code=request.allow_code,
-    )
+    judge = judged_by(request, network, inputs.some(judged))
     say(f"judge: {judge.told}")
     target = TARGETS[request.target]
     with tempfile.TemporaryDirectory(prefix="krimp-shrink-") as scratch:
@@ -178,6 +168,26 @@ def shrink(request: Request, folder: Path, outputs: Outputs) -> dict[str, Any]:
     outputs.write(paths.document, found.text)
     outputs.write(paths.report, text(told, paths.picture))
     return found.data | {"files": [str(path) for path in paths.all()]}
+
+
+def opened(request: Request) -> tuple[Network, Inputs]:
+    """Return the network of a request, and what it is fed."""
+    network = open_network(request.model)
+    return network, _inputs(request, network)
+
+
+def judged_by(request: Request, network: Network, judging: Inputs) -> Judge:
+    """Return the judge that a request asks for."""
+    return make_judge(
+        network,
+        judging,
+        model_path=request.model,
+        labels=request.labels,
+        label_format=request.label_format,
+        head=request.head,
+        classes=request.classes,
+        allow_code=request.allow_code,
+    )
 
 
 def split(files: Sequence[Path], most: int) -> tuple[list[Path], list[Path]]:

@@ -152,15 +152,16 @@ def _scales(magnitudes: np.ndarray, element: int, qs: tuple[int, ...]) -> np.nda
 def _scale_for(magnitudes: np.ndarray, q: int, element: int, kind: type) -> np.ndarray:
     """Return the scale of each row if its largest magnitude is q of them, 0 where it is not."""
     guesses = magnitudes[:, -1:] / q
-    ends = guesses * (1 - 2.0**-_MANTISSA[1]), guesses * (1 + 2.0**-_MANTISSA[1])
+    ends = guesses * (1 - 2.0 ** -_MANTISSA[1]), guesses * (1 + 2.0 ** -_MANTISSA[1])
     for _ in range(_NARROWINGS if element == 1 else 0):
         integers = np.rint(magnitudes / guesses)
-        is_sure = (np.rint(magnitudes / ends[0]) == integers) & (np.rint(magnitudes / ends[1]) == integers)
+        is_sure = (np.rint(magnitudes / least) == integers) & (np.rint(magnitudes / most) == integers)
         sure = np.where(is_sure, magnitudes, 0)
         low, high = _bounds(sure, integers, element)
         is_bound = (low <= high) & (low > 0) & (high < np.inf)
-        ends = tuple(np.where(is_bound, new, old[:, 0])[:, None] for new, old in zip((low, high), ends, strict=True))
-        guesses = 0.5 * (ends[0] + ends[1])
+        least = np.where(is_bound, low, least[:, 0])[:, None]
+        most = np.where(is_bound, high, most[:, 0])[:, None]
+        guesses = 0.5 * (least + most)
     integers = np.rint(magnitudes / guesses)
     low, high = _bounds(magnitudes, integers, element)
     scales: np.ndarray = np.zeros(len(magnitudes), dtype=kind)

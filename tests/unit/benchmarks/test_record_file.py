@@ -24,6 +24,7 @@ SCRIPTS = {
     "peers.py": (["no.yaml"], "--record"),
     "post_training.py": (["no.yaml"], "--record"),
     "rate_rounding.py": (["no.yaml"], "--record"),
+    "shrink.py": (["no.onnx", "--data", "none"], "--record"),
     "silu.py": ([], "--json"),
     "size.py": (["no.onnx"], "--json"),
 }

@@ -101,7 +101,8 @@ def test_large_fake_quantized_tensors_that_were_stored_in_a_wider_type_cost_what
 
 
 @pytest.mark.parametrize(
-    ("shape", "spread", "seed"), [((8192, 256), 25, 2), ((8192, 256), 42, 0), ((4096, 1024), 42, 1), ((8192, 64), 36, 1)]
+    ("shape", "spread", "seed"),
+    [((8192, 256), 25, 2), ((8192, 256), 42, 0), ((4096, 1024), 42, 1), ((8192, 64), 36, 1)],
 )
 def test_rows_of_8_bits_take_the_integers_that_they_were_made_of(shape, spread, seed):
     own = np.random.default_rng(seed)
