@@ -152,7 +152,8 @@ def _scales(magnitudes: np.ndarray, element: int, qs: tuple[int, ...]) -> np.nda
 def _scale_for(magnitudes: np.ndarray, q: int, element: int, kind: type) -> np.ndarray:
     """Return the scale of each row if its largest magnitude is q of them, 0 where it is not."""
     guesses = magnitudes[:, -1:] / q
-    ends = guesses * (1 - 2.0 ** -_MANTISSA[1]), guesses * (1 + 2.0 ** -_MANTISSA[1])
+    apart = 2.0 ** -_MANTISSA[1]
+    least, most = guesses * (1 - apart), guesses * (1 + apart)
     for _ in range(_NARROWINGS if element == 1 else 0):
         integers = np.rint(magnitudes / guesses)
         is_sure = (np.rint(magnitudes / least) == integers) & (np.rint(magnitudes / most) == integers)
