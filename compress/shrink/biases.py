@@ -54,8 +54,8 @@ def set_integer_biases(
 ) -> None:
     """Give each node that multiplies integers a bias of its own, at the scale of its input times that of its weight.
 
-    ONNX Runtime leaves a node in float whose bias has another scale: one that several nodes share, of inputs of
-    different ranges, or one that was made for other steps. Heads over the levels of a pyramid share theirs.
+    ONNX Runtime leaves a node in float whose bias has another scale, and its quantizer makes biases for its own steps.
+    Heads over the levels of a pyramid share theirs, and their inputs differ.
 
     Args:
         made: with Q/DQ, and with the integers and steps of `rounded`; changed in place.

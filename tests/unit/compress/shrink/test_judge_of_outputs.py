@@ -62,10 +62,12 @@ def test_what_is_kept_comes_back_from_memory_and_from_the_file():
 
 
 def two_inputs(path):
-    """Write a network of two inputs and two outputs: a + b and 2 a."""
-    nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Mul", ["a", "two"], ["double"])]
+    """Write a network of two inputs and two outputs: a + b and a times 2, as a matrix."""
+    nodes = [helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("MatMul", ["a", "two"], ["double"])]
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in ("a", "b", "sum", "double")]
-    graph = helper.make_graph(nodes, "g", values[:2], values[2:], [numpy_helper.from_array(np.float32(2), "two")])
+    graph = helper.make_graph(
+        nodes, "g", values[:2], values[2:], [numpy_helper.from_array(2 * np.eye(4, dtype=np.float32), "two")]
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     return path
 
@@ -86,7 +88,7 @@ def test_arrays_are_judged_by_their_outputs(tmp_path):
     other = onnx.ModelProto()
     other.CopyFrom(network.model)
     for one in other.graph.initializer:
-        one.CopyFrom(numpy_helper.from_array(np.float32(2.5), one.name))
+        one.CopyFrom(numpy_helper.from_array(2.5 * np.eye(4, dtype=np.float32), one.name))
     verdict = judge(other)
     assert verdict.relative_errors == {"sum": 0, "double": pytest.approx(0.25)}
     assert verdict.loss == pytest.approx(100 * 0.125)

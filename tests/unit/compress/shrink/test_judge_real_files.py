@@ -86,7 +86,6 @@ def test_a_dcfl_without_metadata_has_the_map_that_the_project_gives_it(tmp_path)
 
 
 @pytest.mark.openmmlab  # its set-up has scikit-image, whose pictures are looked at
-@pytest.mark.openmmlab
 @pytest.mark.skipif(not FASTESTDET.is_file(), reason=f"{FASTESTDET} is absent")
 def test_a_fastestdet_agrees_with_itself_and_less_with_more_noise(tmp_path):
     import cv2
@@ -119,7 +118,6 @@ def test_a_fastestdet_agrees_with_itself_and_less_with_more_noise(tmp_path):
 
 
 @pytest.mark.openmmlab  # as above
-@pytest.mark.openmmlab
 @pytest.mark.skipif(not PPOCR.is_file(), reason=f"{PPOCR} is absent")
 def test_a_network_without_boxes_is_judged_by_its_output():
     network = open_network(PPOCR)
