@@ -20,6 +20,7 @@ FLOAT_LOOK = "float_val"
 _EXAMPLE = "{packed_bytes: 330kB, speedup: 2, max_drop: {map: 0.5}}"
 _SMALLEST_RATIO = 60.0  # where no size is asked for, rounding starts here and backs off to what may be lost
 _BITS = 6
+_TIME_MARGIN = 1.05  # the same file differs by so much between processes, and training anew costs far more than pruning
 _TAYLOR_BATCHES, _BN_BATCHES = 15, 30
 
 
@@ -81,8 +82,8 @@ class Attempt:
 
     @classmethod
     def first(cls, goal: Goal) -> Attempt:
-        """Return the attempt that aims at the goal itself."""
-        return cls(1, goal.epochs, goal.size, goal.time)
+        """Return the attempt that aims at the goal itself, with a margin in time."""
+        return cls(1, goal.epochs, goal.size, _relaxed(goal.time, 1 / _TIME_MARGIN))
 
     def longer(self) -> Attempt:
         """Return the next attempt, with twice the training."""

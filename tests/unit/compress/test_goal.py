@@ -250,7 +250,8 @@ def test_the_stages_that_a_goal_becomes_are_said(goal_file, tmp_path, monkeypatc
     monkeypatch.setattr(engine.pipeline, "run", fake.run)
     with caplog.at_level("INFO", logger="krimp"):
         engine.run(lambda tried, best: load_recipe(path, attempts=tried, chosen=best), tmp_path)
-    assert "target: {latency_ms: 20.0}" in caplog.text
+    assert "target: {latency_ms: 19.0476}" in caplog.text  # pruning aims 5 % below: processes differ by so much
+    assert "max_latency_ms: 20.0" in caplog.text
 
 
 def test_until_makes_the_first_attempt_only(goal_file, tmp_path, monkeypatch):
