@@ -125,7 +125,9 @@ def error_types(images: Sequence[ImageErrors], num_classes: int) -> list[ErrorTy
         ErrorType(
             name=name,
             count=counts[name],
-            points=round(100 * max(0.0, mean_precision([_fixed(one, name) for one in images], num_classes) - before), 4),
+            points=round(
+                100 * max(0.0, mean_precision([_fixed(one, name) for one in images], num_classes) - before), 4
+            ),
         )
         for name in ERROR_NAMES
     ]

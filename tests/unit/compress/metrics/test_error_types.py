@@ -120,10 +120,17 @@ def test_precision_over_recall_is_the_naive_one():
     for _ in range(20):
         n, m = rng.integers(0, 9), rng.integers(1, 5)
         images.append(
-            image(rng.random((n, m)) * (rng.random((n, m)) < 0.4), rng.random(n), rng.integers(0, 2, n), rng.integers(0, 2, m))
+            image(
+                rng.random((n, m)) * (rng.random((n, m)) < 0.4),
+                rng.random(n),
+                rng.integers(0, 2, n),
+                rng.integers(0, 2, m),
+            )
         )
     for label in (SHIP, PLANE):
-        pairs = [(s, r) for one in images for s, r, at in zip(one.scores, one.right, one.labels, strict=True) if at == label]
+        pairs = [
+            (s, r) for one in images for s, r, at in zip(one.scores, one.right, one.labels, strict=True) if at == label
+        ]
         truths = sum(int((one.truth_labels == label).sum()) for one in images)
         assert np.allclose(class_precision(images, label), naive_precision(*zip(*pairs, strict=True), truths))
     assert mean_precision(images, 3) == pytest.approx(np.mean([class_precision(images, k).mean() for k in (0, 1)]))
