@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from compress.compare.differences import Difference, PictureChange, differences, picture_changes
-from compress.compare.layers import Layer, LayerChange, layer_changes, read_layers
+from compress.compare.layers import Layer, LayerChange, layer_changes, read_layers, share_names
 from compress.compare.sides import Side
 from compress.compare.timing import Timing
 from compress.dataset import METRICS
@@ -126,11 +126,22 @@ def compare(sides: Sequence[Side], *, pictures: int, timings: Sequence[Timing | 
                 score_threshold=None if scored is None else scored.score_threshold,
             )
         )
-    return Comparison(tuple(sides), tuple(found), tuple(_notes(sides)))
+    return Comparison(tuple(sides), tuple(found), (*_notes(sides), *_named_otherwise(sides, layers)))
 
 
 def _changes(reference: list[Layer], other: list[Layer] | None) -> tuple[LayerChange, ...]:
-    return () if other is None else tuple(layer_changes(reference, other))
+    return () if other is None or not share_names(reference, other) else tuple(layer_changes(reference, other))
+
+
+def _named_otherwise(sides: Sequence[Side], layers: Sequence[list[Layer] | None]) -> list[str]:
+    first = layers[0]
+    others = zip(sides[1:], layers[1:], strict=True) if first is not None else ()
+    return [
+        f"{side.title}: its layers have other names than those of {sides[0].title}, so they are not compared. "
+        "Of a file with short names the names.json of its run must lie beside it."
+        for side, found in others
+        if first is not None and found is not None and not share_names(first, found)
+    ]
 
 
 def _sizes(reference: Side, other: Side) -> tuple[int | None, float | None]:

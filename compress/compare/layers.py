@@ -110,6 +110,12 @@ def _base_of(name: str, bases: set[str]) -> str:
     return next((base for base in tries if base in bases), name)
 
 
+def share_names(one: Sequence[Layer], two: Sequence[Layer]) -> bool:
+    """Return whether two files name their layers alike: a quarter of those of the smaller one are in both."""
+    names, others = ({layer.name for layer in layers} - {REST} for layers in (one, two))
+    return 4 * len(names & others) >= min(len(names), len(others))
+
+
 def layer_changes(reference: Sequence[Layer], other: Sequence[Layer]) -> list[LayerChange]:
     """Return the layers that differ in anything, those first whose bytes changed most."""
     before, after = ({layer.name: layer for layer in layers} for layers in (reference, other))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from compress.codec import TensorFacts
-from compress.compare.layers import REST, Layer, group_layers, layer_changes
+from compress.compare.layers import REST, Layer, group_layers, layer_changes, share_names
 
 FACTS = TensorFacts("", (4, 3), "int8", 12, 6, 0.25, 2.0, 2.5, 12, 10, 0.1, "huffman")
 
@@ -64,3 +64,11 @@ def test_layers_come_by_bytes_and_those_that_are_new_or_gone_are_named():
         ("conv", "size", -1),
     ]
     assert layer_changes([LAYER, gone], [gone, LAYER]) == []
+
+
+def test_files_that_name_their_layers_otherwise_are_known():
+    full = [replace(LAYER, name=f"backbone.conv{number}") for number in range(8)]
+    short = [replace(LAYER, name=f"c{number}") for number in range(8)]
+    rest = Layer(REST, (), 0, 0.0, 0.0, 5)
+    assert share_names(full, full[:3])
+    assert not share_names([*full, rest], [*short, rest])
