@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_c
 
 import numpy as np
 
+from compress.breakdown import Breakdown
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from torch import Tensor
@@ -194,6 +196,14 @@ class CountsObjects(Protocol):
             split: name of the split.
             trained: those that a training learns from instead of those that a score counts.
         """
+
+
+@runtime_checkable
+class BreaksDown(Protocol):
+    """Hook of data sets: what a score is made of, for the report. Without it the report shows the score alone."""
+
+    def break_down(self, detections: Sequence[Any], truths: Sequence[Any], names: Sequence[str]) -> Breakdown:
+        """Return curves, kinds of errors and every image; arguments as of `score`, and the names of the images."""
 
 
 @runtime_checkable

@@ -122,7 +122,10 @@ class RefusesExport(Protocol):
 
 @runtime_checkable
 class AdaptsTruth(Protocol):
-    """Hook: detectors that find another form of what the data set holds. Without it truth is scored as it is."""
+    """Hook of detectors, and of their deployed parts: they find another form of what the data set holds.
+
+    Without it truth is scored as it is.
+    """
 
     def adapt_truth(self, truth: Any) -> Any:
         """Return the truth of an image (`Picture.truth`) as this detector can find it, e.g. axis-aligned."""

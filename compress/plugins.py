@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.dataset import CountsObjects, Dataset, DescribesFolder, HasValueRange, Preloads
+from compress.dataset import BreaksDown, CountsObjects, Dataset, DescribesFolder, HasValueRange, Preloads
 from compress.detector import HOOKS, DecodesInTorch, Deploy, Detector
 from compress.errors import DetectorError, shortened, suggest
 
@@ -48,7 +48,7 @@ DETECTORS = Axis(
 DATASETS = Axis(
     "data format",
     Dataset,
-    (Preloads, DescribesFolder, HasValueRange, CountsObjects),
+    (Preloads, DescribesFolder, HasValueRange, CountsObjects, BreaksDown),
     "compress/dataset.py",
     "krimp.datasets",
     "detectors.data.formats.{name}",

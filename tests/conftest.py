@@ -24,6 +24,7 @@ LONG = tuple(
         "unit/benchmarks",
         "unit/compress/codec/test_codec_files.py",
         "unit/compress/codec/test_tensor_decoder.py",
+        "unit/compress/compare/test_compare_command.py",
         "unit/compress/export",
         "unit/compress/onnx_graph",
         "unit/compress/runtime/test_packed_session.py",

@@ -20,7 +20,7 @@ from compress.kind import Kind
 from compress.metrics.paired import save_resampled
 from compress.model_folder import load_model
 from compress.progress import track, warn
-from compress.scoring import evaluate
+from compress.scoring import break_down, find_in_split
 from compress.stage import StageContext
 from compress.stages.evaluate import Evaluate
 
@@ -29,12 +29,15 @@ _LINEAGE_FACTS = ("params", "macs", "sparsity")
 
 
 def run(stage: Evaluate, context: StageContext) -> dict[str, Any]:
-    """Score, measure and write scores.json."""
+    """Score, measure and write scores.json, and beside it what the score is made of."""
     source, detector = context.source, context.detector
     forward = forward_of(source, detector, threads=stage.threads, device=context.device)
     progress = _progress(f"score {source.label}")
-    scores = evaluate(detector, forward, stage.split, limit=stage.limit, progress=progress)
+    looked = find_in_split(detector, forward, stage.split, limit=stage.limit, progress=progress)
     del forward
+    scores = detector.data.score(looked.found, looked.truths)
+    if scores.num_objects != 0 and (made_of := break_down(detector, looked)) is not None:
+        made_of.save(context.folder)
     for metric in METRICS:
         if (resampled := getattr(scores, f"{metric}_resampled")) is not None:
             save_resampled(context.folder, resampled, metric)

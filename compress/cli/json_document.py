@@ -43,5 +43,10 @@ def only_documents(wanted: bool) -> Iterator[None]:
 
 
 def print_document(value: Any) -> None:
-    """Print data as JSON; numbers that are not finite become null."""
-    print(json.dumps(finite(json.loads(to_json(value))), indent=1, allow_nan=False), flush=True)
+    """Print data as JSON."""
+    print(document_text(value), end="", flush=True)
+
+
+def document_text(value: Any) -> str:
+    """Return data as JSON with a line end; numbers that are not finite become null."""
+    return json.dumps(finite(json.loads(to_json(value))), indent=1, allow_nan=False) + "\n"

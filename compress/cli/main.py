@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from compress.cli.comparing import compare_command, gate_command
 from compress.cli.detecting import detect_command
 from compress.cli.ending import run_command
 from compress.cli.groups import CommandGroups, Engine
@@ -45,7 +46,9 @@ app = typer.Typer(
     cls=CommandGroups,
 )
 app.add_typer(codec_app)
+app.command("compare")(compare_command)
 app.command("detect")(detect_command)
+app.command("gate")(gate_command)
 app.command("import")(import_command)
 app.command("new")(new_command)
 app.command("shrink")(shrink_command)

@@ -17,7 +17,7 @@ class Evaluate(Stage):
     MAKES: ClassVar[Kind] = Kind.SCORES
     LIBRARIES: ClassVar[tuple[str, ...]] = ("torch", "onnxruntime", "onnx")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"threads"})
-    CODE_VERSION: ClassVar[int] = 3  # 2: keeps the resampled map50; 3: map and map75
+    CODE_VERSION: ClassVar[int] = 4  # 2: keeps the resampled map50; 3: map and map75; 4: what they are made of
     ACTION: ClassVar[str] = "compress.actions.evaluate"
 
     stage: Literal["evaluate"] = "evaluate"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
+from compress.breakdown import Breakdown
 from compress.dataset import DataFolder, InputFormat, Scores
 from compress.errors import DataError
 from compress.pictures.decoding import reason
@@ -247,6 +248,14 @@ class BoxDataset(ABC, Generic[Config]):
                 "of one. Set data.max_dets higher to count all."
             )
         return score_detections(detections, truths, self.classes, max_dets=most)
+
+    def break_down(
+        self, detections: Sequence[Detections], truths: Sequence[Truth], names: Sequence[str]
+    ) -> Breakdown:
+        """Return what a score is made of; see `breakdown.break_down`."""
+        from detectors.data.breakdown import break_down
+
+        return break_down(detections, truths, names, self.classes, max_dets=self.config.max_dets)
 
     def _read(self, split: str, check: Check | None) -> list[Sample]:
         samples, found = self.read(split, class_table(self.config, self.classes), check=check)

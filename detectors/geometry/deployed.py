@@ -78,6 +78,10 @@ class BoxDeploy:
         """Return the score above which the model reports objects."""
         return float(self.meta["score_threshold"])
 
+    def adapt_truth(self, truth: Any) -> Any:
+        """Return the truth of an image as this detector can find it: upright rectangles where its boxes are upright."""
+        return truth.upright() if self.axis_aligned else truth
+
     def preprocess(self, image: np.ndarray, *, minimum_size: tuple[int, int] | None = None) -> np.ndarray:
         """Turn a picture into the network's input: normalized, padded with zeros below and to the right.
 

@@ -12,6 +12,10 @@ from compress import errors
 from compress.cli.main import app
 from compress.cli.packing import _verified
 from compress.codec import TensorFacts
+from compress.compare.comparison import Comparison
+from compress.compare.gate import Gate
+from compress.compare.sides import Side
+from compress.compare.verdicts import Check
 from compress.engine.child import INTERRUPTED
 from compress.report.document import Requirement
 from compress.runtime import detect as detecting
@@ -89,6 +93,9 @@ EMPTY_RUN = krimp.RunResult("r", Path("out"), ()).to_json()
         ("`run`", set(EMPTY_RUN)),
         ("`verify`", set(_verified(ROOT / "detectors" / "dcfl" / "zoo" / "dcfl_mbv2_hituav.krimp"))),
         ("`run` requirements", {"report", *Requirement.model_fields}),
+        ("`compare`", set(Comparison((Side("a", "file"),), ()).to_json())),
+        ("`gate`", set(Gate(Side("a", "file"), Side("b", "file"), ()).to_json())),
+        ("`gate` checks", {field.name for field in fields(Check)}),
         ("`inspect`, a list", {field.name for field in fields(TensorFacts)}),
     ],
 )

@@ -118,7 +118,7 @@ def test_the_recipe_in_the_readme_is_a_recipe(tmp_path):
 
     text = (ROOT / "README.md").read_text()
     path = tmp_path / "readme.yaml"
-    goal, stages = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    goal, stages, _ = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     path.write_text(goal)
     assert load_recipe(path).goal.speedup == 2
     path.write_text(re.sub("goal: .*\n", stages, goal))
@@ -131,3 +131,18 @@ def test_pages_name_only_what_a_reader_can_open():
     here = Path(__file__).relative_to(ROOT).as_posix()
     pages = [name for name in listed.stdout.split() if name != here and (ROOT / name).is_file()]
     assert [name for name in pages if private.search((ROOT / name).read_text())] == []
+
+
+def test_the_workflow_in_the_readme_calls_the_gate_as_it_is():
+    from ruamel.yaml import YAML
+    from typer.main import get_command
+
+    from compress.cli.main import app
+
+    text = (ROOT / "README.md").read_text()
+    steps = YAML(typ="safe").load(re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[2])
+    (line,) = [step["run"] for step in steps if "krimp gate" in step["run"]]
+    command = get_command(app).get_command(None, "gate")
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert set(re.findall(r"--[a-z-]+", line)) <= options
+    assert "if" in steps[-1]  # the summary is told whatever the verdict
