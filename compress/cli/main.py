@@ -12,6 +12,7 @@ import typer
 from compress.cli.comparing import compare_command, gate_command
 from compress.cli.detecting import detect_command
 from compress.cli.ending import run_command
+from compress.cli.exporting import export_run_command
 from compress.cli.groups import CommandGroups, Engine
 from compress.cli.import_weights import import_command
 from compress.cli.json_document import JsonOption, only_documents, print_document
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.add_typer(codec_app)
 app.command("compare")(compare_command)
 app.command("detect")(detect_command)
+app.command("export-run")(export_run_command)
 app.command("gate")(gate_command)
 app.command("import")(import_command)
 app.command("new")(new_command)

@@ -57,7 +57,7 @@ def test_every_link_leads_to_a_file():
 
 
 def test_every_command_and_flag_exists():
-    named = re.findall(r"`krimp ([a-z]+)( copy)?([^`]*)`", TEXT)
+    named = re.findall(r"`krimp ([a-z-]+)( copy)?([^`]*)`", TEXT)
     assert len(named) > 10
     for name, sub, rest in named:
         found = command(name)
@@ -68,7 +68,7 @@ def test_every_command_and_flag_exists():
 
 def test_every_command_of_the_engine_is_named():
     own = set(get_command(app).list_commands(None))
-    assert own <= set(re.findall(r"`krimp ([a-z]+)", TEXT))
+    assert own <= set(re.findall(r"`krimp ([a-z-]+)", TEXT))
 
 
 def test_exit_codes_are_those_of_the_errors():

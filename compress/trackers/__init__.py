@@ -1,0 +1,1 @@
+"""A run in the words of trackers of experiments: MLflow and TensorBoard."""
