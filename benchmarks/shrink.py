@@ -78,7 +78,8 @@ PEERS: dict[str, Callable[[Network, Inputs, Path], onnx.ModelProto]] = {
 
 def measure(request: Request) -> dict[str, Any]:
     """Return the rows of all tools."""
-    network, inputs = opened(request)
+    whole, inputs = opened(request)
+    network = whole.given
     learnt, judged = split(inputs.files, request.pictures)
     judge = judged_by(request, network, inputs.some(judged))
     say(judge.told)

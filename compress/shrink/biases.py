@@ -29,6 +29,31 @@ def bias_unit(importance: np.ndarray, rounded: Rounded) -> float:
     return float(np.sqrt(6 * rounded.price / np.log(2) / bends)) if bends > 0 else 0.0
 
 
+def bias_grain(values: np.ndarray, unit: float) -> np.ndarray:
+    """Return biases as multiples of a power of two that is at most a unit, float32; as they are without one."""
+    if unit <= 0:
+        return values.astype(np.float32)
+    grain = np.float32(2.0 ** np.floor(np.log2(unit)))
+    rounded: np.ndarray = (np.rint(values / grain) * grain).astype(np.float32)
+    return rounded
+
+
+def integer_bias(values: np.ndarray, scale: np.ndarray, unit: float) -> np.ndarray:
+    """Return biases in steps, (out,) int32, multiples of a power of two that is at most a unit; 0 knows none.
+
+    Args:
+        values: (out,) float.
+        scale: (out,) of a step.
+        unit: of `bias_unit`.
+    """
+    codes = np.rint(values.astype(np.float64) / scale)
+    if unit > 0:
+        grain = 2.0 ** max(np.floor(np.log2(unit / float(scale.max()))), 0.0)
+        codes = np.rint(codes / grain) * grain
+    made: np.ndarray = np.clip(codes, -_LARGEST, _LARGEST).astype(np.int32)
+    return made
+
+
 def coarse_biases(
     moved: Network, network: Network, rounded: Mapping[str, Rounded], importance: Mapping[str, np.ndarray]
 ) -> Network:
@@ -36,11 +61,8 @@ def coarse_biases(
     values: dict[str, np.ndarray] = {}
     for weight, one in rounded.items():
         unit = bias_unit(importance[weight], one)
-        if unit <= 0:
-            continue
-        grain = np.float32(2.0 ** np.floor(np.log2(unit)))
         for name in biases_of(network, weight):
-            values[name] = (np.rint(moved.tensors[name] / grain) * grain).astype(np.float32)
+            values[name] = bias_grain(moved.tensors[name], unit)
     model = onnx.ModelProto()
     model.CopyFrom(moved.model)
     for number, stored in enumerate(model.graph.initializer):
@@ -78,13 +100,8 @@ def set_integer_biases(
         if bias is None or not are_integers or source is None or source.input[1] not in stored:
             continue
         scale = numpy_helper.to_array(stored[source.input[1]]).astype(np.float32) * rounded[weight].steps
-        codes = np.rint(bias.reshape(-1).astype(np.float64) / scale)
-        unit = bias_unit(importance[weight], rounded[weight])
-        if unit > 0:
-            grain = 2.0 ** max(np.floor(np.log2(unit / float(scale.max()))), 0.0)
-            codes = np.rint(codes / grain) * grain
+        codes = integer_bias(bias.reshape(-1), scale, bias_unit(importance[weight], rounded[weight]))
         name = f"{node.name}_bias"
-        codes = np.clip(codes, -_LARGEST, _LARGEST).astype(np.int32)
         graph.initializer.extend(
             [numpy_helper.from_array(codes, f"{name}_quantized"), numpy_helper.from_array(scale, f"{name}_scale")]
         )

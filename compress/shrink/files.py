@@ -21,10 +21,11 @@ from compress.outputs import Outputs, make_folder
 from compress.pictures.decoding import Reading
 from compress.progress import say, warn
 from compress.runtime.latency import compare
+from compress.shrink.given.opening import Opened, open_any
 from compress.shrink.judge import Judge, make_judge, metadata_of
 from compress.shrink.judge.properties import deploy_metadata, preprocessing_of, properties_of
 from compress.shrink.limits import Limits, along_curve, knee, smallest_that_holds, smallest_within
-from compress.shrink.network import Network, open_network
+from compress.shrink.network import Network
 from compress.shrink.observe import Feed, session_of
 from compress.shrink.pictures import Inputs, find_inputs, guessed_preprocessing
 from compress.shrink.shrinking import Chosen, Made, Shrinker
@@ -108,20 +109,21 @@ def shrink(request: Request, folder: Path, outputs: Outputs) -> dict[str, Any]:
     """
     started = time.monotonic()
     network, inputs = opened(request)
+    given, form = network.given, network.form
     paths = Paths.of(request.model, folder, shows=inputs.preprocessing is not None)
     make_folder(folder, DataError)
     outputs.claim(paths.all())
     learnt, judged = split(inputs.files, request.pictures)
-    _try(network, inputs.some(learnt))
+    _try(given, inputs.some(learnt))
     if inputs.preprocessing is not None:
         say(f"pictures enter as: {inputs.preprocessing}")
-    judge = judged_by(request, network, inputs.some(judged))
+    judge = judged_by(request, given, inputs.some(judged))
     say(f"judge: {judge.told}")
     target = TARGETS[request.target]
     with tempfile.TemporaryDirectory(prefix="krimp-shrink-") as scratch:
         properties = properties_of(request.model) | metadata_of(judge)
         shrinker = Shrinker(
-            network,
+            network.learning,
             inputs.some(learnt),
             judge,
             Path(scratch),
@@ -129,7 +131,10 @@ def shrink(request: Request, folder: Path, outputs: Outputs) -> dict[str, Any]:
             target,
             request.threads,
         )
-        chosen = shrinker.choose_form(weights_only=request.weights_only, max_drop=request.limits.max_drop)
+        if form is None:
+            chosen = shrinker.choose_form(weights_only=request.weights_only, max_drop=request.limits.max_drop)
+        else:
+            chosen = shrinker.as_given(form)
         say(chosen.why)
         taken, curve = search(shrinker, chosen, request.limits, judge)
         model, names = finished(taken.model, properties)
@@ -138,14 +143,15 @@ def shrink(request: Request, folder: Path, outputs: Outputs) -> dict[str, Any]:
         packed = Path(scratch) / paths.packed.name
         facts = codec.pack_file(small, packed)
         feed = next(iter(inputs.some(judged)()))
-        check(network, taken.model, packed, small, feed)
-        latency = _latency(network, model, feed, target, request.threads)
+        check(given, taken.model, packed, small, feed)
+        latency = _latency(given, model, feed, target, request.threads)
         told = Told(
             model=request.model,
             float_bytes=request.model.stat().st_size,
             small_bytes=small.stat().st_size,
             packed_bytes=facts.packed_bytes,
-            network=network,
+            packed_as_given_bytes=None if form is None else _packed_bytes(request.model, Path(scratch)),
+            network=given,
             preprocessing=inputs.preprocessing,
             learnt=len(learnt),
             judge=judge,
@@ -170,10 +176,10 @@ def shrink(request: Request, folder: Path, outputs: Outputs) -> dict[str, Any]:
     return found.data | {"files": [str(path) for path in paths.all()]}
 
 
-def opened(request: Request) -> tuple[Network, Inputs]:
+def opened(request: Request) -> tuple[Opened, Inputs]:
     """Return the network of a request, and what it is fed."""
-    network = open_network(request.model)
-    return network, _inputs(request, network)
+    network = open_any(request.model)
+    return network, _inputs(request, network.given)
 
 
 def judged_by(request: Request, network: Network, judging: Inputs) -> Judge:
@@ -279,6 +285,11 @@ def check(network: Network, made: onnx.ModelProto, packed: Path, small: Path, fe
             raise StageError(
                 f"output {name} of {small.name} is not what was judged: a fault of Krimp; please report it."
             )
+
+
+def _packed_bytes(path: Path, folder: Path) -> int:
+    """Return the size of a file packed as it is."""
+    return codec.pack_file(path, folder / "given.krimp").packed_bytes
 
 
 def _latency(

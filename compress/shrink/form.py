@@ -14,6 +14,9 @@ from compress.shrink.biases import coarse_biases, set_integer_biases
 from compress.shrink.network import Network
 from compress.shrink.observe import Seen, ranges_of
 from compress.shrink.quantized import quantized, rounded_network
+from compress.shrink.target import Target
+
+LARGEST_STORED = 127  # of int8, where weights are unfolded to floats before they are used
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,15 @@ class Form:
     integers: bool
     floating: frozenset[str] = frozenset()
     symmetric: bool = False
+
+    def largest_code(self, target: Target) -> int:
+        """Return the largest integer of a weight; floats compute rightly with any."""
+        return target.largest_code if self.integers else LARGEST_STORED
+
+    @property
+    def steps(self) -> dict[str, np.ndarray]:
+        """Return steps that weights have already: none have any."""
+        return {}
 
     def build(
         self, network: Network, seen: Seen, rounded: Mapping[str, Rounded], importance: Mapping[str, np.ndarray]

@@ -18,9 +18,10 @@ from compress.errors import CodecError
 from compress.progress import warn
 
 LEAST_OPSET = 13  # of per-channel scales
-_QUANTIZED_OPS = frozenset({
-    "QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
-    "DynamicQuantizeLinear", "MatMulNBits",
+QUANTIZED_OPS = frozenset({
+    "QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger",
+    "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits", "QAttention",
+    "DynamicQuantizeLSTM",
 })  # fmt: skip
 
 
@@ -43,14 +44,15 @@ class Linear:
 
 @dataclass(frozen=True)
 class Network:
-    """A float network.
+    """A network: float, unless it is said to be quantized.
 
     Attributes:
         model: with float32 weights inside; standard operators.
-        inputs: name -> shape, None where it is free.
+        called: in reports.
     """
 
     model: onnx.ModelProto
+    called: str = "the float network"
 
     @cached_property
     def tensors(self) -> dict[str, np.ndarray]:
@@ -136,20 +138,39 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
 
 
 def open_network(path: Path) -> Network:
-    """Read an ONNX file, fold what is constant, and name what has no name; float16 becomes float32.
+    """Read the ONNX file of a float network; see `float_network`.
 
     Raises:
         CodecError: it is no ONNX file, one that ONNX Runtime does not load, or its weights are integers already.
     """
+    model = read_model(path)
+    _refuse_integers(model, path)
+    return float_network(model, path)
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file, with weights that lie in other files.
+
+    Raises:
+        CodecError: it is none, or a file of its weights is missing.
+    """
     try:
-        model = onnx.load(path)
+        return onnx.load(path)
     except Exception as error:  # of protobuf and onnx: their classes have no common base
         raise CodecError(f"{path}: no ONNX file, or the files of its weights are missing: {_line(error)}") from error
-    _refuse_integers(model, path)
-    if to_float32(model.graph):
-        warn(
-            f"{path.name}: float16 becomes float32, its inputs and outputs too: CPUs compute in float32 in either case."
-        )
+
+
+def float_network(model: onnx.ModelProto, path: Path) -> Network:
+    """Return a network with what is constant folded, and what has no name named; float16 becomes float32.
+
+    Args:
+        model: changed in place.
+        path: of its file, for messages.
+
+    Raises:
+        CodecError: ONNX Runtime does not load it, or it has no weights.
+    """
+    widen(model, path)
     model = _folded(model, path)
     used = {node.domain for node in model.graph.node} | {""}
     kept = [one for one in model.opset_import if one.domain in used]
@@ -157,11 +178,19 @@ def open_network(path: Path) -> Network:
     model.opset_import.extend(kept)
     if next(one.version for one in model.opset_import if one.domain == "") < LEAST_OPSET:
         model = onnx.version_converter.convert_version(model, LEAST_OPSET)
-    _name_nodes(model)
+    name_nodes(model)
     network = Network(onnx.shape_inference.infer_shapes(model))
     if not network.linears:
         raise CodecError(f"{path}: no convolution or matrix product with weights of its own: nothing to make small.")
     return network
+
+
+def widen(model: onnx.ModelProto, path: Path) -> None:
+    """Make float16 float32, in place, and say so."""
+    if to_float32(model.graph):
+        warn(
+            f"{path.name}: float16 becomes float32, its inputs and outputs too: CPUs compute in float32 in either case."
+        )
 
 
 def _folded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -183,18 +212,19 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
+def quantized_ops(model: onnx.ModelProto) -> list[str]:
+    """Return the operators that say that a network is quantized, sorted; none of a float one."""
+    return sorted({node.op_type for node in model.graph.node} & QUANTIZED_OPS)
+
+
 def _refuse_integers(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse a model whose weights are integers already: their floats are lost.
+    """Refuse a model whose weights are integers already.
 
     Raises:
         CodecError: they are.
     """
-    found = sorted({node.op_type for node in model.graph.node} & _QUANTIZED_OPS)
-    if found:
-        raise CodecError(
-            f"{path}: quantized already ({', '.join(found)}); what that cost is in it. Give the float model that "
-            "it was made of, or make the file small as it is, without loss: krimp pack."
-        )
+    if found := quantized_ops(model):
+        raise CodecError(f"{path}: quantized already ({', '.join(found)}); expected a float network.")
 
 
 def to_float32(graph: onnx.GraphProto) -> bool:
@@ -220,7 +250,7 @@ def to_float32(graph: onnx.GraphProto) -> bool:
     return changed
 
 
-def _name_nodes(model: onnx.ModelProto) -> None:
+def name_nodes(model: onnx.ModelProto) -> None:
     """Give every node a name of its own, in place."""
     seen: set[str] = set()
     for number, node in enumerate(model.graph.node):

@@ -14,14 +14,29 @@ from compress.shrink.observe import Seen
 
 
 def choosers(
-    network: Network, seen: Seen, importance: Mapping[str, np.ndarray], *, largest_code: int
+    network: Network,
+    seen: Seen,
+    importance: Mapping[str, np.ndarray],
+    *,
+    largest_code: int,
+    steps: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, LayerChooser]:
-    """Return weight -> what rounds it at any price."""
+    """Return weight -> what rounds it at any price.
+
+    Args:
+        network: float.
+        seen: by it.
+        importance: weight -> (out,) what an error of one in each output channel costs.
+        largest_code: of its integers.
+        steps: weight -> (out,) of weights that have some already; others begin at those that cut nothing off.
+    """
     found = {}
     for weight, linear in network.linears.items():
         matrix = network.matrix(linear).astype(np.float64)
         tops = np.abs(matrix).max(axis=1)
-        steps = np.where(tops > 0, tops, 1.0) / largest_code
-        layer = Layer(matrix, steps, largest_code, importance[weight], spread_of(network, seen, weight))
+        own = np.where(tops > 0, tops, 1.0) / largest_code
+        if steps is not None and weight in steps:
+            own = steps[weight].astype(np.float64)
+        layer = Layer(matrix, own, largest_code, importance[weight], spread_of(network, seen, weight))
         found[weight] = LayerChooser(layer)
     return found

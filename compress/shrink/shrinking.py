@@ -23,6 +23,7 @@ from compress.runtime.latency import measure_interleaved
 from compress.shrink.activations import activation_costs
 from compress.shrink.choosing import Rung, islands
 from compress.shrink.form import Form, rounded_tensors
+from compress.shrink.given.form import GivenForm
 from compress.shrink.importance import OutputDistance, importances
 from compress.shrink.judge.verdict import Judge, Kind, Verdict
 from compress.shrink.kernels import milliseconds_by_op
@@ -32,7 +33,6 @@ from compress.shrink.rounding import choosers
 from compress.shrink.target import Target
 from compress.whole_file import write_whole
 
-LARGEST_STORED = 127  # of int8, where weights are unfolded to floats before they are used
 FINE = 1e-10  # price at which weights keep all the bits that they may have
 COMPARED = 8  # pictures that forms are compared on
 DEAREST: dict[Kind, float] = {"labels": 0.3, "agreement": 3.0, "outputs": 3.0}
@@ -56,7 +56,7 @@ class Chosen:
         why: in words.
     """
 
-    form: Form
+    form: Form | GivenForm
     verdict: Verdict
     weights_verdict: Verdict
     float_ms: float | None
@@ -101,7 +101,7 @@ class Shrinker:
     """A network with what was learnt of it; every step is taken once, when it is first asked for.
 
     Attributes:
-        network: float.
+        network: float; of one that is quantized already, what it stands for.
         calibration: what it is fed to learn from.
         judge: says what a network lost, on other pictures.
         folder: takes files that are tried.
@@ -139,16 +139,18 @@ class Shrinker:
         say(f"weigh: {len(self.network.linears)} weights are moved a little, one at a time")
         return importances(self.network, self.seen, self.calibration, self.distance)
 
-    def choosers(self, form: Form) -> dict[str, LayerChooser]:
-        """Return what rounds the layers; floats compute rightly with any integers."""
-        largest = self.target.largest_code if form.integers else LARGEST_STORED
+    def choosers(self, form: Form | GivenForm) -> dict[str, LayerChooser]:
+        """Return what rounds the layers."""
+        largest = form.largest_code(self.target)
         if largest not in self._choosers:
-            self._choosers[largest] = choosers(self.network, self.seen, self.importance, largest_code=largest)
+            self._choosers[largest] = choosers(
+                self.network, self.seen, self.importance, largest_code=largest, steps=form.steps
+            )
         return self._choosers[largest]
 
-    def finest(self, form: Form) -> onnx.ModelProto:
+    def finest(self, form: Form | GivenForm) -> onnx.ModelProto:
         """Return the model with all the bits that weights may have."""
-        largest = self.target.largest_code if form.integers else LARGEST_STORED
+        largest = form.largest_code(self.target)
         if largest not in self._finest:
             self._finest[largest] = round_network(self.choosers(form), FINE)
         return self.build(form, self._finest[largest])
@@ -163,7 +165,7 @@ class Shrinker:
         errors = [self.distance.of(session.run(self.network.outputs, feed), clean) for feed, clean in self._compared]
         return float(np.mean(errors))
 
-    def build(self, form: Form, rounded: Mapping[str, Rounded]) -> onnx.ModelProto:
+    def build(self, form: Form | GivenForm, rounded: Mapping[str, Rounded]) -> onnx.ModelProto:
         """Return the model in a form."""
         return form.build(self.network, self.seen, rounded, self.importance)
 
@@ -174,6 +176,12 @@ class Shrinker:
         packed = path.with_suffix(".krimp")
         packed.unlink(missing_ok=True)
         return codec.pack_file(path, packed).packed_bytes
+
+    def as_given(self, form: GivenForm) -> Chosen:
+        """Return the form of a network that is quantized already, with all the bits that its weights may have."""
+        verdict = self.judge(self.finest(form))
+        say(f"integers of the weights anew, all bits: {verdict} lost")
+        return Chosen(form, verdict, verdict, None, None, {}, (), {}, str(form))
 
     def choose_form(self, *, weights_only: bool, max_drop: float | None) -> Chosen:
         """Return the fastest form whose integers cost little; floats with integer weights where integers are slower.
@@ -242,14 +250,14 @@ class Shrinker:
         times = measure_interleaved(calls, warmup=2, runs=15, clock_ns=clock_ns)
         return {name: float(one.min()) for name, one in times.items()}
 
-    def at(self, form: Form, price: float) -> Made:
+    def at(self, form: Form | GivenForm, price: float) -> Made:
         """Return the network at a price.
 
         Each search begins anew: from what was found at a finer price it ends with 2 to 3 % more bytes, as much lost.
         """
         return self._made(form, round_network(self.choosers(form), price), price)
 
-    def to_bytes(self, form: Form, target: int) -> Made:
+    def to_bytes(self, form: Form | GivenForm, target: int) -> Made:
         """Return the network at a size.
 
         Raises:
@@ -263,7 +271,7 @@ class Shrinker:
         )
         return self._made(form, found.layers, found.price)
 
-    def _made(self, form: Form, rounded: Mapping[str, Rounded], price: float) -> Made:
+    def _made(self, form: Form | GivenForm, rounded: Mapping[str, Rounded], price: float) -> Made:
         model = self.build(form, rounded)
         made = Made(model, rounded, price, self.packed_bytes(model), self.judge(model))
         say(f"{size_text(made.packed_bytes)} at {price:.3g} a bit: {made.verdict} lost")

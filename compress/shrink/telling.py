@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.number_text import duration_text, size_text
+from compress.shrink.given.form import GivenForm
 from compress.shrink.judge import Judge
 from compress.shrink.judge.verdict import Verdict
 from compress.shrink.limits import Limits
@@ -29,6 +30,7 @@ class Told:
     Attributes:
         model: the user's file, of `float_bytes`.
         small_bytes, packed_bytes: of the small file, and packed.
+        packed_as_given_bytes: of the user's file packed without loss, if it was quantized already; else None.
         network: float.
         preprocessing: of pictures; None for arrays.
         learnt: pictures that were learnt from.
@@ -48,6 +50,7 @@ class Told:
     float_bytes: int
     small_bytes: int
     packed_bytes: int
+    packed_as_given_bytes: int | None
     network: Network
     preprocessing: Preprocessing | None
     learnt: int
@@ -81,12 +84,15 @@ def document(told: Told) -> Document:
         "float_bytes": told.float_bytes,
         "small_bytes": told.small_bytes,
         "packed_bytes": told.packed_bytes,
+        "packed_as_given_bytes": told.packed_as_given_bytes,
         "ratio": told.float_bytes / told.packed_bytes,
         "judge": {"kind": told.judge.kind, "unit": _UNITS[told.judge.kind], "told": told.judge.told},
         "verdict": _verdict(told.taken.verdict),
         "limits": {"packed_bytes": told.limits.packed_bytes, "max_drop": told.limits.max_drop},
         "form": {
             "integers": chosen.form.integers,
+            "quantized_before": list(chosen.form.ops) if isinstance(chosen.form, GivenForm) else None,
+            "left": dict(chosen.form.left) if isinstance(chosen.form, GivenForm) else {},
             "floating": sorted(chosen.form.floating),
             "why": chosen.why,
             "float_ms": chosen.float_ms,
@@ -141,6 +147,8 @@ def _head(told: Told) -> str:
         f"{size_text(told.float_bytes)} before; {size_text(told.small_bytes)} as ONNX, {size_text(told.packed_bytes)} "
         f"packed. Lost: {told.taken.verdict}.",
     ]
+    if told.packed_as_given_bytes is not None:
+        lines.append(f"{size_text(told.packed_as_given_bytes)} packed as it was, without loss.")
     if told.latency is not None:
         models, ratios = told.latency["models"], told.latency["ratios"]["small"]
         before, after = (models[name]["latency_ms_p50"] for name in ("float", "small"))
@@ -183,15 +191,17 @@ def _curve(told: Told) -> str:
 
 def _form(told: Told) -> str:
     chosen = told.chosen
-    if chosen.form.integers:
+    if isinstance(chosen.form, GivenForm):
+        what = ""
+    elif chosen.form.integers:
         count = len(chosen.form.floating)
-        what = f"It computes in integers, but for {count} of {len(told.network.nodes)} nodes."
+        what = f"It computes in integers, but for {count} of {len(told.network.nodes)} nodes. "
     else:
-        what = "It computes in float; its weights are integers."
+        what = "It computes in float; its weights are integers. "
     lines = [
         "## What it computes in",
         "",
-        f"{what} {_safe(chosen.why)}. Target {told.target.name}: {told.target.told}.",
+        f"{what}{_safe(chosen.why)}. Target {told.target.name}: {told.target.told}.",
     ]
     if chosen.tried:
         lines += ["", "| tensors kept in float | distance of the outputs | lost |", "|---|---|---|"]

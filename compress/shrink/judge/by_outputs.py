@@ -34,7 +34,8 @@ class OutputJudge:
         outputs = "1 output" if len(self.reference.names) == 1 else f"{len(self.reference.names)} outputs"
         what = "inputs" if self.reference.judging.preprocessing is None else "pictures"
         return (
-            f"Relative error of {outputs} against the float network on {len(self.reference)} {what}. It cannot prove "
+            f"Relative error of {outputs} against {self.reference.network.called} on {len(self.reference)} "
+            f"{what}. It cannot prove "
             f"what an error costs where the outputs are used.{f' {self.why}' if self.why else ''}"
         )
 

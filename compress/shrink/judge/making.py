@@ -161,13 +161,13 @@ def _by_labels(reference: Reference, head: _Head, target: Target, labels: Labels
     own = target.score(found)
     if not own.map or own.map50 < NOTHING:
         raise DetectorError(
-            f"{labels.path}: the float network itself finds next to nothing of it: mAP50 {own.map50:.4f}, of which "
-            f"nothing can be lost. {head.how} Check head, order of the classes and how pictures enter."
+            f"{labels.path}: {reference.network.called} itself finds next to nothing of it: mAP50 {own.map50:.4f}, of "
+            f"which nothing can be lost. {head.how} Check head, order of the classes and how pictures enter."
         )
     told = (
         f"mAP50-95 against {labels.path} ({labels.format}): {len(reference)} pictures, {target.num_objects} objects; "
-        f"the float network has {100 * own.map:.1f}{_between(own)}. {head.how} It cannot prove how the network "
-        f"does on pictures of another kind.{f' {target.told}' if target.told else ''}"
+        f"{reference.network.called} has {100 * own.map:.1f}{_between(own)}. {head.how} It cannot prove how the "
+        f"network does on pictures of another kind.{f' {target.told}' if target.told else ''}"
     )
     return BoxJudge("labels", told, head.metadata, reference, head.deploy, target, own)
 
@@ -192,15 +192,16 @@ def _by_agreement(reference: Reference, head: _Head, boxes: Judging) -> Judge:
     if target.num_objects < LEAST:
         return OutputJudge(
             reference,
-            f"No detections are compared: the float network finds {target.num_objects} objects above {FLOOR:g} in "
-            f"{len(reference)} pictures, expected at least {LEAST}. {head.how}",
+            f"No detections are compared: {reference.network.called} finds {target.num_objects} objects above "
+            f"{FLOOR:g} in {len(reference)} pictures, expected at least {LEAST}. {head.how}",
             head.metadata,
         )
+    called = reference.network.called
     lowered = "" if score == STEPS[0] else f" (lowered from {STEPS[0]:g}: fewer than {ENOUGH} score more)"
     told = (
-        f"mAP50-95 against what the float network itself finds above score {score:g}{lowered}: {len(reference)} "
-        f"pictures, {target.num_objects} objects; the float network has 100 by definition. {head.how} It cannot prove "
-        "that the network is right: what the float network misses or invents counts as truth."
+        f"mAP50-95 against what {called} itself finds above score {score:g}{lowered}: {len(reference)} "
+        f"pictures, {target.num_objects} objects; {called} has 100 by definition. {head.how} It cannot prove "
+        f"that the network is right: what {called} misses or invents counts as truth."
     )
     own = target.score(found)
     return BoxJudge("agreement", told, head.metadata, reference, head.deploy, target, own, FLOOR)
