@@ -249,9 +249,7 @@ class BoxDataset(ABC, Generic[Config]):
             )
         return score_detections(detections, truths, self.classes, max_dets=most)
 
-    def break_down(
-        self, detections: Sequence[Detections], truths: Sequence[Truth], names: Sequence[str]
-    ) -> Breakdown:
+    def break_down(self, detections: Sequence[Detections], truths: Sequence[Truth], names: Sequence[str]) -> Breakdown:
         """Return what a score is made of; see `breakdown.break_down`."""
         from detectors.data.breakdown import break_down
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
@@ -109,4 +110,4 @@ def _outcome(name: str, found: Detections, truth: Truth, errors: ImageErrors) ->
 
 def _corners(boxes: np.ndarray) -> list[Corners]:
     rounded = np.round(box_corners(boxes).reshape(-1, 8), 1)
-    return [tuple(map(float, row)) for row in rounded]
+    return [cast("Corners", tuple(row)) for row in rounded.tolist()]
