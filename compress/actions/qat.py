@@ -20,10 +20,9 @@ from compress.quantization.calibration import first_images
 from compress.quantization.checks import check_bit_width_names, check_zeros, quantization_facts
 from compress.quantization.graph import check_followed
 from compress.quantization.post_training import post_train
-from compress.quantization.priced_rounding import SizeHolder, restore, round_by_price, settle
+from compress.quantization.priced_rounding import SizeHolder, round_by_price, settle
 from compress.quantization.size_target import RateFields
-from compress.rate_rounding.search import Priced
-from compress.rate_rounding.statistics import LayerStatistics
+from compress.rate_rounding.search import Priced, price_for_size
 from compress.stage import StageContext
 from compress.stages.qat import Qat
 from compress.training.in_stage import train_in_stage
@@ -81,31 +80,29 @@ def _train_at_size(
     Returns:
         What the training did, and the facts of the size.
     """
-
-    def weighed() -> tuple[SizeRounding, dict[str, LayerStatistics]]:
-        statistics = weigh_errors(model, context, images=rate.images, label=stage.label)
-        return SizeRounding(model, statistics, context, label=stage.label), statistics
-
-    sizing, statistics = weighed()
+    statistics = weigh_errors(model, context, images=rate.images, label=stage.label)
+    sizing = SizeRounding(model, statistics, context, label=stage.label)
     found = sizing.to(rate, baseline=rate.baseline)
     sizing.settle(found)
-    if stage.training.epochs:
-        round_by_price(model, found.layers, statistics, found.price)
-        holder = SizeHolder(model)
-        result = train(holder)
-        learnt = copy_of(model)
-        settle(model)
-        size, held = packed_bytes(model, context), holder.price
-        say(f"{stage.label}: {size_text(size)} after training, at {held:.3g} a bit instead of {found.price:.3g}")
-        found = replace(found, num_bytes=size, price=held)
-        if rate.price is None and size > target_bytes(rate, context, baseline=rate.baseline, label=stage.label):
-            restore(model, learnt)  # what it learnt says more of a weight than the integer that it became
-            sizing, _ = weighed()
-            found = sizing.to(rate, baseline=rate.baseline, first_price=held)
-            sizing.settle(found)
-    else:
-        result = train()
-    return result, _size_facts(found)
+    if not stage.training.epochs:
+        return train(), _size_facts(found)
+    round_by_price(model, found.layers, statistics, found.price)
+    holder = SizeHolder(model)
+    result = train(holder)
+
+    def size_at(price: float) -> int:
+        return packed_bytes(settle(copy_of(model), price), context)
+
+    price = holder.price
+    size = size_at(price)
+    say(f"{stage.label}: {size_text(size)} after training, at {price:.3g} a bit instead of {found.price:.3g}")
+    if rate.price is None:
+        wanted = target_bytes(rate, context, baseline=rate.baseline, label=stage.label)
+        if size > wanted:
+            price, size = price_for_size(size_at, price, size, wanted)
+            say(f"{stage.label}: {size_text(size)} at {price:.3g} a bit")
+    settle(model, price)
+    return result, _size_facts(replace(found, num_bytes=size, price=price))
 
 
 def _size_facts(found: Priced) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class SizeRounding:
         self._choosers = layer_choosers(model, statistics)
         self.file = context.scratch / TRIED
 
-    def to(self, target: SizeTarget, *, baseline: str, first_price: float | None = None) -> Priced:
+    def to(self, target: SizeTarget, *, baseline: str) -> Priced:
         """Return the network at a size; see `round_to_bytes`.
 
         Raises:
@@ -62,7 +62,7 @@ class SizeRounding:
         if target.price is not None:
             return self.at(target.price)
         wanted = target_bytes(target, self._context, baseline=baseline, label=self._label)
-        return round_to_bytes(self._choosers, self._measure, wanted, first_price=first_price, tell=self._tell)
+        return round_to_bytes(self._choosers, self._measure, wanted, tell=self._tell)
 
     def at(self, price: float, start: Priced | None = None) -> Priced:
         """Return the network at a price; see `round_network`."""

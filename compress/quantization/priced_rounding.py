@@ -118,25 +118,21 @@ class SizeHolder:
         return float(self._layers[0][1].price)
 
 
-def settle(model: nn.Module) -> None:
-    """Give the layers the weights that they computed with, and let them round to the nearest again, in place."""
-    for layer, _ in _priced_layers(model):
+def settle(model: nn.Module, price: float) -> nn.Module:
+    """Give the layers the weights that they compute with at a price of a bit, and let them round to the nearest again.
+
+    In place; return the model.
+
+    Args:
+        model: whose layers choose by price. What they learnt says which weights change first at another price.
+        price: loss that a bit is worth.
+    """
+    for layer, rule in _priced_layers(model):
+        rule.price.fill_(price)
         with torch.no_grad():
             layer.weight.copy_(layer.quant_weight().value)
         layer.rule = None
-
-
-def restore(model: nn.Module, learnt: nn.Module) -> None:
-    """Give the layers of a settled model the weights that it had learnt, in place.
-
-    Args:
-        model: as `settle` left it.
-        learnt: a copy from before.
-    """
-    before = quantized_layers(learnt)
-    with torch.no_grad():
-        for name, layer in quantized_layers(model).items():
-            layer.weight.copy_(before[name].weight)
+    return model
 
 
 def _priced_layers(model: nn.Module) -> list[tuple[QuantizedConv2d, PricedRounding]]:

@@ -20,6 +20,7 @@ _MOST = 14  # sizes that are measured
 _FARTHEST = 64.0  # factor between one price and the next
 _NEAR = 3.0  # factor up to which what was found at one price is where the search for the next begins
 _FLATTEST = -0.05  # slope of the logarithm of the size over that of the price that is believed
+_SLOPE = 0.2  # by which the logarithm of a file's size falls with that of the price, about
 _CLOSE = 1.5  # factor between prices around the target from which on rows of both are mixed
 _MIXTURES = 6  # that are measured
 
@@ -58,7 +59,6 @@ def round_to_bytes(
     measure: Measure,
     target: int,
     *,
-    first_price: float | None = None,
     tell: Callable[[Priced], None] = lambda _: None,
 ) -> Priced:
     """Return the network rounded at the least price at which it fits.
@@ -67,7 +67,6 @@ def round_to_bytes(
         choosers: of all layers.
         measure: gives the bytes of the packed file.
         target: bytes; 99 to 100 % of them are used.
-        first_price: that is tried first, where one is known to be near; default: by what weights alone would take.
         tell: called with everything that was tried.
 
     Raises:
@@ -76,7 +75,7 @@ def round_to_bytes(
     tried: list[Priced] = []
     curve = RoughCurve(choosers)
     # What rounding saves on the rough bits is about what the rest of a file takes.
-    price, start = first_price or curve.price(8.0 * target), None
+    price, start = curve.price(8.0 * target), None
 
     def found(layers: Mapping[str, Rounded], price: float) -> Priced | None:
         tried.append(Priced(layers, price, measure(layers)))
@@ -110,6 +109,39 @@ def round_to_bytes(
         sizes = ", ".join(f"{one.num_bytes:,}" for one in tried)
         raise StageError(f"no price of a bit made a file of {target:,} bytes; tried were files of {sizes}.")
     return max(below, key=lambda one: one.num_bytes)
+
+
+def price_for_size(size_at: Callable[[float], int], price: float, size: int, target: int) -> tuple[float, int]:
+    """Return a price at which a file fits, and its bytes, from a price at which it is somewhat too large.
+
+    Args:
+        size_at: gives the bytes at a price; falls with it.
+        price: where it is too large.
+        size: bytes there.
+        target: bytes; 99 to 100 % of them are used where that can be met.
+
+    Raises:
+        StageError: no price fits.
+    """
+    over, under, aim = (price, size), None, target * (1 - TOLERANCE / 2)
+    for number in range(_MOST):
+        if under is None:
+            step = math.log(over[1] / aim) / _SLOPE * 2**number
+        else:
+            distance = math.log(under[0] / over[0])
+            share = math.log(over[1] / aim) / math.log(over[1] / under[1])
+            step = min(max(share, 0.1), 0.9) * distance
+        tried = over[0] * math.exp(min(step, math.log(_FARTHEST)))
+        found = (tried, size_at(tried))
+        if target * (1 - TOLERANCE) <= found[1] <= target:
+            return found
+        if found[1] > target:
+            over = found
+        else:
+            under = found
+    if under is None:
+        raise StageError(f"no price of a bit made a file of {target:,} bytes; the last one had {over[1]:,}.")
+    return under
 
 
 class RoughCurve:

@@ -57,6 +57,7 @@ class Qat(Stage, QuantizationSettings):
     PRELOAD: ClassVar[tuple[str, ...]] = ("brevitas.nn", "brevitas.graph.calibrate")
     COSMETIC: ClassVar[frozenset[str]] = frozenset({"training.checkpoint_minutes"})
     TRAINS: ClassVar[bool] = True
+    CODE_VERSION: ClassVar[int] = 2  # a file that training made too large: weights choose again, at a higher price
     ACTION: ClassVar[str] = "compress.actions.qat"
 
     stage: Literal["qat"] = "qat"

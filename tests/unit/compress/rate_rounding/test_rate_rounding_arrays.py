@@ -17,7 +17,7 @@ from compress.rate_rounding.choice import LayerChooser, cost_of
 from compress.rate_rounding.code_lengths import CodeLengths, entropy_bits
 from compress.rate_rounding.descent import descend
 from compress.rate_rounding.layer import Layer, Rounded, exponents_of, steps_of
-from compress.rate_rounding.search import Priced, RoughCurve, next_price, round_to_bytes
+from compress.rate_rounding.search import Priced, RoughCurve, next_price, price_for_size, round_to_bytes
 
 
 def seen_by_kernels(blocks: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -251,13 +251,30 @@ def test_the_price_of_a_size_is_found_within_a_percent(target, slope):
     assert len(curve.prices) <= 6
 
 
-def test_a_price_that_is_known_to_be_near_is_tried_first():
-    known = _Curve()
-    round_to_bytes({"one": known}, known.measure, 330_000)
-    again = _Curve()
-    round_to_bytes({"one": again}, again.measure, 330_000, first_price=known.prices[-1])
-    assert again.prices[0] == known.prices[-1]
-    assert len(again.prices) < len(known.prices)
+@pytest.mark.parametrize("slope", [0.02, 0.1, 0.2, 0.5, 2.0])
+@pytest.mark.parametrize("excess", [1.001, 1.02, 1.5])
+def test_from_a_price_at_which_a_file_is_too_large_one_is_found_at_which_it_fits(slope, excess):
+    seen = []
+
+    def size_at(price):
+        seen.append(price)
+        return int(1e6 * excess * (price / 1e-8) ** -slope)
+
+    price, size = price_for_size(size_at, 1e-8, int(1e6 * excess), 1_000_000)
+    assert 990_000 <= size <= 1_000_000
+    assert size == size_at(price)
+    assert price > 1e-8
+    assert len(seen) <= 8
+
+
+def test_where_the_size_jumps_the_largest_that_fits_is_taken():
+    price, size = price_for_size(lambda price: 1_200 if price < 3e-8 else 900, 1e-8, 1_200, 1_000)
+    assert (size, price >= 3e-8) == (900, True)
+
+
+def test_a_file_that_no_price_makes_small_is_told():
+    with pytest.raises(StageError, match="no price of a bit made a file of 1,000 bytes; the last one had 1,200"):
+        price_for_size(lambda _: 1_200, 1e-8, 1_200, 1_000)
 
 
 class _Jump(_Curve):
