@@ -11,7 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +178,29 @@ def _put_in_place(folder: Path, root: Path, name: str) -> Path:
     sync(root)
     retire(old, root)
     return final
+
+
+def link(artifact: Artifact, *, root: Path, name: str) -> Artifact:
+    """Put a link to a sealed folder among other artifacts; it is relative, so that both can be moved together.
+
+    Args:
+        artifact: lies elsewhere.
+        root: folder of the artifacts of a run; what has the name or the label there goes.
+        name: of the link, e.g. '03_qat'.
+
+    Returns:
+        The artifact as it is found behind the link.
+    """
+    target = root / name
+    for old in dict.fromkeys(filter(None, (find_folder(root, artifact.label), target))):
+        if old != target or not old.is_symlink():
+            retire(old, root)
+    making = make_folder(root / _NEW) / name
+    remove(making)
+    making.symlink_to(os.path.relpath(artifact.path.resolve(), making.parent.resolve().parent))
+    making.rename(target)
+    sync(root)
+    return replace(artifact, path=target)
 
 
 def retire(folder: Path, root: Path) -> None:

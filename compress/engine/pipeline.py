@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from compress import artifact as artifacts
@@ -25,6 +26,7 @@ from compress.engine.dry_pass import DryPass, dry_pass
 from compress.engine.forecast import forecast, read_forecast
 from compress.engine.keys import KeyMaker, explain_change
 from compress.engine.objects import tell_objects
+from compress.engine.sharing import OwnFolder, Workshop
 from compress.errors import DataError, RecipeError, suggest
 from compress.folder_lock import keep_lock, lock_folder
 from compress.kind import Kind
@@ -132,9 +134,10 @@ class Run:
         """Say what the stages would leave; see `compress.engine.forecast`."""
         return forecast(self.recipe, self.detector, decisions, self.root)
 
-    def context(self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, key: str) -> StageContext:
-        """Return what the stage may touch; its scratch folder is made."""
-        scratch = artifacts.make_folder(self.root / ".scratch" / f"{planned.label}-{key[:16]}")
+    def context(
+        self, planned: PlannedStage, earlier: Mapping[str, Decision], folder: Path, scratch: Path
+    ) -> StageContext:
+        """Return what the stage may touch."""
         inputs: dict[str, Artifact] = {}
         for name, label in planned.inputs.items():
             artifact = earlier[label].artifact
@@ -155,30 +158,39 @@ class Run:
             None if foreseen is None else foreseen.model_dump(mode="json"),
         )
 
-    def execute(self, decision: Decision, earlier: Mapping[str, Decision], lock: int) -> Artifact:
+    def execute(
+        self, decision: Decision, earlier: Mapping[str, Decision], root: Path, locks: tuple[int, ...]
+    ) -> Artifact:
         """Run one stage in a child and seal what it made.
+
+        Args:
+            decision: about the stage.
+            earlier: decisions about the stages before it, with their artifacts.
+            root: folder to make it in, the run's own or that of a shared stage.
+            locks: file descriptors of locks, which the child must not keep; the first is that of `root`.
 
         Raises:
             CompressError: what the stage raised; nothing is sealed, its scratch folder stays.
         """
         planned, stage = decision.planned, decision.planned.stage
         key = hash_json(decision.parts)
-        keep_lock(self.root, lock)
-        with disk_errors_named(planned.label, self.root):
-            folder = artifacts.new_folder(self.root, planned.folder_name)
-            context = self.context(planned, earlier, folder, key)
+        keep_lock(root, locks[0])
+        with disk_errors_named(planned.label, root):
+            folder = artifacts.new_folder(root, planned.folder_name)
+            scratch = scratch_folder(root, decision)
+            context = self.context(planned, earlier, folder, scratch)
             outcome = run_in_child(
                 lambda: stage.run(context),
                 label=planned.label,
                 seed=context.seed,
                 result=context.scratch / "result.json",
-                close=(lock,),
+                close=locks,
                 folders=(folder, *(artifact.path for artifact in context.inputs.values())),
             )
-            keep_lock(self.root, lock)
+            keep_lock(root, locks[0])
             progress.restore_warnings(outcome.warnings)
             facts = {**outcome.facts, "warnings": outcome.warnings} if outcome.warnings else outcome.facts
-            old = artifacts.find_folder(self.root, planned.label)
+            old = artifacts.find_folder(root, planned.label)
             draft = Artifact(
                 path=folder,
                 stage=stage.stage,
@@ -193,11 +205,11 @@ class Run:
                 key_parts=decision.parts,
                 threads=outcome.threads,
             )
-            sealed = artifacts.seal(draft, root=self.root, name=planned.folder_name)
+            sealed = artifacts.seal(draft, root=root, name=planned.folder_name)
             if old is not None and old != sealed.path:
-                artifacts.retire(old, self.root)
-        for scratch in context.scratch.parent.glob(f"{planned.label}-????????????????"):
-            artifacts.remove(scratch)
+                artifacts.retire(old, root)
+        for left in scratch.parent.glob(f"{planned.label}-????????????????"):
+            artifacts.remove(left)
         return sealed
 
     def rename_folder(self, decision: Decision) -> Artifact:
@@ -215,6 +227,11 @@ class Run:
         return self._damage[folder]
 
 
+def scratch_folder(root: Path, decision: Decision) -> Path:
+    """Return the folder of a stage and key that survives a kill, made if it is not there."""
+    return artifacts.make_folder(root / ".scratch" / f"{decision.planned.label}-{hash_json(decision.parts)[:16]}")
+
+
 def run(
     recipe: Recipe,
     out: Path,
@@ -224,6 +241,7 @@ def run(
     wait: bool = False,
     rehearse: bool = True,
     foresee: bool = True,
+    workshop: Workshop | None = None,
 ) -> list[Result]:
     """Bring all artifacts of a recipe up to date and return them in order.
 
@@ -235,40 +253,49 @@ def run(
         wait: wait for another run in the same folder instead of refusing.
         rehearse: take a fresh network through all stages first (the dry pass), unless it passed before.
         foresee: say first what the stages should leave, where a report will compare it with what they left.
+        workshop: where stages are made and when; default: in the run's own folder, at once.
 
     Raises:
         CompressError: a stage failed or cannot work on this network, the data is wrong, or the folder is in use. What
             was sealed before stays; the same command resumes.
     """
     progress.clear_warnings()
+    workshop = workshop or OwnFolder()
     job = Run(recipe, out, start=start, until=until)
     with lock_folder(job.root, wait=wait) as lock:
-        artifacts.recover(job.root)
-        decisions = job.decide_all()
-        progress.say(plan_text(decisions))
-        job.check(decisions)
-        preload(job.detector, [decision.planned.stage for decision in decisions if decision.state == "run"])
-        passed = job.dry_pass(decisions) if rehearse else None
-        if passed is not None:
-            progress.say(str(passed))
-        if foresee and any(isinstance(stage, Report) for stage in recipe.stages):
-            foreseen = job.forecast(decisions)
-            if foreseen is not None:
-                progress.say(forecast_text(foreseen))
+        with workshop.at_work():
+            artifacts.recover(job.root)
+            _begin(job, rehearse=rehearse, foresee=foresee)
         done: dict[str, Decision] = {}
         results: list[Result] = []
         for planned in job.plan:
-            decision = job.decide(planned, done)
+            with workshop.at_work():
+                decision = job.decide(planned, done)
             if decision.state == "cached":
                 artifact = job.rename_folder(decision)
                 progress.restore_warnings(artifact.facts.get("warnings", ()))
             else:
                 progress.say(f"{planned.label}: {reasons_text(decision.reasons)}")
-                artifact = job.execute(decision, done, lock)
+                artifact = workshop.make(decision, job.root, partial(job.execute, decision, done), lock)
                 progress.say(f"{planned.label}: done in {duration_text(artifact.seconds)}")
             done[planned.label] = replace(decision, artifact=artifact)
             results.append(Result(artifact, decision.state == "cached"))
         return results
+
+
+def _begin(job: Run, *, rehearse: bool, foresee: bool) -> None:
+    """Say what will run, refuse what cannot, and get ready."""
+    decisions = job.decide_all()
+    progress.say(plan_text(decisions))
+    job.check(decisions)
+    preload(job.detector, [decision.planned.stage for decision in decisions if decision.state == "run"])
+    passed = job.dry_pass(decisions) if rehearse else None
+    if passed is not None:
+        progress.say(str(passed))
+    if foresee and any(isinstance(stage, Report) for stage in job.recipe.stages):
+        foreseen = job.forecast(decisions)
+        if foreseen is not None:
+            progress.say(forecast_text(foreseen))
 
 
 def forecast_text(found: Forecast | str) -> str:

@@ -19,7 +19,7 @@ from compress import artifact as artifacts
 from compress.artifact import hash_json
 from compress.engine.child import run_in_child
 from compress.engine.decisions import Decision
-from compress.engine.pipeline import Run
+from compress.engine.pipeline import Run, scratch_folder
 from compress.errors import StageError
 from compress.recipe.model import Recipe
 
@@ -52,7 +52,7 @@ def follow(recipe: Recipe, out: Path, *, start: str | None = None, until: str | 
         decision = job.decide(planned, done)
         if decision.state == "run" and planned.stage.TRAINS:
             folder = Path(tempfile.mkdtemp(prefix=f"krimp-rank{rank()}-"))
-            context = job.context(planned, done, folder, hash_json(decision.parts))
+            context = job.context(planned, done, folder, scratch_folder(job.root, decision))
             run_in_child(
                 lambda stage=planned.stage, context=context: stage.run(context),  # type: ignore[misc]
                 label=planned.label,
