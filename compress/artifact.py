@@ -180,6 +180,14 @@ def _put_in_place(folder: Path, root: Path, name: str) -> Path:
     return final
 
 
+def copy_into(artifact: Artifact, *, root: Path, name: str) -> Artifact:
+    """Copy a sealed folder among other artifacts, whole or not at all, and return the copy."""
+    folder = new_folder(root, name)
+    shutil.copytree(artifact.path, folder, ignore=shutil.ignore_patterns(MANIFEST, *_LITTER), dirs_exist_ok=True)
+    write_whole(folder / MANIFEST, artifact.file(MANIFEST).read_bytes())
+    return open_artifact(_put_in_place(folder, root, name))
+
+
 def link(artifact: Artifact, *, root: Path, name: str) -> Artifact:
     """Put a link to a sealed folder among other artifacts; it is relative, so that both can be moved together.
 

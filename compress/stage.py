@@ -96,6 +96,10 @@ class Stage(BaseModel):
         split = getattr(self, "split", None)
         return tuple(dict.fromkeys([*self.SPLITS, *([split] if split else [])]))
 
+    def is_timed(self) -> bool:
+        """Return whether the result depends on how fast something runs here: then nothing else should."""
+        return self.MACHINE_BOUND
+
     def key_fields(self) -> dict[str, Any]:
         """Return the fields as JSON-able data, for the cache key; those in COSMETIC are taken out afterwards."""
         return self.model_dump(mode="json", by_alias=True)

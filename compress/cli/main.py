@@ -22,6 +22,7 @@ from compress.cli.packing import app as codec_app
 from compress.cli.recipes import app as recipes_app
 from compress.cli.recipes import stages
 from compress.cli.shrinking import shrink_command
+from compress.cli.sweeping import sweep_command
 from compress.engine.child import INTERRUPTED
 from compress.errors import RecipeError
 from compress.outputs import Outputs
@@ -35,6 +36,7 @@ app = typer.Typer(
     "\b\nkrimp shrink model.onnx --data pictures/       any ONNX file, small, without training\n"
     "krimp plan recipes/demo.yaml                  what would run, and why\n"
     "krimp run recipes/demo.yaml                   run it\n"
+    "krimp sweep recipes/sweeps/demo.yaml          search it for the best files\n"
     "krimp detect model.krimp photo.jpg --out found\n"
     "krimp pack model.onnx                         any ONNX file\n"
     "krimp data check /data/hit-uav                everything that is wrong with a data set\n\n"
@@ -55,6 +57,7 @@ app.command("import")(import_command)
 app.command("new")(new_command)
 app.command("shrink")(shrink_command)
 app.command("stages")(stages)
+app.command("sweep")(sweep_command)
 app.add_typer(recipes_app, name="recipes")
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe, a YAML file.", show_default=False)]

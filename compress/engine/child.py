@@ -110,7 +110,7 @@ def _forked(live: Callable[[], NoReturn]) -> Iterator[int]:
     A program that calls the pipeline may have used torch before. GNU OpenMP keeps the threads of a parallel loop for
     the thread that ran it; in a child of that thread the next loop waits for ever for those, which the child does not
     have. So the fork is then that of a new thread, which ran none. It lives as long as the block: the kernel takes its
-    end for the end of the parent (`_die_with`).
+    end for the end of the parent (`die_with`).
     """
     if "torch" not in sys.modules:
         child = os.fork()
@@ -201,7 +201,7 @@ def _live(
     """Be the child: never returns, never runs the parent's clean-up."""
     code = _FAILED
     try:
-        _die_with(parent)
+        die_with(parent)
         _keep_freed_memory()
         for descriptor in close:
             os.close(descriptor)
@@ -238,7 +238,7 @@ def _live(
         os._exit(code)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Ask the kernel to kill this process when its parent dies (Linux)."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

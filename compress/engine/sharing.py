@@ -56,9 +56,11 @@ class SharedFolder:
 
     Attributes:
         folder: of the shared stages, on a file system that all runs see and whose locks (`flock`) hold between them.
+        sources: folders of runs for themselves; what they have made is copied and not made again.
     """
 
     folder: Path
+    sources: tuple[Path, ...] = ()
 
     @contextlib.contextmanager
     def at_work(self, *, alone: bool = False) -> Iterator[tuple[int, ...]]:
@@ -86,14 +88,13 @@ class SharedFolder:
 
         The lock of the stage is taken before the room is entered: who waits for another's stage holds up nobody.
         """
-        planned, key = decision.planned, hash_json(decision.parts)
-        place = self.place(decision)
+        planned, place = decision.planned, self.place(decision)
         with lock_folder(place, wait=True) as own:
             artifacts.recover(place)
             with self.at_work():
-                artifact = _sealed(place, planned.label, key)
+                artifact = _sealed(place, decision) or self._copied(place, decision)
             if artifact is None:
-                with self.at_work(alone=planned.stage.MACHINE_BOUND) as held:
+                with self.at_work(alone=planned.stage.is_timed()) as held:
                     artifact = execute(place, (own, lock, *held))
         return artifacts.link(artifact, root=root, name=planned.folder_name)
 
@@ -103,15 +104,24 @@ class SharedFolder:
         parts = {"key": hash_json(decision.parts), "lineage": planned.lineage}
         return self.folder / f"{planned.label}-{hash_json(parts)[:KEY_DIGITS]}"
 
+    def _copied(self, place: Path, decision: Decision) -> Artifact | None:
+        """Return a copy of the stage that a run for itself has made, None if none has."""
+        found = next(filter(None, (_sealed(source, decision) for source in self.sources)), None)
+        if found is None:
+            return None
+        return artifacts.copy_into(found, root=place, name=decision.planned.folder_name)
+
 
 def _opened(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
-def _sealed(place: Path, label: str, key: str) -> Artifact | None:
-    """Return the artifact of a folder if it is whole and has this key."""
-    folder = artifacts.find_folder(place, label)
+def _sealed(root: Path, decision: Decision) -> Artifact | None:
+    """Return the artifact of a stage among those of a folder, if it is whole and made by the same way."""
+    planned = decision.planned
+    folder = artifacts.find_folder(root, planned.label)
     if folder is None or artifacts.damage(folder) is not None:
         return None
     artifact = artifacts.open_artifact(folder)
-    return artifact if artifact.key == key else None
+    is_same = artifact.key == hash_json(decision.parts) and artifact.lineage == planned.lineage
+    return artifact if is_same else None

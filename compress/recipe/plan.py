@@ -18,7 +18,7 @@ from compress.stage import Stage
 FLOAT = "float"
 MODEL_KINDS = frozenset({Kind.MODEL, Kind.QUANTIZED})
 SCORED_KINDS = frozenset({Kind.MODEL, Kind.QUANTIZED, Kind.ONNX, Kind.PACKED})
-_STARTS = ("train", "load_float")
+STARTS = ("train", "load_float")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def make_plan(stages: Sequence[Stage]) -> tuple[list[PlannedStage], list[OrderPr
 
 def with_float(entries: list[Entry]) -> list[Entry]:
     """Put the implicit first stage `float` before the others unless the recipe trains its own model."""
-    if any(entry.stage.stage in _STARTS for entry in entries):
+    if any(entry.stage.stage in STARTS for entry in entries):
         return entries
     return [Entry(stage_table_module.STAGES["load_float"](stage="load_float", name=FLOAT), None), *entries]
 
@@ -158,7 +158,7 @@ def _resolve(entries: Sequence[Entry]) -> tuple[list[PlannedStage], list[OrderPr
 
 def _label_problem(entry: Entry, earlier: Sequence[PlannedStage]) -> str | None:
     label = entry.label
-    if label == "source" or (label == FLOAT and entry.stage.stage not in _STARTS):
+    if label == "source" or (label == FLOAT and entry.stage.stage not in STARTS):
         return f"the name {label!r} is reserved. Give this stage another one."
     for planned in earlier:
         if planned.label == label:
@@ -207,7 +207,7 @@ def _find(name: str, earlier: Sequence[PlannedStage]) -> PlannedStage | None:
         if planned.label == name:
             return planned
     if name == FLOAT:
-        return next((planned for planned in earlier if planned.stage.stage in _STARTS), None)
+        return next((planned for planned in earlier if planned.stage.stage in STARTS), None)
     return None
 
 

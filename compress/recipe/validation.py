@@ -138,7 +138,8 @@ def _models_at(model: type[BaseModel], path: DataPath) -> list[type[BaseModel]]:
             for name, field in found.model_fields.items()
             if item in (name, field.alias)
         ]
-        models = [nested for annotation in annotations for nested in _models_in(annotation)]
+        if annotations:  # else it is a key of a mapping, whose values have the same models
+            models = [nested for annotation in annotations for nested in _models_in(annotation)]
     return models
 
 

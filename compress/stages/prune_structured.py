@@ -66,6 +66,10 @@ class PruneStructured(Stage):
         """Return whether importance is divided by cost."""
         return self.target.is_measured if self.cost_aware is None else self.cost_aware
 
+    def is_timed(self) -> bool:
+        """Return whether the target is a time."""
+        return self.target.latency_ms is not None or self.target.speedup is not None
+
     def key_fields(self) -> dict[str, Any]:
         """Return the fields as they are carried out; measured limits that are not set are left out."""
         target = {"macs": self.target.macs, "params": self.target.params, **self.target.wanted}

@@ -119,6 +119,18 @@ def test_a_run_for_itself_takes_over_the_folder_of_one_among_others(recipe, out)
     assert makers(out, "other") == made  # what lies behind the links was not touched
 
 
+def test_what_a_run_for_itself_has_made_is_taken_from_it_and_not_touched(recipe, out, tmp_path):
+    run(recipe, tmp_path / "alone", shared=False)
+    made = makers(tmp_path / "alone", "first")
+    shared = SharedFolder(out / "shared", (tmp_path / "alone" / "first",))
+    loaded = load_recipe(recipe, ["name=second", "stages.qat.bit_width=4"])
+    pipeline.run(loaded, out, rehearse=False, workshop=shared)
+    now = makers(out, "second")
+    assert {label for label in now if now[label] == made[label]} == {"train", "finetune"}
+    run(recipe, tmp_path / "alone", "stages.train.epochs=2", shared=False)
+    assert makers(out, "second") == now
+
+
 def test_the_folder_can_be_moved(recipe, out, tmp_path):
     run(recipe, out)
     out.rename(tmp_path / "elsewhere")
