@@ -29,6 +29,7 @@ class Point:
         text: why, unless done.
         measured: what its file is, if done.
         seconds: of its worker, waiting included.
+        cpu_seconds: of its worker and its children.
     """
 
     number: int | None
@@ -38,6 +39,7 @@ class Point:
     text: str
     measured: Measured | None
     seconds: float
+    cpu_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ class Front:
     def to_json(self) -> dict[str, Any]:
         """Return plain data: `format_version`, `sweep`, `seconds`, `trials`, `front`, `baseline`, `environment`.
 
-        A trial has `number`, `name`, `state` ('done', 'stopped', 'failed'), `text`, `values` and `seconds`; one that is
-        done also `bytes`, `ms`, `reference_ms`, `scores` and `intervals` (on 'val'), and `against_float` and
-        `against_baseline`: metric -> `points` that are lost and their paired `interval`, negative where it is better.
-        `front` holds numbers of trials.
+        A trial has `number`, `name`, `state` ('done', 'stopped', 'failed'), `text`, `values`, `seconds` and
+        `cpu_seconds`; one that is done also `bytes`, `ms`, `reference_ms`, `scores` and `intervals` (on 'val'), and
+        `against_float` and `against_baseline`: metric -> `points` that are lost and their paired `interval`, negative
+        where it is better. `front` holds numbers of trials.
         """
         return {
             "format_version": FORMAT_VERSION,
@@ -82,7 +84,7 @@ class Front:
         }
 
     def _plain(self, point: Point) -> dict[str, Any]:
-        known = ("number", "name", "state", "text", "values", "seconds")
+        known = ("number", "name", "state", "text", "values", "seconds", "cpu_seconds")
         plain: dict[str, Any] = {name: getattr(point, name) for name in known}
         found = point.measured
         if found is None:

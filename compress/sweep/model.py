@@ -99,7 +99,7 @@ class Sampler(BaseModel):
         None,
         ge=1,
         description="Trials that are chosen together, before any of them has ended; so the front does not depend on "
-        "which ends first. Default: a generation of nsga2 (a quarter of the trials), the workers of tpe, the whole grid.",
+        "which ends first. Default: a generation of nsga2 (a quarter of the trials), tpe's workers, the whole grid.",
     )
 
 

@@ -117,7 +117,7 @@ class Study:
             batch += 1
         begun = sum(frozen.user_attrs[_BATCH] == batch for frozen in known)
         is_chosen = any(f.state != TrialState.RUNNING for f in known if f.user_attrs[_BATCH] == batch)
-        left = self._most() - len(known)
+        left = self.most - len(known)
         wanted = left if size is None else min(left, size - begun)
         for index in range(0 if is_chosen else wanted):
             self._choose(len(known) + index, batch)
@@ -137,8 +137,9 @@ class Study:
         """Return the numbers of the trials that no other one beats in every objective."""
         return sorted(frozen.number for frozen in self._study.best_trials)
 
-    def _most(self) -> int:
-        """Return how many trials there can be."""
+    @property
+    def most(self) -> int:
+        """Return how many trials there can be: the budget, or the whole grid if that is less."""
         points = MOST_POINTS
         if self._sweep.sampler.kind == "grid":
             points = math.prod(len(_choices(dimension)) for dimension in self._dimensions.values())

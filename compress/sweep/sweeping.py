@@ -122,7 +122,9 @@ class Sweeping:
                 for order in self._crew.wait():
                     running -= 1
                     todo.extend(self._next(self._cases[order.name], order))
-                    study.note_seconds(self._seconds)
+                    if self._answer(self._cases[order.name]) is not None:
+                        study.note_seconds(self._seconds)
+                        say(self._line(self._cases[order.name]) + self._left_text(study))
         except BaseException:
             self._crew.close()
             raise
@@ -138,14 +140,12 @@ class Sweeping:
         """Return what follows an order that ended: nothing, the timing, or the same again where it was lost."""
         until = None if order.is_timing or not self._crew.times_apart or case.looks.reference is None else LOOK
         if self._answer(case) is not None:
-            say(self._line(case))
             return []
         if read_answer(Path(case.task.answer), until) is None:
             lost = self._lost[case.name] = self._lost.get(case.name, 0) + 1
             if lost >= MOST_LOSSES:
                 text = f"its worker died {lost} times without an answer; last words: {log_tail(order.task)}"
-                write_whole(case.task.answer, to_json(asdict(Answer("failed", text, 0.0, None))))
-                say(self._line(case))
+                write_whole(case.task.answer, to_json(asdict(Answer("failed", text, 0.0, 0.0, None))))
                 return []
             warn(f"{case.name}: its worker is gone; another one takes over, and sealed stages are kept")
         return [self._order(case)]
@@ -155,7 +155,7 @@ class Sweeping:
 
     def _case(self, trial: Trial | None) -> _Case:
         """Return what a trial runs, its recipe written; None is the recipe as it stands."""
-        name = f"{self._sweep.name}_{'recipe' if trial is None else f'{trial.number:03d}'}"
+        name = self._name(trial)
         if name not in self._cases:
             values = {} if trial is None else trial.values
             text, looks = trial_recipe(self._loaded.recipe_with(values, name), self._sweep)
@@ -204,10 +204,22 @@ class Sweeping:
             except CompressError as error:
                 state, text, measured = "failed", str(error), None
         number, values = (None, {}) if case.trial is None else (case.trial.number, case.trial.values)
-        return Point(number, case.name, values, state, text, measured, answer.seconds)
+        return Point(number, case.name, values, state, text, measured, answer.seconds, answer.cpu_seconds)
 
     def _line(self, case: _Case) -> str:
         return point_text(self._point(case), self._sweep.objectives)
+
+    def _left_text(self, study: Study) -> str:
+        """Return how many trials have ended, and about how long the others take at this rate."""
+        done = sum(case.trial is not None and self._answer(case) is not None for case in self._cases.values())
+        done += sum(trial.state != "open" and self._name(trial) not in self._cases for trial in study.trials)
+        if not done:
+            return ""
+        left = duration_text(self._seconds / done * (study.most - done))
+        return f" ({done} of {study.most}{f', about {left} left' if done < study.most else ''})"
+
+    def _name(self, trial: Trial | None) -> str:
+        return f"{self._sweep.name}_{'recipe' if trial is None else f'{trial.number:03d}'}"
 
     def _end(self, study: Study) -> Front:
         """Return the front of what was told, its files written."""

@@ -71,12 +71,14 @@ class Answer:
         state: 'done', 'stopped' (given up early) or 'failed'.
         text: why, unless done.
         seconds: it took here, waiting included.
+        cpu_seconds: of the worker and its children.
         until: as the task says.
     """
 
     state: State
     text: str
     seconds: float
+    cpu_seconds: float
     until: str | None
 
 
@@ -90,7 +92,7 @@ def run_task(task: Task) -> Answer:
         run_recipe(task.recipe, (), Path(task.out), allow_code=task.allow_code, **how)
 
     def answer(state: State, text: str = "") -> Answer:
-        return Answer(state, text, time.monotonic() - began, task.until)
+        return Answer(state, text, time.monotonic() - began, sum(os.times()[:4]), task.until)
 
     try:
         if task.limits:
@@ -127,7 +129,7 @@ def main(arguments: list[str]) -> int:
             answer = run_task(task)
         except Exception as error:  # noqa: BLE001 the sweep must learn of any failure
             traceback.print_exc()
-            answer = Answer("failed", f"{type(error).__name__}: {error}", 0.0, task.until)
+            answer = Answer("failed", f"{type(error).__name__}: {error}", 0.0, 0.0, task.until)
     write_whole(task.answer, to_json(asdict(answer)))
     return 0
 
