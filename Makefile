@@ -5,10 +5,10 @@ export PYTHONUNBUFFERED := 1
 # Two test processes with one thread each: numeric libraries would otherwise start a thread a core in each of them.
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
-NO_OPENMMLAB := --ignore=tests/openmmlab
+NO_OPENMMLAB := --ignore=tests/openmmlab --ignore=tests/ray
 SHORT := not slow and not openmmlab
 
-.PHONY: help setup setup-openmmlab demo check test test-fast test-openmmlab test-full fmt bench bench-codec bench-peers fuzz-codec \
+.PHONY: help setup setup-openmmlab setup-ray demo check test test-fast test-openmmlab test-ray test-full fmt bench bench-codec bench-peers fuzz-codec \
 	fuzz-checkpoints fuzz-metadata fuzz-recipes docs docs-site clean
 
 help: ## show this list
@@ -19,6 +19,9 @@ setup: ## create .venv with the pinned packages, wheels only (about 3 GB to down
 
 setup-openmmlab: ## add the OpenMMLab stack to .venv; mmcv is compiled (g++, 8 to 12 minutes the first time)
 	@bash scripts/setup_openmmlab.sh
+
+setup-ray: setup ## add Ray to .venv, for krimp sweep --ray
+	@bash scripts/setup_ray.sh
 
 demo: ## set-up -> synthetic data -> train -> prune -> quantize -> pack -> report, at most 8 minutes on 2 cores
 	@bash scripts/demo.sh
@@ -38,7 +41,10 @@ test-fast: setup ## the quick ones of them, at most 90 seconds
 test-openmmlab: setup-openmmlab ## the tests that need OpenMMLab
 	@$(PYTEST) -m "openmmlab and not slow" --timeout 600
 
-test-full: setup-openmmlab ## all tests, the slow ones too
+test-ray: setup-ray ## the tests that need Ray: a sweep on a cluster of several nodes on this machine
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ray --timeout 1800
+
+test-full: setup-openmmlab setup-ray ## all tests, the slow ones too
 	@$(BIN)/python -m pytest --timeout 3600
 
 fmt: setup ## format the code

@@ -73,14 +73,14 @@ def closure(names):
     return found
 
 
-@pytest.mark.parametrize("part", [None, "compress", "geo", "test"], ids=["base", "compress", "geo", "test"])
+@pytest.mark.parametrize("part", [None, "compress", "geo", "sweep", "test"], ids=lambda part: part or "base")
 def test_every_requirement_is_pinned_to_a_version_that_it_admits(part):
     versions = pinned()
     wrong = [str(r) for r in requirements(part) if versions.get(canonicalize_name(r.name)) not in r.specifier]
     assert wrong == []
 
 
-@pytest.mark.parametrize("part", [None, "compress", "geo"], ids=["base", "compress", "geo"])
+@pytest.mark.parametrize("part", [None, "compress", "geo", "sweep", "ray"], ids=lambda part: part or "base")
 def test_every_requirement_is_imported_somewhere(part):
     imported = set()
     for path in [*(ROOT / "compress").rglob("*.py"), *(ROOT / "detectors").rglob("*.py")]:
@@ -155,7 +155,7 @@ def test_no_other_package_of_the_set_up_has_a_name_of_the_wheel():
 
 def test_the_wheel_holds_recipes_zoo_pages_and_the_mark_of_its_types(wheel):
     names = files_of(wheel)
-    shipped = [path for path in (ROOT / "recipes").iterdir() if path.suffix != ".md" and not path.name.startswith(".")]
+    shipped = [path for path in (ROOT / "recipes").rglob("*.*") if path.suffix != ".md" and path.name[0] != "."]
     recipes = {f"compress/{path.relative_to(ROOT)}" for path in shipped}
     assert recipes <= names
     assert {"compress/py.typed", "compress/codec/FORMAT.md", "detectors/README.md"} <= names
