@@ -35,8 +35,12 @@ class Order:
 class Crew(Protocol):
     """Runs orders, so many at once."""
 
-    size: int
     times_apart: bool  # what is timed is an order of its own, for another machine
+
+    @property
+    def size(self) -> int:
+        """Return how many orders can run at once, now."""
+        ...
 
     def start(self, order: Order) -> None:
         """Begin to work on an order."""
@@ -57,8 +61,13 @@ class LocalCrew:
     times_apart = False
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        self._size = size
         self._running: dict[subprocess.Popen[bytes], Order] = {}
+
+    @property
+    def size(self) -> int:
+        """Return the number of workers."""
+        return self._size
 
     def start(self, order: Order) -> None:
         """Start a worker; what it says goes to a file beside its task."""

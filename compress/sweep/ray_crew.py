@@ -39,15 +39,18 @@ class RayCrew:
                 f"--ray {address}: {text}. Start a cluster with `ray start --head`, or leave --ray out."
             ) from error
         self._machine = machine
-        resources = ray.cluster_resources()
-        if machine is not None and machine not in resources:
+        if machine is not None and machine not in ray.cluster_resources():
             ray.shutdown()
             raise StageError(
                 f"--ray {address}: no node has the resource {machine!r} that `machine` names. Start the one that times "
                 f"with `ray start --address ... --resources '{{\"{machine}\": 1}}'`."
             )
-        self.size = max(1, int(resources.get("CPU", 1)))
         self._running: dict[Any, Order] = {}
+
+    @property
+    def size(self) -> int:
+        """Return the CPUs of the nodes that are there now; nodes may come and go."""
+        return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
     def start(self, order: Order) -> None:
         """Hand an order to the cluster."""

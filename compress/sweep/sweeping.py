@@ -52,7 +52,8 @@ class Sweeping:
             out: folder of all sweeps and recipes; this one uses `out / name`.
             crew: who runs the trials.
         """
-        self._loaded, self._sweep = loaded, loaded.sweep
+        self._loaded = loaded
+        self._sweep = loaded.sweep.model_copy(update={"workers": loaded.sweep.workers or crew.size})
         self._out, self.root = out, out / loaded.sweep.name
         self._crew = crew
         self._cases: dict[str, _Case] = {}
@@ -91,7 +92,9 @@ class Sweeping:
         """Say now what would fail in every trial: check data, and take a fresh network through the stages once."""
         if baseline is not None and self._answer(baseline) is None:
             task = baseline.task
-            from_python.plan(task.recipe, out=task.out, allow_code=task.allow_code, forecast=False)
+            plan = from_python.plan(task.recipe, out=task.out, allow_code=task.allow_code, forecast=False)
+            if plan.dry_pass is not None:
+                say(str(plan.dry_pass))
 
     def _search(self, study: Study, baseline: Sequence[_Case]) -> None:
         waiting = list(baseline)

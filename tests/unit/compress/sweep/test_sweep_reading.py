@@ -1,11 +1,16 @@
 """A sweep file is read whole: every mistake with its place, the nearest name and what was expected."""
 
+import re
+from pathlib import Path
+
 import pytest
 from sweep_files import RECIPE, SWEEP, write_files
 
 from compress.errors import RecipeError
 from compress.sweep.model import Range
 from compress.sweep.reading import load_sweep
+
+ROOT = Path(__file__).parents[4]
 
 
 def problems(folder, old, new, **files):
@@ -93,3 +98,20 @@ def test_a_stepped_range_ends_at_or_before_its_end_and_has_readable_values():
     assert Range(low=1, high=4).values == [1, 2, 3, 4]
     assert Range(low=0.5, high=1).values is None
     assert Range(low=1, high=64, log=True).values is None
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_sweep_fits_its_recipe_is_found_by_its_name_and_says_how_to_run_it(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_sweep(Path(path.stem)).recipe.is_file()
+    head = path.read_text().splitlines()[:2]
+    assert head[0].startswith("# ")
+    assert "krimp sweep recipes/sweeps/" in head[1]
+
+
+def test_the_sweep_in_the_page_is_a_sweep(tmp_path):
+    page = (ROOT / "recipes" / "sweeps" / "README.md").read_text()
+    text = re.search(r"```yaml\n(name: .*?)```", page, flags=re.DOTALL)[1]
+    file = tmp_path / "page.yaml"
+    file.write_text(text.replace("../", f"{ROOT}/recipes/"))
+    assert load_sweep(file).sweep.name == "budgets"
