@@ -1,4 +1,4 @@
-"""Action of stage report: everything the run found out, as JSON, markdown, charts and pictures."""
+"""Action of stage report: everything the run found out, as JSON, markdown, a page, charts and pictures."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from compress.actions.forward_of import forward_of
+from compress.actions.layer_table import layer_table
 from compress.artifact import Artifact
 from compress.kind import Kind
 from compress.machine import describe_machine
-from compress.progress import collected_warnings, say
+from compress.progress import collected_warnings, say, warn
 from compress.report import collect
 from compress.report.charts import draw_results, draw_training
 from compress.report.collect import final_artifact, float_artifact, in_order
 from compress.report.document import Document, Row, dump, finite, parse
 from compress.report.forecast import Forecast, ForecastCheck, compared
+from compress.report.html import write_page
 from compress.report.looks import collect_looks
 from compress.report.markdown import plain_table, render
 from compress.report.pictures import draw_pictures
@@ -43,19 +45,32 @@ def run(stage: Report, context: StageContext) -> dict[str, Any]:
             split=stage.split,
             count=stage.pictures,
             score_threshold=_picture_threshold(document),
+            breakdowns=document.breakdowns,
         )
         document.warnings += [reason] if reason else []
+    if ends:
+        document.layers = layer_table(document, artifacts, context.detector, ends[-1])
+    document.breakdowns = {label: made_of.without_corners() for label, made_of in document.breakdowns.items()}
     text = dump(document)
     parse(text)  # what is written keeps the schema
     (context.folder / "report.json").write_text(text, encoding="utf-8")
     (context.folder / "report.md").write_text(render(document), encoding="utf-8")
+    page = write_page(context.folder / "report.json", context.folder / "report.html")
+    if page is not None:
+        warn(page)
     table = plain_table(document)
     say(table)
     return {
         "table": table,
         "requirements_met": document.requirements_met,
         "requirements": [entry.model_dump() for entry in document.requirements],
-        "files": ["report.md", "report.json", *document.charts, *(picture.file for picture in document.pictures)],
+        "files": [
+            "report.md",
+            "report.json",
+            *(["report.html"] if page is None else []),
+            *document.charts,
+            *(picture.file for picture in document.pictures),
+        ],
     }
 
 
@@ -101,6 +116,9 @@ def _document(stage: Report, context: StageContext) -> Document:
         forecast=foreseen,
         forecast_checks=[] if foreseen is None else _checks(foreseen, artifacts, rows),
         looks=collect_looks(artifacts),
+        breakdowns=collect.collect_breakdowns(
+            artifacts, stage.split, [start and start.label, *best.values(), final and final.label]
+        ),
         sensitivities={a.label: _sensitivity(a) for a in artifacts if a.kind is Kind.SENSITIVITY},
         requirements=requirements,
         requirements_met=all(entry.ok for entry in requirements),
