@@ -75,13 +75,13 @@ def _facts(last: Artifact, before: Sequence[Artifact], detector: Detector, *, se
         params={name: cost.params for name, cost in costs.items()},
         bit_widths={name: quantized[name].weight_bit_width if name in quantized else _FLOAT_BITS for name in costs},
         integer={name: name in quantized and bool(quantized[name].integer) for name in costs},
-        zeros={
-            name: float((codes.get(name, weights.get(name)) == 0).float().mean())
-            for name in costs
-            if name in codes or name in weights
-        },
+        zeros={name: _zeros(held) for name in costs if (held := codes.get(name, weights.get(name))) is not None},
         errors=errors,
     )
+
+
+def _zeros(weights: Tensor) -> float:
+    return 1 - int(torch.count_nonzero(weights)) / weights.numel()
 
 
 def output_errors(

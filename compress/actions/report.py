@@ -117,7 +117,7 @@ def _document(stage: Report, context: StageContext) -> Document:
         forecast_checks=[] if foreseen is None else _checks(foreseen, artifacts, rows),
         looks=collect_looks(artifacts),
         breakdowns=collect.collect_breakdowns(
-            artifacts, stage.split, [start and start.label, *best.values(), final and final.label]
+            artifacts, stage.split, [*(one.label for one in (start, final) if one is not None), *best.values()]
         ),
         sensitivities={a.label: _sensitivity(a) for a in artifacts if a.kind is Kind.SENSITIVITY},
         requirements=requirements,

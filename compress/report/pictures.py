@@ -87,7 +87,7 @@ def draw_pictures(
 
 
 def telling_images(before: Mapping[str, ImageOutcome], after: Mapping[str, ImageOutcome], count: int) -> list[str]:
-    """Return names of images: a usual one of many objects, then those on which most was lost, the worst first.
+    """Return names of images: a usual one, then those on which most was lost, the worst first.
 
     Args:
         before: outcome of the float model, by name of the image.
@@ -101,8 +101,12 @@ def telling_images(before: Mapping[str, ImageOutcome], after: Mapping[str, Image
     if not lost or count < 1:
         return []
     worst = sorted(lost, key=lambda name: (-lost[name], after[name].f1, name))
-    middle = float(np.median(list(lost.values())))
-    usual = sorted(lost, key=lambda name: (abs(lost[name] - middle), -after[name].objects, name))[0]
+    middle = float(np.median([lost[name] for name in lost]))
+    score = float(np.median([after[name].f1 for name in lost]))
+    usual = min(
+        lost,
+        key=lambda name: (not after[name].objects, abs(lost[name] - middle) + abs(after[name].f1 - score), name),
+    )
     return [usual, *(name for name in worst if name != usual)][:count]
 
 

@@ -12,6 +12,7 @@ from compress.report.html.theme import theme
 if TYPE_CHECKING:
     import altair
 
+LEAST_PX, ROW_PX = 120, 30  # heights of a chart, and of a row in it
 STATIC_WIDTH = 560  # px, of the SVG
 _SCHEMA = "$schema"
 
@@ -52,7 +53,7 @@ class Figure:
 
 def figure(
     name: str,
-    chart: altair.LayerChart | altair.Chart,
+    chart: altair.TopLevelMixin,
     *,
     title: str,
     alt: str,
@@ -78,6 +79,11 @@ def figure(
         note,
         wide,
     )
+
+
+def rows_height(rows: int, row_px: int = ROW_PX) -> int:
+    """Return the height of a chart of some rows, px."""
+    return max(LEAST_PX, rows * row_px)
 
 
 def _svg(name: str, spec: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from compress.breakdown import Breakdown
 from compress.errors import printable
 from compress.number_text import size_text
 from compress.report.document import Document
-from compress.report.html import charts, summary, tables
+from compress.report.html import accuracy_charts, charts, network_charts, summary, tables
 from compress.report.html.figure import Figure
 from compress.report.html.pictures import compared_pictures, picture_uri
 from compress.report.looks import looks_sentence
@@ -86,14 +86,14 @@ def _content(document: Document, folder: Path, beside: Sequence[Document]) -> di
     groups: dict[str, list[Figure | None]] = {
         "tradeoff": [*charts.pareto(document, beside)],
         "stages": [*charts.stages(document)],
-        "classes": [charts.by_class(document, start, final), charts.by_size(document, start, final)]
+        "classes": [accuracy_charts.by_class(start, final), accuracy_charts.by_size(start, final)]
         if start and final
         else [],
-        "curves": [*charts.precision_recall(made_of)],
-        "scores": [*charts.score_histograms(made_of)],
-        "errors": [charts.error_kinds(made_of)],
-        "network": [charts.layer_bars(document.layers)],
-        "training": [*charts.trainings(document.histories)],
+        "curves": [*accuracy_charts.precision_recall(made_of)],
+        "scores": [*accuracy_charts.score_histograms(made_of)],
+        "errors": [accuracy_charts.error_kinds(made_of)],
+        "network": [network_charts.layer_bars(document.layers)],
+        "training": [*network_charts.trainings(_in_order(document, document.histories))],
     }
     drawn = {name: [one for one in group if one is not None] for name, group in groups.items()}
     recipe = summary.recipe_text(document)
@@ -142,6 +142,14 @@ def _ordered(document: Document) -> dict[str, Breakdown]:
     ends = (document.float_label, document.final_label)
     labels = sorted(document.breakdowns, key=lambda label: (label != ends[0], label == ends[1]))
     return {label: document.breakdowns[label] for label in labels}
+
+
+def _in_order(document: Document, by_label: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept by label in the order of the run; JSON sorts it by name."""
+    order = [stage.label for stage in document.stages]
+    return {
+        label: by_label[label] for label in sorted(by_label, key=lambda one: order.index(one) if one in order else -1)
+    }
 
 
 def _losses(made_of: Mapping[str, Breakdown], before: str, after: str) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ from compress.number_text import DASH, fixed_text, share_text, size_text
 from compress.report.document import Document, Requirement, Row
 from compress.report.html.charts import metric_of
 
+_FIRST = ("format_version", "name", "seed", "device", "detector", "data")  # of a recipe, before its stages
 METRIC_TEXTS = {"map": "mAP50-95", "map75": "mAP75", "map50": "mAP50"}
 
 
@@ -156,5 +157,6 @@ def recipe_text(document: Document) -> str:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.width = 110
     stream = io.StringIO()
-    yaml.dump({name: value for name, value in document.recipe.items() if name != "goal"}, stream)
+    order = [*_FIRST, *(name for name in document.recipe if name not in _FIRST)]
+    yaml.dump({name: document.recipe[name] for name in order if name in document.recipe and name != "goal"}, stream)
     return stream.getvalue()

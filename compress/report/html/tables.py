@@ -17,7 +17,7 @@ from compress.number_text import (
     size_text,
 )
 from compress.report.document import Document, Row
-from compress.report.html.charts import ERROR_TEXTS
+from compress.report.html.accuracy_charts import ERROR_TEXTS
 from compress.report.layers import LayerRow
 from compress.report.looks import looks_rows
 from compress.report.sensitivity_table import sensitivity_tables
@@ -189,7 +189,7 @@ def layers_table(layers: Sequence[LayerRow]) -> Table | None:
         [
             Cell(row.name, row.name),
             *(
-                Cell(text(value), value, None if value is None else min(1.0, value / most[name]))  # type: ignore[no-untyped-call]
+                Cell(text(value), value, None if value is None else min(1.0, value / most[name]))
                 for _, name, text in shown
                 for value in (getattr(row, name),)
             ),
@@ -231,7 +231,7 @@ def forecast_table(document: Document) -> Table | None:
 
 def latency_tables(document: Document) -> list[Table]:
     """Return the percentiles of every benchmark."""
-    tables = []
+    tables: list[Table] = []
     for label, facts in document.benchmarks.items():
         for title, measured in (("network only", facts), ("picture to boxes", facts.get("end_to_end") or {})):
             ratios = measured.get("ratios", {})

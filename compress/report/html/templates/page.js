@@ -85,7 +85,7 @@
           : (a, b) => Number(b.dataset[by] ?? 0) - Number(a.dataset[by] ?? 0);
         gallery.append(...pictures.sort(order));
       }
-      document.body.classList.toggle("nomarks", !value("marks").checked);
+      document.body.classList.toggle("nomarks", value("marks")?.checked === false);
       const shown = (things) => `${things.filter((one) => !one.hidden).length} of ${things.length}`;
       const parts = [];
       if (pictures.length) parts.push(`${shown(pictures)} pictures`);
@@ -117,6 +117,7 @@
     views.set(name, null);
     const fresh = document.createElement("div");
     fresh.style.width = `${place.clientWidth}px`;
+    fresh.setAttribute("aria-hidden", "true"); // the place around it has the description
     const before = place.innerHTML;
     place.replaceChildren(fresh);
     place.classList.add("live");
