@@ -10,6 +10,8 @@ from typing import Any
 from compress.actions.forward_of import forward_of
 from compress.actions.layer_table import layer_table
 from compress.artifact import Artifact
+from compress.detector import Detector
+from compress.errors import CompressError
 from compress.kind import Kind
 from compress.machine import describe_machine
 from compress.progress import collected_warnings, say, warn
@@ -49,7 +51,7 @@ def run(stage: Report, context: StageContext) -> dict[str, Any]:
         )
         document.warnings += [reason] if reason else []
     if ends:
-        document.layers = layer_table(document, artifacts, context.detector, ends[-1])
+        _add_layers(document, artifacts, context.detector, ends[-1])
     document.breakdowns = {label: made_of.without_corners() for label, made_of in document.breakdowns.items()}
     text = dump(document)
     parse(text)  # what is written keeps the schema
@@ -144,6 +146,14 @@ def _draw_charts(stage: Report, context: StageContext, document: Document) -> No
         document.charts.append(f"training_{label}.png")
     for label, found in document.sensitivities.items():
         document.charts += draw_sensitivity(found, context.folder, prefix=f"{label}_")
+
+
+def _add_layers(document: Document, artifacts: list[Artifact], detector: Detector, final: Artifact) -> None:
+    """Fill in the layers; a network that cannot be read costs a line, not the report."""
+    try:
+        document.layers = layer_table(document, artifacts, detector, final)
+    except CompressError as error:
+        document.warnings.append(f"no table of layers: {error}")
 
 
 def _sensitivity(artifact: Artifact) -> Sensitivity:
