@@ -15,7 +15,7 @@ class Kind(StrEnum):
     SCORES = "scores"  # scores.json
     LATENCY = "latency"  # latency.json
     SENSITIVITY = "sensitivity"  # sensitivity.json, charts
-    REPORT = "report"  # report.json, report.md, pictures
+    REPORT = "report"  # report.json, report.md, report.html, pictures
 
     @classmethod
     def _missing_(cls, value: object) -> Kind | None:

@@ -1,8 +1,8 @@
-"""Names of layers that a recipe or a plug-in gives: those that fit no layer are told, with the nearest that does."""
+"""Names of layers: which layer a name belongs to, and names that a recipe gives and that fit none, with the nearest."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
@@ -40,3 +40,22 @@ def _near(wanted: str, names: Collection[str], patterns: bool) -> str:
         return f" Did you mean {near[0]!r}?"
     some = [repr(name) for name in valid[:3]]
     return f" There are {', '.join(some)}{', ...' if len(valid) > 3 else ''}." if some else " There is none."
+
+
+def layer_of(name: str, layers: Sequence[str]) -> str:
+    """Return the layer that a constant or node of a file belongs to, the longest name that it begins with, or ''.
+
+    >>> layer_of("head.cls.weight_scale", ["head", "head.cls"])
+    'head.cls'
+    """
+    fitting = [layer for layer in layers if name == layer or name.startswith((f"{layer}.", f"{layer}_", f"{layer}/"))]
+    return max(fitting, key=len, default="")
+
+
+def layers_of(names: Iterable[str]) -> list[str]:
+    """Return the layers that tensors of these full names belong to: those that have weights.
+
+    >>> layers_of(["neck.conv.weight", "neck.conv.weight_scale", "neck.conv.bias"])
+    ['neck.conv']
+    """
+    return [name.removesuffix(".weight") for name in names if name.endswith(".weight")]

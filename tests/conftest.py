@@ -28,6 +28,8 @@ LONG = tuple(
         "unit/compress/compare/test_compare_command.py",
         "unit/compress/export",
         "unit/compress/onnx_graph",
+        "unit/compress/report/test_html_browser.py",
+        "unit/compress/report/test_html_page.py",
         "unit/compress/runtime/test_packed_session.py",
         "unit/compress/shrink/test_shrink_command.py",
         "unit/compress/sweep",

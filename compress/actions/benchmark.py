@@ -1,21 +1,28 @@
-"""Action of stage benchmark: latency of several models in one run, and how they compare."""
+"""Action of stage benchmark: latency of several models in one run, how they compare, and where it goes."""
 
 from __future__ import annotations
 
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnxruntime import InferenceSession
 
+from compress import codec
 from compress.artifact import Artifact, to_json
 from compress.errors import StageError
+from compress.kind import Kind
+from compress.layer_names import layer_of, layers_of
 from compress.machine import cpu_name, latency_machine
+from compress.names_file import names_beside
 from compress.plugins import deploy_of
 from compress.predictor import Predictor
 from compress.progress import track
 from compress.runtime.forwards import MODEL_FILES, session_forward
 from compress.runtime.latency import compare
+from compress.runtime.profile import seconds_by_layer
 from compress.runtime.session import open_session
 from compress.stage import StageContext
 from compress.stages.benchmark import Benchmark
@@ -36,6 +43,7 @@ def run(stage: Benchmark, context: StageContext) -> dict[str, Any]:
     facts = compare(calls, warmup=stage.warmup, runs=stage.runs, tick=lambda _: next(steps, None))
     if stage.end_to_end:
         facts["end_to_end"] = _end_to_end(stage, context, sessions)
+    facts["layers"] = {label: _layers_ms(context.inputs[label], images, stage.threads) for label in stage.models}
     facts |= {
         "threads": stage.threads,
         "warmup": stage.warmup,
@@ -62,7 +70,23 @@ def _end_to_end(stage: Benchmark, context: StageContext, sessions: dict[str, Inf
     return facts | {"num_detections": detections, "split": stage.split}
 
 
-def _model_file(artifact: Artifact) -> Any:
+def _layers_ms(artifact: Artifact, images: np.ndarray, threads: int) -> dict[str, float]:
+    """Return layer -> milliseconds of an image, by the runtime's profile; see `seconds_by_layer`."""
+    path = _model_file(artifact)
+    names = names_beside(path)
+    with tempfile.TemporaryDirectory(prefix="krimp-layers-") as folder:
+        if artifact.kind is Kind.PACKED:
+            unpacked = Path(folder) / "model.onnx"
+            codec.unpack_file(path, unpacked)
+            path = unpacked
+        layers = layers_of([names.get(fact.name, fact.name) for fact in codec.inspect_file(path)])
+        found = seconds_by_layer(
+            path, images, threads=threads, layer_of=lambda name: layer_of(names.get(name, name), layers)
+        )
+    return {layer: round(1e3 * seconds, 4) for layer, seconds in found.items()}
+
+
+def _model_file(artifact: Artifact) -> Path:
     if artifact.kind not in MODEL_FILES:
         raise StageError(
             f"benchmark: {artifact.label!r} holds {artifact.kind.value}, expected onnx or packed. "

@@ -14,6 +14,7 @@ import torch
 from compress import codec
 from compress.actions.quiet import quiet
 from compress.export import export_onnx
+from compress.layer_names import layer_of
 from compress.metrics.complexity import measure_complexity
 from compress.model_copy import copy_of
 from compress.pruning.measured_cost import BETWEEN as NO_LAYER
@@ -72,12 +73,6 @@ def bytes_by_layer(path: Path, layers: Sequence[str]) -> dict[str, float]:
         layer = layer_of(fact.name, layers) or BETWEEN
         sizes[layer] = sizes.get(layer, 0.0) + fact.entropy_bits_per_weight * fact.elements / 8
     return sizes
-
-
-def layer_of(name: str, layers: Sequence[str]) -> str:
-    """Return the layer that a constant or node of a file belongs to, the longest name that it begins with, or ''."""
-    fitting = [layer for layer in layers if name == layer or name.startswith((f"{layer}.", f"{layer}_", f"{layer}/"))]
-    return max(fitting, key=len, default="")
 
 
 @dataclass

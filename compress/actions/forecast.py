@@ -17,7 +17,7 @@ from torch import nn
 
 from compress import codec
 from compress.actions.budgets import budgets
-from compress.actions.deployed import bytes_by_layer, fastest_ms, layer_of
+from compress.actions.deployed import bytes_by_layer, fastest_ms
 from compress.actions.dry_pass import Rehearsal
 from compress.actions.model_facts import model_facts
 from compress.actions.prune_structured import meter_of
@@ -27,6 +27,7 @@ from compress.detector import Detector
 from compress.errors import CompressError
 from compress.export import export_onnx
 from compress.kind import Kind
+from compress.layer_names import layer_of
 from compress.metrics.complexity import Complexity, measure_complexity
 from compress.model_folder import load_model
 from compress.onnx_graph.fusion import unfused_convolutions

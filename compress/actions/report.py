@@ -1,4 +1,4 @@
-"""Action of stage report: everything the run found out, as JSON, markdown, charts and pictures."""
+"""Action of stage report: everything the run found out, as JSON, markdown, a page, charts and pictures."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from compress.actions.forward_of import forward_of
+from compress.actions.layer_table import layer_table
 from compress.artifact import Artifact
+from compress.detector import Detector
+from compress.errors import CompressError
 from compress.kind import Kind
 from compress.machine import describe_machine
-from compress.progress import collected_warnings, say
+from compress.progress import collected_warnings, say, warn
 from compress.report import collect
 from compress.report.charts import draw_results, draw_training
 from compress.report.collect import final_artifact, float_artifact, in_order
 from compress.report.document import Document, Row, dump, finite, parse
 from compress.report.forecast import Forecast, ForecastCheck, compared
+from compress.report.html import write_page
 from compress.report.looks import collect_looks
 from compress.report.markdown import plain_table, render
 from compress.report.pictures import draw_pictures
@@ -43,19 +47,32 @@ def run(stage: Report, context: StageContext) -> dict[str, Any]:
             split=stage.split,
             count=stage.pictures,
             score_threshold=_picture_threshold(document),
+            breakdowns=document.breakdowns,
         )
         document.warnings += [reason] if reason else []
+    if ends:
+        _add_layers(document, artifacts, context.detector, ends[-1])
+    document.breakdowns = {label: made_of.without_corners() for label, made_of in document.breakdowns.items()}
     text = dump(document)
     parse(text)  # what is written keeps the schema
     (context.folder / "report.json").write_text(text, encoding="utf-8")
     (context.folder / "report.md").write_text(render(document), encoding="utf-8")
+    page = write_page(context.folder / "report.json", context.folder / "report.html")
+    if page is not None:
+        warn(page)
     table = plain_table(document)
     say(table)
     return {
         "table": table,
         "requirements_met": document.requirements_met,
         "requirements": [entry.model_dump() for entry in document.requirements],
-        "files": ["report.md", "report.json", *document.charts, *(picture.file for picture in document.pictures)],
+        "files": [
+            "report.md",
+            "report.json",
+            *(["report.html"] if page is None else []),
+            *document.charts,
+            *(picture.file for picture in document.pictures),
+        ],
     }
 
 
@@ -101,6 +118,9 @@ def _document(stage: Report, context: StageContext) -> Document:
         forecast=foreseen,
         forecast_checks=[] if foreseen is None else _checks(foreseen, artifacts, rows),
         looks=collect_looks(artifacts),
+        breakdowns=collect.collect_breakdowns(
+            artifacts, stage.split, [*(one.label for one in (start, final) if one is not None), *best.values()]
+        ),
         sensitivities={a.label: _sensitivity(a) for a in artifacts if a.kind is Kind.SENSITIVITY},
         requirements=requirements,
         requirements_met=all(entry.ok for entry in requirements),
@@ -126,6 +146,14 @@ def _draw_charts(stage: Report, context: StageContext, document: Document) -> No
         document.charts.append(f"training_{label}.png")
     for label, found in document.sensitivities.items():
         document.charts += draw_sensitivity(found, context.folder, prefix=f"{label}_")
+
+
+def _add_layers(document: Document, artifacts: list[Artifact], detector: Detector, final: Artifact) -> None:
+    """Fill in the layers; a network that cannot be read costs a line, not the report."""
+    try:
+        document.layers = layer_table(document, artifacts, detector, final)
+    except CompressError as error:
+        document.warnings.append(f"no table of layers: {error}")
 
 
 def _sensitivity(artifact: Artifact) -> Sensitivity:

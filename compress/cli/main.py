@@ -21,6 +21,7 @@ from compress.cli.options import ForceOption
 from compress.cli.packing import app as codec_app
 from compress.cli.recipes import app as recipes_app
 from compress.cli.recipes import stages
+from compress.cli.reporting import report_command
 from compress.cli.shrinking import shrink_command
 from compress.cli.sweeping import sweep_command
 from compress.engine.child import INTERRUPTED
@@ -55,6 +56,7 @@ app.command("export-run")(export_run_command)
 app.command("gate")(gate_command)
 app.command("import")(import_command)
 app.command("new")(new_command)
+app.command("report")(report_command)
 app.command("shrink")(shrink_command)
 app.command("stages")(stages)
 app.command("sweep")(sweep_command)

@@ -29,6 +29,8 @@ def print_results(run: RunResult) -> None:
     console.print(table)
     if run.report is not None:
         print(f"report: {run.report}")
+        if (page := run.report.with_name("report.html")).is_file():
+            print(f"in a browser: {page}")
 
 
 def key_facts(facts: Mapping[str, Any]) -> str:

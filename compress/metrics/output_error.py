@@ -43,6 +43,41 @@ class OutputErrors:
         return math.sqrt(sum(error**2 for error in each) / len(each))
 
 
+class ChannelErrors:
+    """Relative error of one output over all images together, after the best gain of each channel.
+
+    Layers whose channels were scaled against the next layer's (equalization) carry the same in other units, and only
+    what no gain makes good is an error.
+
+    Attributes:
+        sums: (3, channels) float64: found * found, found * expected, expected * expected.
+    """
+
+    def __init__(self) -> None:
+        self.sums = np.zeros((3, 1))
+
+    def add(self, found: np.ndarray, expected: np.ndarray) -> None:
+        """Add outputs of one batch, (N, channels, ...)."""
+        one, other = (
+            np.moveaxis(values, 1, 0).reshape(values.shape[1], -1).astype(float) for values in (found, expected)
+        )
+        self.sums = self.sums + [(a * b).sum(axis=1) for a, b in ((one, one), (one, other), (other, other))]
+
+    @property
+    def error(self) -> float:
+        """Return ||gain * found - expected|| / ||expected||, gains by least squares; 0 if all is expected to be zero.
+
+        >>> errors = ChannelErrors()
+        >>> errors.add(np.array([[[1.0, 0.0], [3.0, 3.0]]]), np.array([[[2.0, 0.0], [1.0, 1.0]]]))
+        >>> errors.error
+        0.0
+        """
+        own, both, expected = self.sums
+        explained = np.divide(both**2, own, out=np.zeros_like(own), where=own > 0)
+        left = np.maximum(expected - explained, 0).sum()
+        return math.sqrt(left / expected.sum()) if expected.sum() > 0 else 0.0
+
+
 def _squares(found: np.ndarray, expected: np.ndarray) -> tuple[float, float]:
     wanted = expected.astype(np.float64)
     difference = found.astype(np.float64) - wanted

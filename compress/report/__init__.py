@@ -1,1 +1,1 @@
-"""The report: one JSON document, and markdown, charts and pictures made from it."""
+"""The report: one JSON document, and markdown, a page, charts and pictures made from it."""

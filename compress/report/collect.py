@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from compress.artifact import Artifact
+from compress.breakdown import Breakdown, load_breakdown
 from compress.dataset import METRICS
 from compress.kind import Kind
 from compress.metrics.paired import load_resampled, loss_interval
@@ -181,6 +182,13 @@ def collect_left_out(artifacts: Iterable[Artifact]) -> list[LeftOut]:
             for layer, reason in _named_reasons(artifact.facts.get(fact)):
                 found.append(LeftOut(stage=artifact.label, what=what, layer=layer, reason=reason))
     return found
+
+
+def collect_breakdowns(artifacts: Iterable[Artifact], split: str, labels: Iterable[str | None]) -> dict[str, Breakdown]:
+    """Return what the scores of some models on a split are made of, by label, as far as it was written."""
+    scored = {a.facts["of"]: a for a in artifacts if a.kind is Kind.SCORES and a.facts.get("split") == split}
+    found = {label: load_breakdown(scored[label].path) for label in dict.fromkeys(labels) if label in scored}
+    return {str(label): made_of for label, made_of in found.items() if made_of is not None}
 
 
 def collect_histories(artifacts: Iterable[Artifact]) -> dict[str, list[dict[str, Any]]]:

@@ -10,8 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from compress.breakdown import Breakdown, Corners
 from compress.dataset import METRICS
 from compress.report.forecast import Forecast, ForecastCheck
+from compress.report.layers import LayerRow
 from compress.report.looks import Looks
 from compress.report.sensitivity import Sensitivity
 
@@ -115,6 +117,17 @@ class Picture(_Part):
     image: str
     num_detections: dict[str, int] = Field(description="By label of the model, left to right.")
     score_threshold: float | None = Field(None, description="Boxes score more than this; null: the deployed one.")
+    size: tuple[int, int] | None = Field(None, description="(height, width) of the image, px.")
+    panel: tuple[int, int, int, int] | None = Field(
+        None, description="(x, y, width, height) of the first model's picture in the file, px; null: not known."
+    )
+    gap: int | None = Field(None, description="px between the pictures in the file; all have the same size.")
+    missed: dict[str, list[Corners]] = Field(
+        default_factory=dict, description="By label: corners of the objects that were not found, px of the image."
+    )
+    wrong: dict[str, list[Corners]] = Field(
+        default_factory=dict, description="By label: corners of the detections that are wrong."
+    )
 
 
 class Document(_Part):
@@ -151,6 +164,11 @@ class Document(_Part):
     sensitivities: dict[str, Sensitivity] = Field(
         default_factory=dict, description="What parts can bear, by label of the stage that measured it."
     )
+    breakdowns: dict[str, Breakdown] = Field(
+        default_factory=dict,
+        description="What the scores of the float model, the baselines and the final model are made of.",
+    )
+    layers: list[LayerRow] = Field(default_factory=list, description="Of the final model, in its own order.")
     requirements: list[Requirement] = Field(default_factory=list)
     requirements_met: bool = True
     left_out: list[LeftOut] = Field(default_factory=list)

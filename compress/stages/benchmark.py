@@ -16,6 +16,7 @@ class Benchmark(Stage):
     MAKES: ClassVar[Kind] = Kind.LATENCY
     LIBRARIES: ClassVar[tuple[str, ...]] = ("onnxruntime", "numpy")
     MACHINE_BOUND: ClassVar[bool] = True
+    CODE_VERSION: ClassVar[int] = 2  # 2: milliseconds of each layer
     ACTION: ClassVar[str] = "compress.actions.benchmark"
 
     stage: Literal["benchmark"] = "benchmark"

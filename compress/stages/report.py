@@ -12,7 +12,7 @@ from compress.stage import Stage
 
 
 class Report(Stage):
-    """Write report.json and report.md about all stages before this one.
+    """Write report.json, report.md and report.html about all stages before this one.
 
     Limits that are missed do not stop the report: it is written, names them, and the fact
     `requirements_met` is False, which makes the run end with exit code 1.
@@ -25,7 +25,9 @@ class Report(Stage):
     stage: Literal["report"] = "report"
     split: str = Field("test", description="Data split whose scores are reported.")
     every_stage: bool = Field(True, description="Score each model of the run on that split, not only named ones.")
-    pictures: int = Field(4, ge=0, description="Images with the boxes of the float and the final model.")
+    pictures: int = Field(
+        7, ge=0, description="Images with the boxes of the float and the final model: a usual one, then the worst."
+    )
     baselines: tuple[str, ...] = Field((), description="Further float models; a loss counts from the best of all.")
     final: str | None = Field(None, description="The model that ships; default: the last packed one.")
     require: Requirements | None = Field(None, description="Limits; the run exits with 1 if one is missed.")

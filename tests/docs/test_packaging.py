@@ -32,6 +32,7 @@ IMPORT_NAMES = {
     "opencv-python-headless": "cv2",
     "ruamel-yaml": "ruamel",
     "torch-pruning": "torch_pruning",
+    "vl-convert-python": "vl_convert",
 }
 
 
