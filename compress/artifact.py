@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import StageError, printable
+from compress.json_text import parse_json
 from compress.kind import Kind
 from compress.whole_file import sync, write_whole
 
@@ -310,7 +311,7 @@ def damage(path: Path) -> str | None:
 def _read_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text())
+        manifest: dict[str, Any] = parse_json(file.read_text())
         stored = manifest.pop("manifest_digest")
     except FileNotFoundError:
         raise StageError(f"{file}: file is missing") from None

@@ -55,9 +55,13 @@ def save_model(folder: Path, model: nn.Module, build: Build) -> None:
         model: float or fake-quantized; its state must hold tensors only.
         build: its `layers` are replaced by the widths that the model has now (a quantized model
             keeps those given, because they describe the float network underneath).
+
+    Raises:
+        StageError: a part of the model is compiled, so that no stage can change it.
     """
     from safetensors.torch import save
 
+    _refuse_compiled(model)
     if build.quantization is None or not build.layers:
         build = build.model_copy(update={"layers": build_layers(model)})
     if build.quantization is not None:
@@ -145,6 +149,23 @@ def keep_zeros(model: nn.Module, masks: Mapping[str, Tensor]) -> Callable[[int, 
                 weight.mul_(masks[name].to(weight.device))
 
     return after_step
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    """Refuse modules of `torch.jit`: they can be neither looked into nor changed.
+
+    Raises:
+        StageError: there is one.
+    """
+    import torch
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            owner = model.get_submodule(name.rpartition(".")[0])
+            raise StageError(
+                f"{name or type(model).__name__} (in {type(owner).__name__}) was compiled by `torch.jit`: its layers "
+                "cannot be pruned or quantized. Build it of plain modules."
+            )
 
 
 def _fix_steps(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from compress.errors import CodecError
+from compress.json_text import parse_json
 from compress.whole_file import write_whole
 
 NAMES_FILE = "names.json"
@@ -24,8 +25,8 @@ def read_names(path: Path) -> dict[str, str]:
         CodecError: the file cannot be read, or is no mapping of text to text.
     """
     try:
-        names = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        names = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise CodecError(
             f"{path}: cannot be read as names: {error}. Expected the {NAMES_FILE} of export_onnx."
         ) from error

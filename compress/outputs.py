@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from compress.errors import CompressError, printable
-from compress.whole_file import whole_file
+from compress.whole_file import refusal_of_place, whole_file
 
 MANIFEST = ".krimp-written.jsonl"
 MAX_MANIFEST_BYTES = 1 << 26  # of a larger one nothing is believed
@@ -61,22 +61,29 @@ class Outputs:
             path: the file; behind a link the file itself counts.
             content_sha256: hex hash of what is to be written, if it is known.
         """
-        if self._force or not path.exists() or not path.is_file():  # what is no file is refused when it is written
+        if self._force or not path.is_file():
             return True
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        return found == content_sha256 or found in self._hashes(path.parent).get(path.name, ())
+        return self.left(path) or (content_sha256 is not None and _sha256(path) == content_sha256)
 
-    def claim(self, paths: Sequence[Path], content_sha256: str | None = None) -> None:
-        """Refuse files that are somebody's, before any work is done.
+    def left(self, path: Path) -> bool:
+        """Return whether a file is there as an earlier run of this command left it."""
+        known = self._hashes(path.parent).get(path.name, ())
+        return bool(known) and path.is_file() and _sha256(path) in known
+
+    def claim(self, paths: Sequence[Path], content_sha256: str | None = None, *, places: bool = True) -> None:
+        """Refuse files that are somebody's, and places where no file can be written, before any work is done.
 
         Args:
             paths: what is to be written.
             content_sha256: hex hash of what is to be written, if it is one file and known.
+            places: look at the places, too; False for a batch of which one shall not end the others.
 
         Raises:
-            CompressError: of the kind of this command; names up to three of them.
+            CompressError: of the kind of this command; names up to three files.
         """
+        for path in paths if places else ():
+            if (why := refusal_of_place(path)) is not None:
+                raise self._error(f"{printable(path)}: {why}. Choose another place.")
         taken = [path for path in paths if not self.may_replace(path, content_sha256)]
         if taken:
             names = ", ".join(printable(path) for path in taken[:_SHOWN])

@@ -40,8 +40,7 @@ def whole_file(path: Path | str, *, synced: bool = True) -> Iterator[BinaryIO]:
     temporary = None
     try:
         if path.exists() and not path.is_file():  # a rename would put a file in the place of a device
-            what = "a folder" if path.is_dir() else "a device or pipe"
-            raise OSError(errno.EINVAL, f"is {what}, expected the name of a file to write")
+            raise OSError(errno.EINVAL, refusal_of_place(path))
         target = path.resolve() if path.is_symlink() else path
         if synced:
             _remove_leftovers(target)
@@ -63,6 +62,19 @@ def whole_file(path: Path | str, *, synced: bool = True) -> Iterator[BinaryIO]:
         if temporary is not None:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def refusal_of_place(path: Path) -> str | None:
+    """Return why no file can be written there, as far as that is seen without writing; None if nothing is seen."""
+    try:
+        is_there, folder = path.exists(), path.resolve().parent
+    except (OSError, ValueError, RuntimeError) as error:  # a name that is too long or holds a NUL, a loop of links
+        return f"no name of a file: {getattr(error, 'strerror', None) or error}"
+    if is_there and not path.is_file():
+        return f"is {'a folder' if path.is_dir() else 'a device or pipe'}, expected the name of a file to write"
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        return "its folder may not be written"
+    return None
 
 
 def write_whole(path: Path | str, content: str | bytes, *, synced: bool = True) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import typer
 from compress.cli.json_document import JsonOption, only_documents, print_document
 from compress.cli.options import ForceOption
 from compress.errors import DataError, StageError, printable
+from compress.json_text import parse_json
 from compress.outputs import Outputs
 from compress.runtime.detect import MAX_PIXELS, Results, detect, find_images, open_predictor
 from compress.runtime.documents import CocoIds, Format
@@ -75,7 +75,7 @@ def detect_command(
     wanted = frozenset(formats or ())
     results = Results(out, pictures, wanted, _read_ids(coco_ids), own_map=crs == "file", outputs=outputs)
     _refuse_inputs(results.paths(files), [*files, model, *([coco_ids] if coco_ids else [])], out)
-    outputs.claim(results.paths(files))
+    outputs.claim(results.paths(files), places=False)
     predictor = open_predictor(
         model, score_threshold=score, tile_size=_parse_size(tile), overlap_px=overlap, threads=threads
     )
@@ -99,7 +99,7 @@ def _read_ids(path: Path | None) -> CocoIds:
     if path is None:
         return CocoIds()
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        document = parse_json(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"--coco-ids {path}: {error}, expected COCO annotations as JSON.") from error
     return CocoIds.from_document(document, str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -98,13 +99,13 @@ def shrink_command(
         "size": _size(image_size),
         "mean": _numbers("--mean", mean),
         "std": _numbers("--std", std),
-        "scale": scale,
+        "scale": _finite("--scale", scale),
         "bgr": bgr,
     }
     request = Request(
         model,
         data,
-        Limits(_bytes(size), max_drop),
+        Limits(_bytes(size), _finite("--max-drop", max_drop)),
         labels=labels,
         label_format=label_format,
         head=head,
@@ -136,6 +137,12 @@ def _bytes(text: str | None) -> int | None:
     if found < 1:
         raise StageError(f"--bytes {text!r}: no size. Write a number of bytes above 0, 330kB or 1.2MB.")
     return found
+
+
+def _finite(option: str, number: float | None) -> float | None:
+    if number is not None and not math.isfinite(number):
+        raise StageError(f"{option} {number}: expected a finite number.")
+    return number
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

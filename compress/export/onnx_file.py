@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "krimp.deploy"
 INPUT_NAME, BATCH_NAME = "images", "batch"
+_CURE = (
+    "torch.export must follow the forward pass with a free number of images: no branch on values, no size or number of "
+    "groups made of `x.shape[0]`."
+)
 
 Names = Literal["auto", "full", "short"]
 
@@ -127,7 +131,8 @@ def _translate(
             error.args = (_own_words(error),)
             raise
         except Exception as error:
-            raise StageError(f"export to ONNX opset {opset} failed: {_own_words(first_cause(error))}") from error
+            words = _own_words(first_cause(error)).rstrip(".")
+            raise StageError(f"export to ONNX opset {opset} failed: {words}. {_CURE}") from error
     assert exported is not None
     return exported.model
 

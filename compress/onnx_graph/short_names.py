@@ -21,7 +21,8 @@ def shorten_names(graph: GraphProto) -> dict[str, str]:
     """
     kept = {value.name for value in (*graph.input, *graph.output)}
     short = _short_names(graph, kept)
-    names = {short[tensor.name]: tensor.name for tensor in graph.initializer if "." in tensor.name}
+    constants = [tensor.name for tensor in graph.initializer if tensor.name in short]
+    names = {short[name]: name for name in constants if "." in name}
     names |= {short.get(node.output[0], node.output[0]): node.name for node in graph.node if "/" in node.name}
     for node in graph.node:
         node.name = ""

@@ -15,6 +15,7 @@ from compress.pictures.orientation import upright
 from compress.progress import warn
 from compress.whole_file import read_whole
 
+_SILENT = 0  # level of OpenCV's log
 OPENCV_PIXELS = 1 << 30  # OpenCV decodes no larger picture
 # Of pictures of more than 8 bits, in this order: some TIFFs are decoded with one of them only.
 _DEEP_FLAGS = (
@@ -169,7 +170,11 @@ def _opencv(data: np.ndarray, *flags: str) -> np.ndarray | None:
     bits = 0 if unchanged else cv2.IMREAD_IGNORE_ORIENTATION
     for flag in flags:
         bits |= getattr(cv2, flag)
+    level = cv2.getLogLevel()
+    cv2.setLogLevel(_SILENT)  # a refusal is told in words, or tried otherwise
     try:
         return cv2.imdecode(data, bits)
     except cv2.error:  # asserts on what it does not like
         return None
+    finally:
+        cv2.setLogLevel(level)

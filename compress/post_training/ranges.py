@@ -32,9 +32,12 @@ class ValueHistogram:
     counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS))
 
     def add(self, values: np.ndarray) -> None:
-        """Count values, any shape; those outside of the ends count at the ends, of very many only every so many."""
+        """Count values, any shape; those outside of the ends count at the ends, of very many only every so many.
+
+        What is no finite number, as a mask of minus infinity, is left out: no level is near it.
+        """
         values = values.reshape(-1)[:: max(1, values.size // LARGEST_SAMPLE)]
-        values = values[values != 0]
+        values = values[(values != 0) & np.isfinite(values)]
         if self.high > self.low:
             bins = ((values - self.low) * (BINS / (self.high - self.low))).astype(np.int32)
             self.counts += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)

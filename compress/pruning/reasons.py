@@ -48,6 +48,7 @@ DEFORMABLE_GROUPS = Reason(
     "a deformable convolution with groups or a computed weight reads it",
     "Use a deformable convolution with one group and one offset group, or a rule in `custom_pruners`.",
 )
+OWN_DEFORMABLE_GROUPS = Reason("a deformable convolution with groups", DEFORMABLE_GROUPS.cure)
 ATTENTION_SCALE = Reason(
     "the scale of the attention follows its width",
     "Multiply queries and keys yourself with a scale that the module keeps; values may be pruned as it is.",

@@ -16,6 +16,8 @@ from compress.quantization.in_place import IN_PLACE
 _BRANCHES = "Branches on tensor values or shapes must move out of it, or into a layer with its own `weight`"
 _CURES = {
     "item assignment": "Make the new tensor with `torch.cat`, `torch.where` or a product instead of assigning into one",
+    "not installed as a submodule": "Let the module that calls it own it (`self.name = ...`, `nn.ModuleList`)",
+    "instead found type '_Value'": "Call the plain function: what `torch.jit.script` compiled cannot be followed",
     "iterated": "Write the sizes one by one (`x.shape[2], x.shape[3]`), or unpack them (`n, c, h, w = x.shape`)",
 }
 # Modules and operators that leave the number of dimensions as it is, enough of them for `*x.shape[2:]` in blocks.
@@ -102,9 +104,9 @@ class LayerTracer(fx.Tracer):
         where = type(self._model).__name__
         if self._stopped_in:
             where += f", in {self._stopped_in} ({type(self._model.get_submodule(self._stopped_in)).__name__})"
-        text = str(error)
+        text = " ".join(str(error).split())
         cure = next((cure for word, cure in _CURES.items() if word in text), _BRANCHES)
-        return f"{where}: the forward pass cannot be traced: {text.split('. ')[0].rstrip('.')}. {cure}."
+        return f"{where}: the forward pass cannot be traced: {text.split('. ')[0].rstrip('.')[:300]}. {cure}."
 
     def iter(self, obj: fx.Proxy) -> Any:
         """Return the pieces of a chunk or split whose number the call tells, as in `list(x.chunk(2, 1))`.

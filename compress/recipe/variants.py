@@ -38,6 +38,8 @@ def read_recipe(path: Path, derived: tuple[Path, ...] = ()) -> Document:
     base = path.parent / name
     if len(derived) >= MOST_BASES:
         raise RecipeError(f"{place}: base: more than {MOST_BASES} recipes are based on each other. Put them together.")
+    if _is_something_else(base):  # a pipe would be waited for
+        raise RecipeError(f"{place}: base: {name}: a folder, device or pipe, expected a recipe. Name a file.")
     if base.resolve() in [file.resolve() for file in (*derived, path)]:
         raise RecipeError(
             f"{place}: base: {name}: the recipes are based on each other in a circle. Leave one `base` out."
@@ -53,6 +55,14 @@ def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except OSError:  # the name is too long, say
+        return False
+
+
+def _is_something_else(path: Path) -> bool:
+    """Return whether there is something that is no file: a folder, a device, a pipe."""
+    try:
+        return path.exists() and not path.is_file()
+    except OSError:
         return False
 
 

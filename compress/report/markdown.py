@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
-from urllib.parse import quote
 
-from compress.errors import printable
+from compress.markdown_text import cell as _cell
+from compress.markdown_text import link
 from compress.number_text import DASH, count_text, duration_text, fixed_text, interval_text, share_text, size_text
 from compress.report.document import Document, Row, history_metric
 from compress.report.looks import looks_rows, looks_sentence
@@ -304,7 +304,7 @@ def _ratio_text(ratio: dict[str, Any] | None) -> str:
 def _pictures(document: Document) -> str:
     entries = [
         f"{_cell(picture.image)} ({', '.join(f'{label}: {n}' for label, n in picture.num_detections.items())})\n\n"
-        f"![{_cell(picture.image)}]({quote(picture.file)})"
+        f"![{_cell(picture.image)}]({link(picture.file)})"
         for picture in document.pictures
     ]
     threshold = next((p.score_threshold for p in document.pictures if p.score_threshold is not None), None)
@@ -432,8 +432,3 @@ def _images(names: Sequence[str]) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
-def _cell(text: object) -> str:
-    """Return text of strangers (names, messages) in one line, without cells, HTML or links of its own."""
-    return re.sub(r"([|<>\[\]])", r"\\\1", printable(text))

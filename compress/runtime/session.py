@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import CodecError, CompressError, StageError
+from compress.json_text import parse_json
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
@@ -206,8 +206,8 @@ def deploy_metadata_of(session: InferenceSession, name: str) -> dict[str, Any]:
             "`krimp pack`, `krimp inspect` and `krimp.open_session`."
         )
     try:
-        meta = json.loads(text)
-    except (ValueError, RecursionError) as error:  # numbers of thousands of digits and brackets without end, too
+        meta = parse_json(text)
+    except ValueError as error:
         raise CodecError(f"{name}: metadata {METADATA_KEY!r} is not JSON: {error}. Export the model again.") from error
     if not isinstance(meta, dict):
         raise CodecError(f"{name}: metadata {METADATA_KEY!r} is a {type(meta).__name__}, expected an object.")

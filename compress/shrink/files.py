@@ -113,6 +113,10 @@ def shrink(request: Request, folder: Path, outputs: Outputs) -> dict[str, Any]:
     paths = Paths.of(request.model, folder, shows=inputs.preprocessing is not None)
     make_folder(folder, DataError)
     outputs.claim(paths.all())
+    inputs = inputs.some(file for file in inputs.files if not outputs.left(file))  # pictures of its own
+    if not inputs.files:
+        raise DataError(f"{request.data}: nothing but what `krimp shrink` left there itself. Give pictures.")
+    _refuse_inputs(paths.all(), [request.model, *inputs.files])
     learnt, judged = split(inputs.files, request.pictures)
     _try(given, inputs.some(learnt))
     if inputs.preprocessing is not None:
@@ -281,7 +285,7 @@ def check(network: Network, made: onnx.ModelProto, packed: Path, small: Path, fe
     judged = session_of(made).run(network.outputs, feed)
     written = session_of(onnx.load(small)).run(network.outputs, feed)
     for name, one, other in zip(network.outputs, judged, written, strict=True):
-        if not np.array_equal(one, other):
+        if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
             raise StageError(
                 f"output {name} of {small.name} is not what was judged: a fault of Krimp; please report it."
             )
@@ -318,21 +322,44 @@ def _inputs(request: Request, network: Network) -> Inputs:
 
 
 def _try(network: Network, inputs: Inputs) -> None:
-    """Refuse inputs that the network does not take, before anything is learnt.
+    """Refuse inputs that the network does not take, and outputs that cannot be compared, before anything is learnt.
 
     Raises:
-        DataError: it does not.
+        DataError: it does not take the first one, or makes no numbers of it.
     """
-    feed = inputs.one(inputs.files[0])
+    file = inputs.files[0]
+    feed = inputs.one(file)
     try:
-        session_of(network.model).run(None, feed)
+        outputs = session_of(network.model).run(network.outputs, feed)
     except Exception as error:  # of ONNX Runtime: its classes have no common base
-        shapes = ", ".join(f"{name} {value.shape}" for name, value in feed.items())
+        shapes = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in feed.items())
         why = " ".join(str(error).split())[:300]
+        cure = "Name the size with --size HEIGHTxWIDTH, or give .npz archives of arrays as it takes them."
         raise DataError(
-            f"{inputs.files[0]}: the network does not take it as {shapes}: {why}. Name the size with --size "
-            "HEIGHTxWIDTH."
+            f"{file}: the network does not take it as {shapes}: {why}."
+            f" {'Give arrays as it takes them.' if inputs.preprocessing is None else cure}"
         ) from error
+    for name, one in zip(network.outputs, outputs, strict=True):
+        if not isinstance(one, np.ndarray) or one.dtype.kind not in "fiub":
+            what = f"of {one.dtype}" if isinstance(one, np.ndarray) else "no tensor"
+            raise DataError(f"{file}: output {name!r} is {what}: only tensors of numbers can be compared.")
+    if not any(np.isfinite(one).any() for one in outputs):
+        raise DataError(
+            f"{file}: the network's outputs hold no finite number, so nothing can be compared. Look at the weights, "
+            "and at how the input is made: --mean, --std, --scale."
+        )
+
+
+def _refuse_inputs(written: Sequence[Path], read: Sequence[Path]) -> None:
+    """Refuse to write over what is read; --force does not help.
+
+    Raises:
+        DataError: a file would be both.
+    """
+    known = {path.resolve() for path in read}
+    taken = [path for path in written if path.resolve() in known]
+    if taken:
+        raise DataError(f"{taken[0]}: is read, and would be written over. Choose another --out.")
 
 
 def _spread(files: Sequence[Path], most: int) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import islice
 
@@ -21,7 +22,8 @@ _MOST_CHANNELS = 4096  # an axis 1 longer than this is no axis of channels
 class OutputDistance:
     """Squared error of outputs, each channel in units of its own spread: what a head makes of them is not known.
 
-    One scale for a whole tensor would hear only its largest channels: boxes in pixels beside scores.
+    One scale for a whole tensor would hear only its largest channels: boxes in pixels beside scores. Where the float
+    network's value is no finite number, nothing is compared.
     """
 
     def __init__(self, samples: Iterable[list[np.ndarray]]) -> None:
@@ -36,6 +38,7 @@ class OutputDistance:
                 counts = [0] * len(values)
             for number, one in enumerate(values):
                 if len(one) == len(sums[number]):
+                    one = np.where(np.isfinite(one), one, np.float32(0))
                     sums[number] += one.sum(axis=1, dtype=np.float64)
                     squares[number] += np.square(one, dtype=np.float64).sum(axis=1)
                     counts[number] += one.shape[1]
@@ -46,13 +49,19 @@ class OutputDistance:
             self._worth.append(1 / np.maximum(variance, floor) / len(total) / max(len(sums), 1))
 
     def of(self, outputs: list[np.ndarray], reference: list[np.ndarray]) -> float:
-        """Return the distance of a picture's outputs: 1 is an error as large as what the outputs vary by."""
+        """Return the distance of a picture's outputs: 1 is an error as large as what the outputs vary by.
+
+        Infinite if an output is no finite number where the float network's is.
+        """
         total = 0.0
         for one, other, worth in zip(outputs, reference, self._worth, strict=True):
-            difference = _by_channel(np.asarray(one, np.float32) - np.asarray(other, np.float32))
-            per_channel = np.square(difference, dtype=np.float64).mean(axis=1)
+            expected = np.asarray(other, np.float32)
+            with np.errstate(invalid="ignore"):
+                difference = np.asarray(one, np.float32) - expected
+            difference = _by_channel(np.where(np.isfinite(expected), difference, np.float32(0)))
+            per_channel = np.square(difference, dtype=np.float64).sum(axis=1) / max(difference.shape[1], 1)
             total += float(per_channel @ worth) if len(per_channel) == len(worth) else float(per_channel.mean())
-        return total
+        return total if math.isfinite(total) else math.inf
 
 
 def _by_channel(value: np.ndarray) -> np.ndarray:

@@ -149,15 +149,17 @@ def open_network(path: Path) -> Network:
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file, with weights that lie in other files.
+    """Read an ONNX file, with weights that lie in other files; constants are no inputs.
 
     Raises:
         CodecError: it is none, or a file of its weights is missing.
     """
     try:
-        return onnx.load(path)
+        model = onnx.load(path)
     except Exception as error:  # of protobuf and onnx: their classes have no common base
         raise CodecError(f"{path}: no ONNX file, or the files of its weights are missing: {_line(error)}") from error
+    _close(model.graph)
+    return model
 
 
 def float_network(model: onnx.ModelProto, path: Path) -> Network:
@@ -182,6 +184,7 @@ def float_network(model: onnx.ModelProto, path: Path) -> Network:
     network = Network(onnx.shape_inference.infer_shapes(model))
     if not network.linears:
         raise CodecError(f"{path}: no convolution or matrix product with weights of its own: nothing to make small.")
+    _refuse_no_numbers(network, path)
     return network
 
 
@@ -193,6 +196,29 @@ def widen(model: onnx.ModelProto, path: Path) -> None:
         )
 
 
+def _close(graph: onnx.GraphProto) -> None:
+    """Let constants be constants, in place: files of old exporters list all of them as inputs that may be fed."""
+    constants = {one.name for one in graph.initializer}
+    kept = [one for one in graph.input if one.name not in constants]
+    del graph.input[:]
+    graph.input.extend(kept)
+
+
+def _refuse_no_numbers(network: Network, path: Path) -> None:
+    """Refuse weights that are no finite numbers: there is no integer near them.
+
+    Raises:
+        CodecError: there are some.
+    """
+    wrong = [name for name in network.linears if not np.isfinite(network.tensors[name]).all()]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise CodecError(
+            f"{path}: the weight {wrong[0]!r}{more} holds NaN or infinity, so no integers are near it. Train again, or "
+            "make the file small as it is, without loss: krimp pack."
+        )
+
+
 def _folded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     """Return a model as ONNX Runtime folds it: batch norms, constants, what nothing reads."""
     with tempfile.TemporaryDirectory(prefix="krimp-shrink-") as folder:
@@ -201,9 +227,13 @@ def _folded(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath, options.log_severity_level = str(folded), 3
         try:
-            source.write_bytes(model.SerializeToString())
+            content = model.SerializeToString()
+        except ValueError as error:  # of protobuf: more than 2 GB
+            raise CodecError(f"{path}: too large to be worked on: {_line(error)}") from error
+        source.write_bytes(content)
+        try:
             ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # of ONNX Runtime and protobuf (2 GB): their classes have no common base
+        except Exception as error:  # of ONNX Runtime: its classes have no common base
             raise CodecError(f"{path}: ONNX Runtime does not load it: {_line(error)}") from error
         return onnx.load(folded)
 

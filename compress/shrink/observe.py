@@ -75,7 +75,8 @@ def observe(network: Network, feeds: Feeds, *, seed: int = 0) -> Seen:
     for values in _runs(session, names, feeds()):
         for name, value in values.items():
             low, high = ends.get(name, (0.0, 0.0))
-            ends[name] = min(low, float(value.min(initial=0.0))), max(high, float(value.max(initial=0.0)))
+            least, most = _ends(value)
+            ends[name] = min(low, least), max(high, most)
         seen.images += 1
     seen.histograms = {name: ValueHistogram(*pair) for name, pair in ends.items()}
     inputs = {one.weight: [network.nodes[node].input[0] for node in one.nodes] for one in network.linears.values()}
@@ -91,6 +92,12 @@ def observe(network: Network, feeds: Feeds, *, seed: int = 0) -> Seen:
     return seen
 
 
+def _ends(value: np.ndarray) -> tuple[float, float]:
+    """Return the least and the greatest finite value, and zero among them."""
+    found = float(value.min(initial=0.0)), float(value.max(initial=0.0))
+    return found if np.isfinite(found).all() else _ends(value[np.isfinite(value)])
+
+
 def _runs(
     session: ort.InferenceSession, names: Sequence[str], feeds: Iterable[Feed]
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -104,7 +111,8 @@ def add_moments(moments: InputMoments, columns: np.ndarray) -> None:
     """Add what a weight was multiplied by, (groups * columns, positions)."""
     blocks = columns.reshape(*moments.first.shape, -1)
     moments.first += blocks.sum(axis=2, dtype=np.float64)
-    moments.second += blocks @ blocks.transpose(0, 2, 1)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is no number then is told where weights are rounded
+        moments.second += blocks @ blocks.transpose(0, 2, 1)
     moments.positions += blocks.shape[2]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +17,12 @@ from compress.pictures.decoding import AS_IT_IS, Reading, read_image
 from compress.runtime.detect import find_images
 from compress.shrink.network import Network
 from compress.shrink.observe import Feed
+from compress.whole_file import open_regular
 
 FREE_SIDE = 640  # px, of an input whose size is free
 STRIDE = 32  # that a free size is a multiple of
+MAX_PIXELS = 1 << 26  # of an input
+MAX_ARRAY_BYTES = 1 << 30  # of an array that is fed
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,9 @@ class Preprocessing:
             values = fields.get(name)
             if values is not None and len(values) not in (1, channels):
                 raise DataError(f"--{name}: {len(values)} numbers, expected {channels}, one a channel, or one for all.")
-        if any(value <= 0 for value in fields.get("std", ())) or fields.get("scale", 1.0) <= 0:
-            raise DataError("--std and --scale divide or multiply pixels: expected numbers above 0.")
+        divide = (*fields.get("std", ()), fields.get("scale", 1.0))
+        if not all(0 < value < math.inf for value in divide) or not all(map(math.isfinite, fields.get("mean", ()))):
+            raise DataError("--std and --scale divide or multiply pixels: expected finite numbers above 0.")
         given = dict(fields)
         if ("mean" in fields or "std" in fields) and "scale" not in fields:
             largest = max((*fields.get("mean", ()), *fields.get("std", ())))
@@ -203,6 +210,9 @@ def find_inputs(network: Network, data: Path, preprocessing: Preprocessing | Non
             f"{data}: the network's inputs are {shapes}: no single picture. Give a folder of .npz archives, each with "
             "an array for every input."
         )
+    height, width = preprocessing.size
+    if height * width > MAX_PIXELS:
+        raise DataError(f"an input of {width}x{height} px: more than the {MAX_PIXELS:,} pixels that are allowed.")
     return Inputs(network, find_images([data]), preprocessing, reading)
 
 
@@ -223,19 +233,45 @@ def shape_text(shape: Sequence[int | None]) -> str:
 
 
 def _arrays(file: Path, network: Network) -> Feed:
+    """Return the arrays of an archive; what they are is looked at before they take memory.
+
+    Raises:
+        DataError: it is no such archive, or its arrays do not fit the inputs.
+    """
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+        with open_regular(file) as opened, zipfile.ZipFile(opened) as archive:
+            names = {entry.removesuffix(".npy"): entry for entry in archive.namelist() if entry.endswith(".npy")}
+            missing = [name for name in network.inputs if name not in names]
+            if missing:
+                have = ", ".join(sorted(names)) or "none"
+                raise DataError(f"{file}: no array {', '.join(missing)}. It has {have}.")
+            return {
+                name: _array(archive, names[name], shape, f"{file}: {name}") for name, shape in network.inputs.items()
+            }
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise DataError(f"{file}: {error}. Expected a .npz archive of plain arrays.") from error
-    missing = [name for name in network.inputs if name not in arrays]
-    if missing:
-        raise DataError(f"{file}: no array {', '.join(missing)}. It has {', '.join(sorted(arrays)) or 'none'}.")
-    feed: Feed = {}
-    for name, shape in network.inputs.items():
-        value = arrays[name]
-        fits = value.ndim == len(shape) and all(n in (None, side) for n, side in zip(shape, value.shape, strict=True))
-        if not fits:
-            raise DataError(f"{file}: {name} is {shape_text(value.shape)}, and the network takes {shape_text(shape)}.")
-        feed[name] = value
-    return feed
+
+
+def _array(archive: zipfile.ZipFile, entry: str, shape: Sequence[int | None], where: str) -> np.ndarray:
+    """Return one array of an archive.
+
+    Raises:
+        DataError: it does not fit, is very large, or holds what is no finite number.
+        ValueError: it is no plain array.
+    """
+    with archive.open(entry) as member:
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        version = np.lib.format.read_magic(member)
+        if version not in read:
+            raise ValueError(f"{entry} is of version {version}")
+        found, _, dtype = read[version](member)
+    if len(found) != len(shape) or not all(n in (None, side) for n, side in zip(shape, found, strict=True)):
+        raise DataError(f"{where} is {shape_text(found)}, and the network takes {shape_text(shape)}.")
+    size = math.prod(found) * dtype.itemsize
+    if size > MAX_ARRAY_BYTES:
+        raise DataError(f"{where} takes {size:,} bytes, more than the {MAX_ARRAY_BYTES:,} that are allowed.")
+    with archive.open(entry) as member:
+        value: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise DataError(f"{where} holds NaN or infinity, expected finite numbers.")
+    return value

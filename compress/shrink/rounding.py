@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from compress.errors import DataError
 from compress.rate_rounding.choice import LayerChooser
 from compress.rate_rounding.layer import Layer
 from compress.shrink.importance import spread_of
@@ -29,6 +30,9 @@ def choosers(
         importance: weight -> (out,) what an error of one in each output channel costs.
         largest_code: of its integers.
         steps: weight -> (out,) of weights that have some already; others begin at those that cut nothing off.
+
+    Raises:
+        DataError: what a weight multiplies is no finite number, or so large that its squares are none.
     """
     found = {}
     for weight, linear in network.linears.items():
@@ -37,6 +41,12 @@ def choosers(
         own = np.where(tops > 0, tops, 1.0) / largest_code
         if steps is not None and weight in steps:
             own = steps[weight].astype(np.float64)
-        layer = Layer(matrix, own, largest_code, importance[weight], spread_of(network, seen, weight))
+        spread = spread_of(network, seen, weight)
+        if not np.isfinite(spread).all() or not np.isfinite(importance[weight]).all():
+            raise DataError(
+                f"weight {weight!r}: what it multiplies on these pictures, or what an error of it does to the outputs, "
+                "is no finite number or too large for one. Look at how the input is made: --mean, --std, --scale."
+            )
+        layer = Layer(matrix, own, largest_code, importance[weight], spread)
         found[weight] = LayerChooser(layer)
     return found

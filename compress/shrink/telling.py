@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.markdown_text import cell, code, link
 from compress.number_text import duration_text, size_text
 from compress.shrink.given.form import GivenForm
 from compress.shrink.judge import Judge
@@ -113,7 +115,20 @@ def document(told: Told) -> Document:
         "seconds": told.seconds,
         "names": dict(told.names),
     }
-    return Document(data, json.dumps(data, indent=1, allow_nan=False, default=float) + "\n")
+    data = _plain(data)
+    return Document(data, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Return data as JSON has it: what is no finite number becomes null."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
 
 
 def _verdict(one: Verdict) -> dict[str, Any]:
@@ -142,7 +157,7 @@ def text(told: Told, picture: Path | None) -> str:
 def _head(told: Told) -> str:
     ratio = told.float_bytes / told.packed_bytes
     lines = [
-        f"# {_safe(told.model.stem)}: {size_text(told.packed_bytes)}, {ratio:.1f} times smaller",
+        f"# {cell(told.model.stem)}: {size_text(told.packed_bytes)}, {ratio:.1f} times smaller",
         "",
         f"{size_text(told.float_bytes)} before; {size_text(told.small_bytes)} as ONNX, {size_text(told.packed_bytes)} "
         f"packed. Lost: {told.taken.verdict}.",
@@ -160,14 +175,14 @@ def _head(told: Told) -> str:
     else:
         lines.append(f"How fast it is was not measured: {told.target.name} cannot be run here.")
     asked = str(told.limits) or "no limit: the knee of the curve was taken"
-    lines += [f"Asked for: {asked}.", "", f"Judged by {told.judge.kind}: {_safe(told.judge.told)}"]
+    lines += [f"Asked for: {asked}.", "", f"Judged by {told.judge.kind}: {cell(told.judge.told)}"]
     return "\n".join(lines)
 
 
 def _how_pictures_enter(told: Told, picture: Path | None) -> str:
     if told.preprocessing is None:
         return f"Learnt from {told.learnt} archives of arrays."
-    shown = f"\n\n![the picture, and as it enters]({picture.name})" if picture is not None else ""
+    shown = f"\n\n![the picture, and as it enters]({link(picture.name)})" if picture is not None else ""
     return (
         "## How pictures enter\n\n"
         f"{told.preprocessing}; learnt from {told.learnt} pictures. If this is not how the network was trained, every "
@@ -201,7 +216,7 @@ def _form(told: Told) -> str:
     lines = [
         "## What it computes in",
         "",
-        f"{what}{_safe(chosen.why)}. Target {told.target.name}: {told.target.told}.",
+        f"{what}{cell(chosen.why)}. Target {told.target.name}: {told.target.told}.",
     ]
     if chosen.tried:
         lines += ["", "| tensors kept in float | distance of the outputs | lost |", "|---|---|---|"]
@@ -210,13 +225,13 @@ def _form(told: Told) -> str:
     if worst:
         kept = {name for one in chosen.tried if one.nodes == chosen.form.floating for name in one.tensors}
         lines += ["", "| rounded alone | costs | |", "|---|---|---|"]
-        lines += [f"| `{_safe(name)}` | {cost:.3g} | {'stays float' if name in kept else ''} |" for name, cost in worst]
+        lines += [f"| {code(name)} | {cost:.3g} | {'stays float' if name in kept else ''} |" for name, cost in worst]
     if chosen.kernels:
         ops = dict.fromkeys(op for one in ("integers", "float") for op in chosen.kernels[one])
         lines += ["", "| kernel | ms in float | ms in integers |", "|---|---|---|"]
         for op in list(ops)[:_WORST]:
             before, after = (chosen.kernels[name].get(op, 0.0) for name in ("float", "integers"))
-            lines.append(f"| {_safe(op)} | {before:.2f} | {after:.2f} |")
+            lines.append(f"| {cell(op)} | {before:.2f} | {after:.2f} |")
     return "\n".join(lines)
 
 
@@ -224,7 +239,7 @@ def _outputs(told: Told) -> str:
     verdict = told.taken.verdict
     rows = ["## Outputs", "", "| output | relative error | cosine |", "|---|---|---|"]
     for name, error in verdict.relative_errors.items():
-        rows.append(f"| `{_safe(name)}` | {error:.4f} | {verdict.cosines[name]:.5f} |")
+        rows.append(f"| {code(name)} | {error:.4f} | {verdict.cosines[name]:.5f} |")
     return "\n".join(rows)
 
 
@@ -232,8 +247,3 @@ def _rest(told: Told) -> str:
     return (
         f"Made in {duration_text(told.seconds)}. All numbers, and the names that were shortened: the JSON beside this."
     )
-
-
-def _safe(words: str) -> str:
-    """Return words of a stranger's file so that they stay in their cell."""
-    return words.replace("|", "\\|").replace("`", "'").replace("\n", " ").replace("<", "&lt;")

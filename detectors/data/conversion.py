@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compress.errors import DataError, suggest
+from compress.json_text import parse_json
 from compress.progress import track
 from detectors.data.folder_builder import link_or_copy
 from detectors.data.image_header import read_image_size
@@ -97,7 +98,7 @@ def _refuse_folder(folder: Path, root: Path, force: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     try:
-        ours = {RECORD, *json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]}
+        ours = {RECORD, *parse_json((folder / RECORD).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{folder}: not empty, and no earlier conversion made it. Choose another --out.") from None
     strangers = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - ours

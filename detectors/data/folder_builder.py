@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.errors import DataError
+from compress.json_text import parse_json
 from compress.progress import say, track
 from compress.whole_file import write_whole
 from detectors.data.dota_release import Source
@@ -124,7 +125,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest: dict[str, Any] = parse_json(path.read_text())
         version = manifest["header"]["format_version"]
         names = [source["name"] for source in manifest["sources"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -207,7 +208,7 @@ def _finished(folder: Path, sources: Sequence[Source], header: dict[str, Any]) -
 def _start(partial: Path, folder: Path, header: dict[str, Any]) -> None:
     path = partial / _RECORDS / _HEADER
     if partial.exists() and path.is_file():
-        _refuse_other_header(partial, json.loads(path.read_text()), header)
+        _refuse_other_header(partial, parse_json(path.read_text()), header)
         return
     if partial.exists() and any(partial.iterdir()):
         raise DataError(f"{partial}: holds files that no run for {folder.name} left. Move it away.")
@@ -230,7 +231,7 @@ def _records(partial: Path, sources: Sequence[Source]) -> dict[str, dict[str, An
     for source in sources:
         path = partial / _RECORDS / f"{source.name}.json"
         try:
-            record = json.loads(path.read_text())
+            record = parse_json(path.read_text())
             files = record["files"].items()
             holds = record["fingerprint"] == _fingerprint(source)
             holds = holds and all((partial / name).stat().st_size == size for name, size in files)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compress.errors import DataError
+from compress.json_text import parse_json
 from compress.progress import track
 from detectors.data.dota_release import Source
 from detectors.data.folder_builder import read_manifest, write_file
@@ -104,9 +104,9 @@ def read_detections(path: Path, convention: Convention | None = None) -> tuple[l
     """
     try:
         if path.suffix == ".jsonl":
-            header, *records = [json.loads(line) for line in path.read_text().splitlines()]
+            header, *records = [parse_json(line) for line in path.read_text().splitlines()]
         else:
-            header = json.loads(path.read_text())
+            header = parse_json(path.read_text())
             records = header["images"]
         failed = [str(item["error"]) for item in header.get("failed", ())]
         raise_all(str(path), failed)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from compress.errors import DataError
+from compress.json_text import parse_json
 from compress.pictures.brightness import range_of_text
 from compress.pictures.decoding import Reading, read_image
 from compress.progress import say, track
@@ -136,7 +137,7 @@ def resume_records(path: Path, header: dict[str, Any]) -> set[str]:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     try:
-        before, *records = [json.loads(line) for line in whole.splitlines()]
+        before, *records = [parse_json(line) for line in whole.splitlines()]
         names = {record["name"] for record in records}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: {error!r}, expected records of an earlier run. Move it away.") from error

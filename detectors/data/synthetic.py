@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 
 from compress.errors import DataError
+from compress.json_text import parse_json
 from compress.progress import track
 from detectors.data.formats.dota import IMAGE_FOLDER, LABEL_FOLDER
 from detectors.data.synthetic_scenes import SceneSettings, make_scene
@@ -77,7 +78,7 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+        record: dict[str, Any] = parse_json((folder / RECORD).read_text())
         ours = _file_names(record["settings"]["counts"])
     except (OSError, ValueError, KeyError, TypeError):
         text = f"{folder}: not empty and without a valid {RECORD}, expected a new folder. Choose another."

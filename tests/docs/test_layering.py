@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("compress", "detectors", "benchmarks", "scripts", "tests")
 FRAMEWORKS = ("mmcv", "mmengine", "mmdet", "mmrotate")
 # What a plug-in may use of the engine.
-FOR_PLUGINS = ("breakdown", "dataset", "detector", "errors", "metrics", "pictures", "progress", "whole_file")
+FOR_PLUGINS = (
+    "breakdown", "dataset", "detector", "errors", "json_text", "metrics", "pictures", "progress", "whole_file",
+)  # fmt: skip
 TORCH_FREE = (
     "compress.recipe.loading", "compress.cli.main", "compress.stage", "compress.artifact", "compress.engine.pipeline",
     "compress.stages", "compress.recipe.plan", "compress.engine.keys", "compress.engine.child", "compress.plugins",

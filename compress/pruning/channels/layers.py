@@ -16,6 +16,7 @@ from compress.pruning.reasons import (
     GROUP_NORM,
     GROUP_NORM_WITHOUT_SCALE,
     NORM_OVER_CHANNELS,
+    OWN_DEFORMABLE_GROUPS,
     RAW_OUTPUT,
     grouped,
     tensors_of_no_layer,
@@ -82,6 +83,8 @@ def deformable(trace: ChannelTrace, call: Call) -> Tensor | None:
     channels = vector(call, trace.labels_of(x), 1, x.shape[1])
     if layer is None or groups != 1 or offset_groups != 1:
         trace.classes.freeze(channels, DEFORMABLE_GROUPS)
+        if layer is not None:
+            trace.classes.freeze(trace.new_channels(layer[0], call.out.shape[1]), OWN_DEFORMABLE_GROUPS)
         return None
     trace.side(layer[0], "in", channels)
     return along(trace.new_channels(layer[0], call.out.shape[1]), 1, 4)

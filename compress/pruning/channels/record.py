@@ -43,8 +43,10 @@ class ChannelTrace:
         self._read: set[int] = set()  # parameters that operators without a rule for weights got
         self._owners: dict[int, list[tuple[str, nn.Module, str]]] = defaultdict(list)
         for name, module in model.named_modules():
-            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            for key, tensor in own:
+            # A buffer that is not saved comes whole from the constructor: what is cut out of it would not stay so.
+            unsaved = module._non_persistent_buffers_set
+            saved = [(key, tensor) for key, tensor in module.named_buffers(recurse=False) if key not in unsaved]
+            for key, tensor in [*module.named_parameters(recurse=False), *saved]:
                 self._owners[id(tensor)].append((name, module, key))
 
     def labels_of(self, tensor: Tensor) -> Tensor | None:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from compress.errors import DetectorError
+from compress.json_text import parse_json
 from compress.plugins import load_deploy
 from compress.runtime.session import METADATA_KEY
 from compress.shrink.pictures import Preprocessing
@@ -36,8 +37,8 @@ def deploy_metadata(properties: Mapping[str, str], name: str) -> dict[str, Any] 
     if text is None:
         return None
     try:
-        meta = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        meta = parse_json(text)
+    except ValueError as error:
         raise DetectorError(f"{name}: metadata {METADATA_KEY!r} is no JSON: {error}. Remove it.") from error
     if not isinstance(meta, dict):
         raise DetectorError(f"{name}: metadata {METADATA_KEY!r} is a {type(meta).__name__}, expected an object.")

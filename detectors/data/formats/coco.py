@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from compress.errors import DataError
+from compress.json_text import parse_json
 from compress.pictures.decoding import Reading
 from compress.whole_file import read_whole
 from detectors.data.boxes import BoxDataset, Check
@@ -384,11 +385,11 @@ def difficulty(annotation: Mapping[str, Any]) -> int:
 def _load(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the document, or None and why not; lists that are missing are problems."""
     try:
-        document = json.loads(read_whole(path).decode("utf-8-sig"))
+        document = parse_json(read_whole(path).decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         return None, [f"{path}:{error.lineno}:{error.colno}: {error.msg}, expected JSON."]
-    except (UnicodeDecodeError, RecursionError) as error:
-        return None, [f"{path}: {type(error).__name__}, expected JSON in UTF-8 of ordinary depth."]
+    except ValueError as error:
+        return None, [f"{path}: {error}, expected JSON in UTF-8."]
     if not isinstance(document, dict):
         return None, [f"{path}: a {type(document).__name__}, expected an object with {', '.join(_LISTS)}."]
     missing = [key for key in _LISTS if not isinstance(document.get(key), list)]

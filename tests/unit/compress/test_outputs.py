@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import pytest
 
@@ -28,6 +29,26 @@ def test_a_file_of_ones_own_is_replaced_as_long_as_nobody_changed_it(tmp_path):
     Outputs("detect", force=True).write(path, b"three")
     Outputs("detect").write(path, b"four")
     assert path.read_bytes() == b"four"
+
+
+def test_places_that_take_no_file_are_refused_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, words in (("folder", "is a folder"), ("pipe", "is a device or pipe"), ("x" * 300, "File name too long")):
+        for force in (False, True):
+            with pytest.raises(DataError, match=rf"{name}: .*{words}.* Choose another place"):
+                Outputs("detect", force=force, error=DataError).claim([tmp_path / "fine", tmp_path / name])
+    monkeypatch.setattr("compress.whole_file.os.access", lambda *_: False)
+    with pytest.raises(DataError, match="fine: its folder may not be written"):
+        Outputs("detect", error=DataError).claim([tmp_path / "fine"])
+
+
+def test_a_command_knows_what_it_left(tmp_path):
+    Outputs("shrink").write(tmp_path / "a", b"one")
+    (tmp_path / "b").write_bytes(b"one")
+    left = [Outputs("shrink").left(tmp_path / name) for name in ("a", "b", "none")]
+    assert left == [True, False, False]
+    assert not Outputs("pack").left(tmp_path / "a")
 
 
 def test_what_another_command_left_is_not_replaced(tmp_path):

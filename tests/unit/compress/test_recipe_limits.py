@@ -92,6 +92,7 @@ HOSTILE = {
     "base with a long name": f"base: {'a' * 3000}\n",
     "base that is a folder": "base: .\n",
     "base that never ends": "base: /dev/zero\n",
+    "base that is a pipe": "base: pipe\n",
 }
 
 
@@ -112,6 +113,7 @@ def modules(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_recipe_is_refused_in_words_within_a_second(tmp_path, modules, name):
     path = file_of(tmp_path, HOSTILE[name])
+    os.mkfifo(tmp_path / "pipe")
     load_recipe("demo", check_requires=False)  # what is imported once is not the recipe's
     start = time.process_time()
     with pytest.raises(RecipeError) as caught:

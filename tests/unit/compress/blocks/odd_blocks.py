@@ -212,6 +212,31 @@ class PlainNorms(nn.Module):
         return x + self.norm2(self.b(F.relu(self.norm(self.a(x)))))
 
 
+class DeformableGroups(nn.Module):
+    """A field for each of two groups of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.field = conv(C, 24), nn.Conv2d(24, 36, 3, padding=1)
+        self.deform, self.b = DeformConv2d(24, 24, 3, padding=1, groups=2), conv(24, C)
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.b(F.relu(self.deform(x, self.field(x) * 0.1)))
+
+
+class UnsavedBuffer(nn.Module):
+    """A buffer that comes from the constructor and not from the file."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = conv(C, 24, 3), conv(24, C)
+        self.register_buffer("mask", (torch.arange(24) % 3 + 1.0).view(1, 24, 1, 1), persistent=False)
+
+    def forward(self, x):
+        return x + self.b(self.a(x) * self.mask)
+
+
 def masked(layer):
     return prune.l1_unstructured(layer, "weight", 0.5)
 
@@ -223,4 +248,5 @@ ODD = {
     "masked": lambda: Computed(masked), "tied": Tied, "deformable_norm": DeformableNorm, "non_local": NonLocal,
     "coordinate_attention": CoordinateAttention, "simam": SimAM, "shared_levels": SharedLevels,
     "distribution": Distribution, "transposed_groups": TransposedGroups, "plain_norms": PlainNorms,
+    "deformable_groups": DeformableGroups, "unsaved_buffer": UnsavedBuffer,
 }  # fmt: skip

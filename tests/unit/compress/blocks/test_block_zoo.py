@@ -30,7 +30,7 @@ BLOCKS = block_zoo.BLOCKS | ODD
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 # Layers that keep their channels, and a word of the reason; everything else in every block can lose some.
 NORM, SIDE, MEAN, NO_RUN = "norm over all channels", "side input", "mean mixes", "does not run with fewer"
-COMPUTED = "whose weight is computed or shared"
+COMPUTED, GROUPS = "whose weight is computed or shared", "deformable convolution with groups"
 KEPT = {
     "yolov8_c2f_literal": {"block.cv1.0": NO_RUN, "block.m.0.cv2.0": NO_RUN},
     "yolo11_attention": dict.fromkeys(("before.0", "block.qkv.0", "block.pe.0"), NO_RUN),
@@ -53,9 +53,13 @@ KEPT = {
     "masked": {"block.a.0": COMPUTED, "block.own": "its weight is computed"},
     "tied": {"before.0": NO_RUN, "block.a": COMPUTED},
     "deformable_norm": {"block.field": SIDE},
+    "deformable_groups": {"block.a.0": GROUPS, "block.field": SIDE, "block.deform": "convolution with groups"},
+    "unsaved_buffer": {"block.a.0": "ties it to a fixed size"},
     "distribution": {"block.steps": "softmax mixes", "block.mean": "one channel"},
 }
-OUT_OF_REACH = {"weight_norm", "weight_norm_old", "group_norm_one", "weight_standardization"}  # at 0.35 of the MACs
+# Budgets of MACs below which some blocks cannot go.
+OUT_OF_REACH = dict.fromkeys(("weight_norm", "weight_norm_old", "group_norm_one", "weight_standardization"), 0.6)
+OUT_OF_REACH["deformable_groups"] = 0.63
 
 
 # One block of each kind is exported in the usual tests, the others in the slow ones.
@@ -128,7 +132,7 @@ def test_a_block_is_pruned_to_a_budget_and_the_stage_can_load_it(name, share, ro
     model, detector = block_net(name), Blocks(name)
     full = measure_cost(model, IMAGES[:1], "macs")
     settings = PruningSettings(round_to=round_to)
-    if share < 0.6 and name in OUT_OF_REACH:
+    if share < OUT_OF_REACH.get(name, 0):
         with pytest.raises(StageError, match="cannot be reached"):
             prune_step(model, IMAGES[:1], {"macs": round(full * share)}, rules=PruningRules(), settings=settings)
         return

@@ -209,6 +209,17 @@ def test_what_torch_cannot_translate_is_named_in_the_message(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_batch_that_is_treated_as_channels_is_refused_with_the_cure(tmp_path):
+    class KernelForEachImage(nn.Module):
+        def forward(self, x):
+            n, c, height, width = x.shape
+            kernels = x.mean((2, 3)).reshape(n * c, 1, 1, 1)
+            return torch.conv2d(x.reshape(1, n * c, height, width), kernels, groups=n * c).view(n, c, height, width)
+
+    with pytest.raises(StageError, match=r"failed: .*with a free number of images: .* made of `x\.shape\[0\]`"):
+        export_onnx(Behind(DETECTOR.build(), KernelForEachImage()), tmp_path / "m.onnx", detector=DETECTOR)
+
+
 def test_the_refusal_of_a_network_reaches_the_user_as_it_is(tmp_path):
     def refuse(_module, _inputs):
         if torch.compiler.is_exporting():

@@ -358,3 +358,15 @@ def test_a_raster_of_twelve_bits_is_looked_through_for_its_range(tmp_path, block
 def test_what_people_take_for_a_picture_is_named(content, what):
     with pytest.raises(ValueError, match=re.escape(what)):
         inspect(content, full=False)
+
+
+@pytest.mark.parametrize("name", ["gray.tif", "cut.gif"])
+def test_opencv_prints_nothing_of_what_is_tried_otherwise_or_told_in_words(tmp_path, capfd, name):
+    if name == "gray.tif":
+        assert cv2.imwrite(str(tmp_path / name), np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30))
+        assert read_image(tmp_path / name)[-1, -1].tolist() == [255] * 3
+    else:
+        (tmp_path / name).write_bytes(b"GIF89a\x05\x00\x05\x00\x80\x00\x00" + bytes(17))
+        with pytest.raises(DataError, match="cannot decode"):
+            read_image(tmp_path / name)
+    assert capfd.readouterr() == ("", "")

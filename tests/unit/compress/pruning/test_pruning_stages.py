@@ -2,6 +2,7 @@ import pytest
 import torch
 from lookalike import FakeArtifact, FakeContext, LookalikeDetector
 from pydantic import ValidationError
+from torch import nn
 
 from compress.errors import StageError
 from compress.metrics.complexity import sparsity_of
@@ -154,3 +155,10 @@ def test_the_key_of_a_stage_is_as_it_was_before_there_were_measured_limits():
     assert fields["target"] == {"macs": 0.6, "params": None}
     assert fields["cost_aware"] is False
     assert PruneStructured(target={"speedup": 2}).key_fields()["target"]["speedup"] == 2
+
+
+def test_a_compiled_part_is_refused_by_name(tmp_path):
+    block = nn.Sequential(nn.Conv2d(3, 8, 1), torch.jit.script(nn.Conv2d(8, 8, 1)))
+    with pytest.raises(StageError, match=r"block\.1 \(in Sequential\) was compiled by `torch\.jit`.* plain modules"):
+        save_model(tmp_path, nn.ModuleDict({"block": block}), Build())
+    assert not list(tmp_path.iterdir())

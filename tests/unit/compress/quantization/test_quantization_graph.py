@@ -97,6 +97,35 @@ def test_untraceable_model_is_a_stage_error():
         trace(Branches())
 
 
+@torch.jit.script
+def compiled(x):
+    return x * torch.sigmoid(x)
+
+
+class CallsCompiled(nn.Module):
+    def forward(self, x):
+        return compiled(x)
+
+
+class CallsStranger(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Conv2d(3, 3, 1)]
+
+    def forward(self, x):
+        return self.layers[0](x)
+
+
+@pytest.mark.parametrize(
+    ("block", "cure"),
+    [(CallsCompiled, "Call the plain function: what `torch.jit.script`"), (CallsStranger, r"own it \(`self\.name")],
+)
+def test_what_cannot_be_followed_is_told_in_one_line_with_its_own_cure(block, cure):
+    with pytest.raises(StageError, match=rf"Sequential, in 1 \({block.__name__}\): the forward pass .*{cure}") as told:
+        trace(nn.Sequential(nn.Conv2d(3, 3, 1), block()))
+    assert "\n" not in str(told.value)
+
+
 def test_taps_let_hooks_see_modules_that_were_traced_through(model):
     graph = trace(model, taps=("backbone.block",))
     seen = []

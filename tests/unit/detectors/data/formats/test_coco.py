@@ -274,7 +274,8 @@ def test_a_wrong_list_is_named_by_place(make, change, expected):
     [
         ("{", "instances_val.json:1:2: "),
         ("[]", "a list, expected an object with images, categories, annotations"),
-        ("[" * 100_000, "RecursionError"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"images": [' + "9" * 5000 + "]}", "digits"),
     ],
 )
 def test_what_is_no_coco_document_is_a_problem_not_a_traceback(make, tmp_path, text, expected):
