@@ -32,7 +32,14 @@ class Target:
 TARGETS: dict[str, Target] = {
     one.name: one
     for one in (
-        Target("cpu-avx2", 63, False, False, True, "7-bit weights: sums of 8-bit ones overflow in pairs on CPUs without VNNI"),
+        Target(
+            "cpu-avx2",
+            63,
+            False,
+            False,
+            True,
+            "7-bit weights: sums of 8-bit ones overflow in pairs on CPUs without VNNI",
+        ),
         Target("cpu-vnni", 127, False, False, True, "8-bit weights: wrong on CPUs without VNNI, where pairs overflow"),
         Target("arm", 127, False, False, False, "8-bit weights; not run here"),
         Target("openvino", 127, False, False, False, "8-bit weights; not run here"),
@@ -42,7 +49,8 @@ TARGETS: dict[str, Target] = {
             True,
             True,
             False,
-            "8-bit weights, zero point 0 everywhere, what stays float in float16, biases in float; not run here",
+            "8-bit weights, zero point 0 everywhere, biases in float, what stays float in float16, of which a CPU computes the "
+            "judge's numbers in float32; not run here",
         ),
     )
 }

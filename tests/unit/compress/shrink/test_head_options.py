@@ -11,7 +11,7 @@ import pytest
 from colour_cells import HEIGHT, WIDTH
 
 from compress.cli.shrinking import _classes, _options, _reading
-from compress.errors import DataError, DetectorError, StageError
+from compress.errors import DetectorError, StageError
 from compress.pictures.decoding import AS_IT_IS, Reading
 from compress.shrink.judge import make_judge, metadata_of
 from compress.shrink.pictures import Inputs, Preprocessing
@@ -92,5 +92,5 @@ def test_what_is_typed_becomes_values():
 def test_a_number_of_classes_stands_for_classes_without_names(tmp_path, files):
     path = colour_cells.write(tmp_path / "cells.onnx")
     assert judge_of(path, files, classes=_classes("2")).deploy.classes == ("class0", "class1")
-    with pytest.raises(DataError, match="3 are named"):
+    with pytest.raises(DetectorError, match="it would have 2 classes, the model has 3"):
         judge_of(path, files, head="yolov8", classes=_classes("3"))
