@@ -143,8 +143,9 @@ class Shrinker:
         """Return what rounds the layers."""
         largest = form.largest_code(self.target)
         if largest not in self._choosers:
+            like = next(iter(self._choosers.values()), None)
             self._choosers[largest] = choosers(
-                self.network, self.seen, self.importance, largest_code=largest, steps=form.steps
+                self.network, self.seen, self.importance, largest_code=largest, steps=form.steps, like=like
             )
         return self._choosers[largest]
 

@@ -49,8 +49,8 @@ TARGETS: dict[str, Target] = {
             True,
             True,
             False,
-            "8-bit weights, zero point 0 everywhere, biases in float, what stays float in float16, of which a CPU computes the "
-            "judge's numbers in float32; not run here",
+            "8-bit weights, zero point 0 everywhere, biases in float, what stays float in float16 (judged in "
+            "float32: CPUs have no other); not run here",
         ),
     )
 }

@@ -222,3 +222,16 @@ def test_for_tensorrt_zero_points_are_0_and_islands_are_float16(learnt, monkeypa
         whole, other = (session_of(one).run(network.outputs, feed)[-1] for one in (single, made))
         assert np.linalg.norm(whole - other) < 0.01 * np.linalg.norm(whole)
     assert TensorProto.FLOAT16 not in {one.data_type for one in made.graph.initializer}
+
+
+def test_choosers_for_other_integers_share_what_is_large_and_choose_the_same(learnt):
+    network, seen, importance = learnt
+    first = choosers(network, seen, importance, largest_code=127)
+    fresh = choosers(network, seen, importance, largest_code=63)
+    shared = choosers(network, seen, importance, largest_code=63, like=first)
+    for name, one in shared.items():
+        assert one.layer.spread is first[name].layer.spread
+        assert one.feedback is first[name].feedback
+        other, again = one.choose(1e-4), fresh[name].choose(1e-4)
+        assert np.array_equal(other.codes, again.codes)
+        assert np.array_equal(other.exponents, again.exponents)
