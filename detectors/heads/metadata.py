@@ -118,8 +118,7 @@ def with_options(meta: Mapping[str, Any], options: Mapping[str, Any]) -> dict[st
         fields = own if head is None else head.settings.model_fields
         for name in own:
             if name not in fields:
-                known = (*fields, *_KEPT)
-                raise DetectorError(f"head {meta['head']} has no option {name!r}.{suggest(name, known)}")
+                raise DetectorError(f"head {meta['head']} has no option {name!r}.{suggest(name, (*fields, *_KEPT))}")
         return {**meta, **kept, "settings": {**meta["settings"], **own}}
     if own:
         known = ", ".join(_KEPT)
