@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -14,6 +16,9 @@ from compress.cli.json_document import JsonOption, only_documents, print_documen
 from compress.cli.options import ForceOption
 from compress.errors import DataError, StageError, printable
 from compress.outputs import Outputs
+
+if TYPE_CHECKING:
+    from compress.pictures.decoding import Reading
 
 
 def shrink_command(
@@ -40,7 +45,16 @@ def shrink_command(
         ),
     ] = None,
     classes: Annotated[
-        str | None, typer.Option(help="Names by label, a comma between; car+truck: both labels are class car.")
+        str | None,
+        typer.Option(help="Names by label, a comma between; car+truck: both labels are class car. Or how many: 80."),
+    ] = None,
+    head_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--head-option",
+            metavar="NAME=VALUE",
+            help="Of the head: strides=8,16,32; or score_threshold, nms_iou, nms_pre, max_detections. Repeatable.",
+        ),
     ] = None,
     fit: Annotated[
         Literal["letterbox", "stretch", "pad"] | None,
@@ -57,6 +71,13 @@ def shrink_command(
         float | None, typer.Option(help="Pixels 0..255 are multiplied by it before; default 1/255.")
     ] = None,
     bgr: Annotated[bool | None, typer.Option("--bgr/--rgb", help="Order of the channels; default RGB.")] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option(
+            help="LOW,HIGH that become 0 and 255 in pictures of more than 8 bits; default: the model's, else "
+            "by what a file holds."
+        ),
+    ] = None,
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Compute in float; only the weights become integers.")
     ] = False,
@@ -109,8 +130,10 @@ def shrink_command(
         labels=labels,
         label_format=label_format,
         head=head,
-        classes=None if classes is None else [name.strip() for name in classes.split(",")],
+        classes=_classes(classes),
+        head_options=_options(head_options or ()),
         allow_code=allow_code,
+        reading=_reading(value_range),
         preprocessing={name: value for name, value in given.items() if value is not None},
         pictures=pictures,
         target=target,
@@ -143,6 +166,46 @@ def _finite(option: str, number: float | None) -> float | None:
     if number is not None and not math.isfinite(number):
         raise StageError(f"{option} {number}: expected a finite number.")
     return number
+
+
+def _classes(text: str | None) -> list[str] | None:
+    """Return names; of a number alone so many that stand for themselves."""
+    if text is None:
+        return None
+    if re.fullmatch(r"\d{1,5}", text.strip()):
+        return [f"class{label}" for label in range(int(text))]
+    return [name.strip() for name in text.split(",")]
+
+
+def _options(given: Sequence[str]) -> dict[str, Any]:
+    """Return name -> value; a value is JSON, numbers with a comma between, or a word."""
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value) or name in found:
+            raise StageError(f"--head-option {text!r}: expected NAME=VALUE, each name once: strides=8,16,32.")
+        found[name] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    for one in (text, f"[{text}]"):
+        try:
+            return json.loads(one)
+        except (ValueError, RecursionError):
+            continue
+    return text
+
+
+def _reading(value_range: str | None) -> Reading:
+    from compress.pictures.brightness import range_of_text
+    from compress.pictures.decoding import Reading
+
+    numbers = _numbers("--value-range", value_range)
+    try:
+        return Reading(None if numbers is None else range_of_text(list(numbers)))
+    except ValueError as error:
+        raise StageError(f"--value-range {value_range!r}: {error}.") from error
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

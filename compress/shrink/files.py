@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from compress.progress import say, warn
 from compress.runtime.latency import compare
 from compress.shrink.given.opening import Opened, open_any
 from compress.shrink.judge import Judge, make_judge, metadata_of
-from compress.shrink.judge.properties import deploy_metadata, preprocessing_of, properties_of
+from compress.shrink.judge.properties import deploy_metadata, preprocessing_of, properties_of, value_range_of
 from compress.shrink.limits import Limits, along_curve, knee, smallest_that_holds, smallest_within
 from compress.shrink.network import Network
 from compress.shrink.observe import Feed, session_of
@@ -44,9 +44,9 @@ class Request:
         model: ONNX file.
         data: folder of pictures, or of .npz archives with an array for each input.
         limits: size and loss.
-        labels, label_format, head, classes, allow_code: see `make_judge`.
+        labels, label_format, head, classes, head_options, allow_code: see `make_judge`.
         preprocessing: name of a field of `Preprocessing` -> its value; what is not named is guessed.
-        reading: how picture files are read.
+        reading: how picture files are read; a value range of the model's own holds where none is said.
         pictures: that are learnt from, at most; as many others are judged.
         target: name of a kind of machine.
         weights_only: the network computes in float.
@@ -60,6 +60,7 @@ class Request:
     label_format: str | None = None
     head: str | None = None
     classes: Sequence[str] | None = None
+    head_options: Mapping[str, Any] = field(default_factory=dict)
     allow_code: bool = False
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     reading: Reading = field(default_factory=Reading)
@@ -196,6 +197,7 @@ def judged_by(request: Request, network: Network, judging: Inputs) -> Judge:
         label_format=request.label_format,
         head=request.head,
         classes=request.classes,
+        head_options=request.head_options,
         allow_code=request.allow_code,
     )
 
@@ -318,7 +320,10 @@ def _inputs(request: Request, network: Network) -> Inputs:
                 "nothing. Leave them out and give .npz archives."
             )
         preprocessing = preprocessing.with_fields(request.preprocessing)
-    return find_inputs(network, request.data, preprocessing, request.reading)
+    reading = request.reading
+    if reading.value_range is None and meta is not None:
+        reading = replace(reading, value_range=value_range_of(meta, str(request.model)))
+    return find_inputs(network, request.data, preprocessing, reading)
 
 
 def _try(network: Network, inputs: Inputs) -> None:

@@ -11,6 +11,7 @@ import onnx
 from compress.post_training.ranges import least_error_range
 from compress.rate_rounding.layer import Rounded
 from compress.shrink.biases import coarse_biases, set_integer_biases
+from compress.shrink.half import with_half_islands
 from compress.shrink.network import Network
 from compress.shrink.observe import Seen, ranges_of
 from compress.shrink.quantized import quantized, rounded_network
@@ -27,11 +28,13 @@ class Form:
         integers: whether it computes in integers where it can.
         floating: nodes that do not.
         symmetric: integers between layers have zero point 0.
+        half: nodes that do not compute in float16, and biases are float.
     """
 
     integers: bool
     floating: frozenset[str] = frozenset()
     symmetric: bool = False
+    half: bool = False
 
     def largest_code(self, target: Target) -> int:
         """Return the largest integer of a weight; floats compute rightly with any."""
@@ -52,9 +55,14 @@ class Form:
         """
         moved = rounded_network(network, seen, rounded)
         if self.integers:
-            made = quantized(
-                moved, ranges_of(seen, least_error_range), rounded, floating=self.floating, symmetric=self.symmetric
-            )
+            ranges = ranges_of(seen, least_error_range)
+            if self.half:
+                coarse = coarse_biases(moved, network, rounded, importance)
+                made = quantized(
+                    coarse, ranges, rounded, floating=self.floating, symmetric=self.symmetric, float_biases=True
+                )
+                return with_half_islands(made, network, self.floating)
+            made = quantized(moved, ranges, rounded, floating=self.floating, symmetric=self.symmetric)
             set_integer_biases(made, moved, rounded, importance)
             return made
         return coarse_biases(moved, network, rounded, importance).model

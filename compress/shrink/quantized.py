@@ -43,6 +43,7 @@ def quantized(
     *,
     floating: Iterable[str] = (),
     symmetric: bool = False,
+    float_biases: bool = False,
 ) -> onnx.ModelProto:
     """Return the network with integers.
 
@@ -52,6 +53,7 @@ def quantized(
         rounded: weight -> its integers and steps.
         floating: names of nodes that stay float.
         symmetric: int8 with zero point 0 between layers, else uint8.
+        float_biases: biases stay as they are, else they become int32.
     """
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
@@ -77,6 +79,7 @@ def quantized(
                 "TensorQuantOverrides": overrides,
                 "ActivationSymmetric": symmetric,
                 "WeightSymmetric": True,
+                "QuantizeBias": not float_biases,
             },
         )
         quantizer.quantize_model()

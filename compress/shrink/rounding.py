@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -21,6 +22,7 @@ def choosers(
     *,
     largest_code: int,
     steps: Mapping[str, np.ndarray] | None = None,
+    like: Mapping[str, LayerChooser] | None = None,
 ) -> dict[str, LayerChooser]:
     """Return weight -> what rounds it at any price.
 
@@ -30,6 +32,7 @@ def choosers(
         importance: weight -> (out,) what an error of one in each output channel costs.
         largest_code: of its integers.
         steps: weight -> (out,) of weights that have some already; others begin at those that cut nothing off.
+        like: of the same network for other integers: what does not depend on these is shared, gigabytes of large ones.
 
     Raises:
         DataError: what a weight multiplies is no finite number, or so large that its squares are none.
@@ -41,6 +44,10 @@ def choosers(
         own = np.where(tops > 0, tops, 1.0) / largest_code
         if steps is not None and weight in steps:
             own = steps[weight].astype(np.float64)
+        if like is not None:
+            found[weight] = LayerChooser(replace(like[weight].layer, steps=own, largest_code=largest_code))
+            found[weight].feedback = like[weight].feedback
+            continue
         spread = spread_of(network, seen, weight)
         if not np.isfinite(spread).all() or not np.isfinite(importance[weight]).all():
             raise DataError(

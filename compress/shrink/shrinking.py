@@ -143,8 +143,9 @@ class Shrinker:
         """Return what rounds the layers."""
         largest = form.largest_code(self.target)
         if largest not in self._choosers:
+            like = next(iter(self._choosers.values()), None)
             self._choosers[largest] = choosers(
-                self.network, self.seen, self.importance, largest_code=largest, steps=form.steps
+                self.network, self.seen, self.importance, largest_code=largest, steps=form.steps, like=like
             )
         return self._choosers[largest]
 
@@ -181,7 +182,8 @@ class Shrinker:
         """Return the form of a network that is quantized already, with all the bits that its weights may have."""
         verdict = self.judge(self.finest(form))
         say(f"integers of the weights anew, all bits: {verdict} lost")
-        return Chosen(form, verdict, verdict, None, None, {}, (), {}, str(form))
+        why = f"{form}. {verdict} lost with all bits: levels between layers fall otherwise as soon as any weight moves"
+        return Chosen(form, verdict, verdict, None, None, {}, (), {}, why)
 
     def choose_form(self, *, weights_only: bool, max_drop: float | None) -> Chosen:
         """Return the fastest form whose integers cost little; floats with integer weights where integers are slower.
@@ -236,7 +238,7 @@ class Shrinker:
         return replace(chosen, form=integers, verdict=judged, why=f"{took}; {told}")
 
     def _integers(self, nodes: frozenset[str]) -> Form:
-        return Form(True, nodes, self.target.symmetric)
+        return Form(True, nodes, self.target.symmetric, self.target.half)
 
     def fastest(self, models: Mapping[str, onnx.ModelProto]) -> dict[str, float]:
         """Return the milliseconds of each model, in turns, of the fastest round.

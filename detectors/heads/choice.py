@@ -14,7 +14,7 @@ from detectors.heads.deploy import deploy_with
 from detectors.heads.exporter import ExporterFacts
 from detectors.heads.guessing import Guess, guess_head
 from detectors.heads.head import Candidates, Head, HeadDecode, NoSettings, Request
-from detectors.heads.metadata import InputForm, Thresholds, head_metadata
+from detectors.heads.metadata import InputForm, Thresholds, head_metadata, with_options
 from detectors.heads.options import DCFL, Output
 from detectors.heads.registry import HEADS
 
@@ -36,6 +36,7 @@ class Outputs:
         declared: names in the labels that the network is judged by; empty without.
         ordered: they are in the order of the network's scores.
         facts: what the exporter wrote into the file.
+        options: thresholds and settings of the head that somebody says; see `with_options`.
     """
 
     names: Sequence[str]
@@ -46,6 +47,7 @@ class Outputs:
     declared: tuple[str, ...] = ()
     ordered: bool = True
     facts: ExporterFacts = field(default_factory=ExporterFacts)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def choose_head(outputs: Outputs, named: str | None) -> Choice:
         form=form, thresholds=thresholds,
     )  # fmt: skip
     word = "guessed" if named is None else "named"
+    meta = with_options(meta, outputs.options)
     return Choice(meta, f"Head {guess.name}, {word}: {guess.why[:1].lower()}{guess.why[1:]}")
 
 
@@ -106,6 +109,7 @@ def own_head(outputs: Outputs, name: str, head: Any) -> Choice:
         name, {}, classes=classes, input_size=outputs.input_size, output_names=outputs.names, form=outputs.form,
         thresholds=Thresholds(),
     )  # fmt: skip
+    meta = with_options(meta, outputs.options)
     own = head if isinstance(head, Head) else Head(head, NoSettings, "", "", num_outputs=(1, 1000))
     guarded = Head(
         _Guarded(name, own.decode), own.settings, own.outputs, own.exported_by, rotated=own.rotated,

@@ -22,7 +22,7 @@ from detectors.geometry.deployed import BoxDeploy
 from detectors.geometry.detections import Detections
 from detectors.heads.choice import NAMES, Choice, Outputs, choose_head, own_head
 from detectors.heads.exporter import exporter_facts
-from detectors.heads.metadata import InputForm
+from detectors.heads.metadata import InputForm, with_options
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class BoxJudging:
         declared: Sequence[str],
         ordered: bool,
         properties: Mapping[str, str],
+        options: Mapping[str, Any],
     ) -> Choice:
         """Return the head of a network; see `Outputs`.
 
@@ -83,15 +84,20 @@ class BoxJudging:
             declared: those of the labels that the network is judged by; empty without.
             ordered: they are in the order of the network's scores.
             properties: of the ONNX file.
+            options: thresholds and settings of the head that somebody says.
 
         Raises:
             DetectorError: no head can be taken.
         """
         outputs = Outputs(
             output_names, sample, input_size, InputForm(**form), tuple(classes), tuple(declared), ordered,
-            exporter_facts(properties),
+            exporter_facts(properties), options,
         )  # fmt: skip
         return choose_head(outputs, named) if own is None else own_head(outputs, str(named), own)
+
+    def with_options(self, meta: Mapping[str, Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a `krimp.deploy` with thresholds and settings that somebody says; see `metadata.with_options`."""
+        return with_options(meta, options)
 
     def labels(self, path: Path, pictures: Sequence[Path], format_name: str | None, reading: Reading) -> PictureLabels:
         """Open the labels of pictures; see `open_labels`."""

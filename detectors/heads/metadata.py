@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from compress.errors import DetectorError, suggest
 from detectors.heads.deploy import FORMAT_VERSION
 from detectors.heads.options import DCFL
+from detectors.heads.registry import HEADS
 
 _DCFL_DIVISOR = 32
+_KEPT = ("score_threshold", "nms_iou", "nms_pre", "max_detections")
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,29 @@ def head_metadata(
     resize = {} if form.resize is None else {"resize": dict(form.resize)}
     own = dict(settings) if head == DCFL else {"head": head, "settings": dict(settings)}
     return common | resize | own
+
+
+def with_options(meta: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `krimp.deploy` with values that a person names; `load_deploy` checks them.
+
+    Args:
+        meta: a `krimp.deploy`.
+        options: name -> value: one of what is kept ('score_threshold', 'nms_iou', 'nms_pre', 'max_detections'), or a
+            setting of the head.
+
+    Raises:
+        DetectorError: the plug-in has no such setting.
+    """
+    kept = {name: value for name, value in options.items() if name in _KEPT}
+    own = {name: value for name, value in options.items() if name not in _KEPT}
+    if "settings" in meta:
+        head = HEADS.get(meta["head"])
+        fields = own if head is None else head.settings.model_fields
+        for name in own:
+            if name not in fields:
+                raise DetectorError(f"head {meta['head']} has no option {name!r}.{suggest(name, (*fields, *_KEPT))}")
+        return {**meta, **kept, "settings": {**meta["settings"], **own}}
+    if own:
+        known = ", ".join(_KEPT)
+        raise DetectorError(f"plug-in {meta['plugin']} has no option {', '.join(own)}; expected one of {known}.")
+    return {**meta, **kept}

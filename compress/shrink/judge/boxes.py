@@ -84,7 +84,12 @@ class Judging(Protocol):
         declared: Sequence[str],
         ordered: bool,
         properties: Mapping[str, str],
+        options: Mapping[str, Any],
     ) -> Choice: ...
+
+    def with_options(  # noqa: D102
+        self, meta: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Mapping[str, Any]: ...
 
     def labels(  # noqa: D102
         self, path: Path, pictures: Sequence[Path], format_name: str | None, reading: Reading

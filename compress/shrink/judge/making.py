@@ -60,6 +60,7 @@ def make_judge(
     label_format: str | None = None,
     head: str | None = None,
     classes: Sequence[str] | None = None,
+    head_options: Mapping[str, Any] | None = None,
     allow_code: bool = False,
 ) -> Judge:
     """Return the best judge that there is.
@@ -72,6 +73,7 @@ def make_judge(
         label_format: 'coco', 'yolo' or 'dota'; None looks at what lies there.
         head: a built-in head, `dcfl`, or code of one's own, 'package.module:NAME'; None guesses it.
         classes: names by label; 'car+truck' is class car, as which objects that are labelled truck count, too.
+        head_options: thresholds and settings of the head, by name.
         allow_code: code of one's own may be imported.
 
     Raises:
@@ -84,7 +86,7 @@ def make_judge(
         raise DataError("nothing to judge by: no picture, expected at least one.")
     own = find_own_head(head, allow_code=allow_code) if head is not None and ":" in head else None
     if judging.preprocessing is None:
-        if labels is not None or head is not None:
+        if labels is not None or head is not None or head_options:
             raise DataError("labels and heads are of pictures, and the network is given arrays. Leave them out.")
         return OutputJudge(Reference.make(network, judging))
     opened = None
@@ -92,12 +94,12 @@ def make_judge(
         opened = boxes.labels(labels, judging.files, label_format, judging.reading)
     reference = Reference.make(network, judging)
     try:
-        found = _head(model_path, reference, boxes, head, own, names, opened)
+        found = _head(model_path, reference, boxes, head, own, names, opened, head_options or {})
     except DataError:
         raise
     except DetectorError as error:
-        if head is not None:
-            raise DetectorError(f"--head {head}: {error}") from error
+        if head is not None or head_options:
+            raise DetectorError(f"--head{f' {head}' if head else ''}: {error}") from error
         if labels is None:
             return OutputJudge(reference, f"No detections are compared: {error}")
         raise DetectorError(
@@ -117,6 +119,7 @@ def _head(
     own: Any,
     names: ClassNames,
     labels: Labels | None,
+    options: Mapping[str, Any],
 ) -> _Head:
     """Return how detections are made of the outputs; it was tried on the first picture.
 
@@ -126,11 +129,14 @@ def _head(
     preprocessing = reference.judging.preprocessing
     assert preprocessing is not None
     properties = properties_of(path)
+    limits = reference.judging.reading.value_range
+    deep = {} if limits is None else {"value_range": list(limits)}
     meta = deploy_metadata(properties, str(path)) if named is None else None
     if meta is not None:
         told = preprocessing_of(meta)
         meta = meta if told is not None and is_alike(told, preprocessing) else with_form(meta, preprocessing)
         names.check_against(meta["classes"])
+        meta = {**boxes.with_options(meta, options), **deep}
         found = _Head(load_deploy(meta), f"The file's own metadata (plug-in {meta['plugin']}).", as_properties(meta))
     else:
         form = input_form(preprocessing)
@@ -147,9 +153,10 @@ def _head(
             declared=() if labels is None else labels.names,
             ordered=labels is None or labels.are_ordered,
             properties=properties,
+            options=options,
         )
         made = load_deploy(choice.meta) if choice.deploy is None else choice.deploy
-        found = _Head(made, choice.how, {} if choice.deploy is not None else as_properties(choice.meta))
+        found = _Head(made, choice.how, {} if choice.deploy is not None else as_properties({**choice.meta, **deep}))
     detections(found.deploy, reference.outputs(0), reference.sizes[0], FLOOR)
     return found
 

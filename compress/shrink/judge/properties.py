@@ -12,6 +12,7 @@ import onnx
 
 from compress.errors import DetectorError
 from compress.json_text import parse_json
+from compress.pictures.brightness import Range, range_of_text
 from compress.plugins import load_deploy
 from compress.runtime.session import METADATA_KEY
 from compress.shrink.pictures import Preprocessing
@@ -43,6 +44,18 @@ def deploy_metadata(properties: Mapping[str, str], name: str) -> dict[str, Any] 
     if not isinstance(meta, dict):
         raise DetectorError(f"{name}: metadata {METADATA_KEY!r} is a {type(meta).__name__}, expected an object.")
     return meta
+
+
+def value_range_of(meta: Mapping[str, Any], name: str) -> Range | None:
+    """Return what becomes 0 and what 255 in deep pictures by a file's `krimp.deploy`; None if it does not say.
+
+    Raises:
+        DetectorError: it is no range.
+    """
+    try:
+        return range_of_text(meta.get("value_range"))
+    except ValueError as error:
+        raise DetectorError(f"{name}: metadata {METADATA_KEY!r}: {error}.") from error
 
 
 def preprocessing_of(meta: Mapping[str, Any]) -> Preprocessing | None:

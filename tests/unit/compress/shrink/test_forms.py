@@ -12,13 +12,14 @@ from small_nets import SIDE, write_net
 
 from compress.onnx_graph.fusion import optimized_graph
 from compress.rate_rounding.search import round_network
+from compress.shrink import form
 from compress.shrink.activations import activation_costs, rounded_to_levels
 from compress.shrink.choosing import islands
 from compress.shrink.form import Form
 from compress.shrink.importance import OutputDistance
 from compress.shrink.judge.verdict import Verdict
 from compress.shrink.network import open_network
-from compress.shrink.observe import observe, session_of
+from compress.shrink.observe import observe, session_of, with_outputs
 from compress.shrink.rounding import choosers
 
 FINE = 1e-12
@@ -189,3 +190,48 @@ def test_the_worst_tensors_stay_float_and_no_others(tmp_path):
     assert none.tensors == ()
     best, _ = islands(network, costs, lambda nodes: 0.1 + loss(nodes), lambda nodes: verdict(9 + loss(nodes)), 0.5)
     assert best.verdict.loss == 9  # nothing holds: what loses least
+
+
+def of_kind(model, op):
+    return [node for node in model.graph.node if node.op_type == op]
+
+
+def test_for_tensorrt_zero_points_are_0_and_islands_are_float16(learnt, monkeypatch):
+    network, seen, importance = learnt
+    last = [node.name for node in network.model.graph.node if node.op_type == "Conv"][-1]
+    layers = rounded(learnt, 1e-4)
+    made = Form(True, frozenset({last}), symmetric=True, half=True).build(network, seen, layers, importance)
+    stored = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}
+    quantizers, unfolders = of_kind(made, "QuantizeLinear"), of_kind(made, "DequantizeLinear")
+    assert quantizers
+    assert unfolders
+    for node in (*quantizers, *unfolders):
+        zero = stored[node.input[2]]
+        assert zero.dtype == np.int8
+        assert not zero.any()
+    convolutions = of_kind(made, "Conv")
+    watched = session_of(with_outputs(made, [one for node in convolutions for one in node.output]))
+    kinds = {one.name: one.type for one in watched.get_outputs()}
+    (island,) = [node for node in convolutions if node.name == last]
+    halves = [name for name in island.output if kinds[name] == "tensor(float16)"]
+    assert list(island.output) == halves
+    assert sum(kinds[node.output[0]] == "tensor(float16)" for node in convolutions) == 1
+    monkeypatch.setattr(form, "with_half_islands", lambda model, *_: model)
+    single = Form(True, frozenset({last}), symmetric=True, half=True).build(network, seen, layers, importance)
+    for feed in images(2):  # the judge runs it, in float32: ONNX Runtime's CPU has no other
+        whole, other = (session_of(one).run(network.outputs, feed)[-1] for one in (single, made))
+        assert np.linalg.norm(whole - other) < 0.01 * np.linalg.norm(whole)
+    assert TensorProto.FLOAT16 not in {one.data_type for one in made.graph.initializer}
+
+
+def test_choosers_for_other_integers_share_what_is_large_and_choose_the_same(learnt):
+    network, seen, importance = learnt
+    first = choosers(network, seen, importance, largest_code=127)
+    fresh = choosers(network, seen, importance, largest_code=63)
+    shared = choosers(network, seen, importance, largest_code=63, like=first)
+    for name, one in shared.items():
+        assert one.layer.spread is first[name].layer.spread
+        assert one.feedback is first[name].feedback
+        other, again = one.choose(1e-4), fresh[name].choose(1e-4)
+        assert np.array_equal(other.codes, again.codes)
+        assert np.array_equal(other.exponents, again.exponents)

@@ -225,6 +225,8 @@ def test_boxes_are_judged_and_krimp_detect_runs_the_small_file(tmp_path):
         (("--size", "31x47"), 3, "does not take it"),
         (("--head", "yolov9000"), 3, "yolov8"),
         (("--head", "os:system"), 3, "--allow-code"),
+        (("--head-option", "strides"), 4, "NAME=VALUE"),
+        (("--value-range", "5,3"), 4, "the one that becomes 0"),
         (("--target", "abacus"), 2, "cpu-avx2"),
         (("--labels", "nowhere"), 3, "nowhere"),
     ],
