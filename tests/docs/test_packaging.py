@@ -161,6 +161,7 @@ def test_the_wheel_holds_recipes_zoo_pages_and_the_mark_of_its_types(wheel):
     assert recipes <= names
     assert {"compress/py.typed", "compress/codec/FORMAT.md", "detectors/README.md"} <= names
     assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "detectors").rglob("zoo/*")} <= names
+    assert {path.relative_to(ROOT).as_posix() for path in (ROOT / "compress").rglob("templates/*")} <= names
     code = {
         path.relative_to(ROOT).as_posix() for part in ("compress", "detectors") for path in (ROOT / part).rglob("*.py")
     }

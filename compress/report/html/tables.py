@@ -78,7 +78,7 @@ def models_table(document: Document) -> Table:
     """Return every model of the run: accuracy with intervals, counts, bytes, time."""
     first, *others = document.metrics() or ["map50"]
     head = ["model", f"{first} (95 %)", "lost (95 %)", *others, "params", "MACs", "zeros"]
-    head += ["bytes (times smaller)", "p50 (times as fast)"]
+    head += ["bytes (ratio)", "p50 (speed)"]
     return Table("models", f"Models of the run, in order; accuracy on the split {document.split}", head, [
         [
             Cell(row.label, row.label, strong=row.label == document.final_label),

@@ -13,11 +13,13 @@ from pydantic import ValidationError
 
 from compress import progress
 from compress.actions.evaluate import plain_scores
+from compress.breakdown import Breakdown, ImageOutcome, load_breakdown
 from compress.codec import pack_file
 from compress.dataset import METRICS, Picture, Scores
 from compress.errors import StageError
 from compress.kind import Kind
 from compress.metrics.paired import load_resampled
+from compress.runtime.profile import BETWEEN
 from compress.stages.benchmark import Benchmark
 from compress.stages.evaluate import Evaluate
 
@@ -119,6 +121,25 @@ def test_the_resampled_map50_goes_into_a_file_of_its_own(tmp_path, artifacts):
     assert load_resampled(tmp_path / "result").tolist() == pytest.approx(np.linspace(0.4, 0.6, 7))
 
 
+def test_what_a_score_is_made_of_lies_beside_it_where_the_data_set_says_it(tmp_path, artifacts):
+    detector = FakeDetector()
+    Evaluate(limit=3, threads=1).run(context(tmp_path, {"source": artifacts["pack"]}, detector))
+    assert load_breakdown(tmp_path / "result") is None
+    asked = []
+
+    def break_down(detections, truths, names):
+        asked.append((len(detections), truths, names))
+        return Breakdown(
+            iou_threshold=0.5, background_iou=0.1, score_threshold=0.3, errors=[], curves=[], right_by_score=[],
+            wrong_by_score=[], images=[ImageOutcome(name="a", objects=2, found=1, wrong=0)],
+        )  # fmt: skip
+
+    detector.break_down = break_down
+    Evaluate(limit=3, threads=1).run(context(tmp_path, {"source": artifacts["pack"]}, detector))
+    assert asked == [(3, ["truth"] * 3, ["a"] * 3)]
+    assert load_breakdown(tmp_path / "result").images[0].missed == 1
+
+
 def test_each_metric_has_its_resamples_beside_the_scores_and_images_without_objects_are_told(tmp_path, artifacts):
     detector = FakeDetector()
     drawn = {f"{metric}_resampled": np.linspace(0, 1, 5) + i for i, metric in enumerate(METRICS)}
@@ -194,6 +215,8 @@ def test_models_are_timed_in_turns_against_the_first(tmp_path, artifacts):
     assert ratio["speedup_low"] <= ratio["speedup_p50"] <= ratio["speedup_high"]
     assert (facts["threads"], facts["warmup"], facts["runs"], facts["batch_size"]) == (1, 1, 4, 1)
     assert json.loads((tmp_path / "result" / "latency.json").read_text())["cpu"] == facts["cpu"]
+    assert set(facts["layers"]) == {"float_onnx", "pack"}
+    assert facts["layers"]["pack"][BETWEEN] > 0  # a ReLU belongs to no layer
 
 
 def test_end_to_end_runs_on_the_first_picture_of_the_split(tmp_path, artifacts, monkeypatch):
