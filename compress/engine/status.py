@@ -112,11 +112,13 @@ class StatusBoard:
     Attributes:
         root: folder of the run's artifacts.
         status: what stands in the file.
+        decisions: of the whole plan.
         clock: seconds since 1970.
     """
 
     root: Path
     status: RunStatus
+    decisions: Sequence[Decision]
     clock: Callable[[], float] = time.time
     _written: float = field(default=0.0)
     _stage_began: float = field(default=0.0)
@@ -128,6 +130,7 @@ class StatusBoard:
     ) -> StatusBoard:
         """Begin the status of a run."""
         expected = expected_seconds(root, decisions)
+        now = clock()
         stages = tuple(
             StageStatus(
                 one.planned.label,
@@ -138,8 +141,8 @@ class StatusBoard:
             )
             for one in decisions
         )
-        now = clock()
-        board = cls(root, RunStatus(recipe, "running", socket.gethostname(), os.getpid(), now, now, stages), clock)
+        status = RunStatus(recipe, "running", socket.gethostname(), os.getpid(), now, now, stages)
+        board = cls(root, status, decisions, clock)
         board._write()
         return board
 
@@ -149,7 +152,14 @@ class StatusBoard:
         self._set(label, "running", 0.0)
 
     def end(self, label: str, seconds: float, *, cached: bool) -> None:
-        """Say that a stage is there."""
+        """Say that a stage is there; what it took says something of those to come."""
+        if not cached:
+            expected = expected_seconds(self.root, self.decisions)
+            stages = tuple(
+                replace(one, expected_seconds=expected.get(one.label, one.expected_seconds))
+                for one in self.status.stages
+            )
+            self.status = replace(self.status, stages=stages)
         self._set(label, "cached" if cached else "done", seconds)
 
     def close(self, state: str, error: str | None = None) -> None:
@@ -209,24 +219,34 @@ _NOTHING: Mapping[str, Any] = {"doing": None, "done": 0, "total": None, "share":
 
 
 def expected_seconds(root: Path, decisions: Sequence[Decision]) -> dict[str, float]:
-    """Return how long stages should take: as they did here before; of a training, by the epochs of another one.
+    """Return how long stages should take: as they did here before, else as others of their type did.
+
+    Of a training the epochs of others count, not how many those were.
 
     Args:
         root: folder of the artifacts.
         decisions: of the whole plan; stages about which nothing is known are left out.
     """
-    found: dict[str, float] = {}
+    own: dict[str, float] = {}
+    of_type: dict[str, float] = {}
     epochs: list[float] = []
     for decision in decisions:
         folder = find_folder(root, decision.planned.label)
         with contextlib.suppress(CompressError):
             if folder is not None and (artifact := open_artifact(folder)).seconds:
-                found[decision.planned.label] = artifact.seconds
+                own[decision.planned.label] = of_type[artifact.stage] = artifact.seconds
                 epochs += [float(row["seconds"]) for row in artifact.facts.get("history") or () if row.get("seconds")]
+    found: dict[str, float] = {}
     for decision in decisions:
-        training = getattr(decision.planned.stage, "training", None)
-        if decision.planned.label not in found and isinstance(training, TrainingFields) and training.epochs and epochs:
-            found[decision.planned.label] = training.epochs * sum(epochs) / len(epochs)
+        label, stage = decision.planned.label, decision.planned.stage
+        training = getattr(stage, "training", None)
+        planned = training.epochs if isinstance(training, TrainingFields) else 0
+        if label in own:
+            found[label] = own[label]
+        elif planned and epochs:
+            found[label] = planned * sum(epochs) / len(epochs)
+        elif not planned and stage.stage in of_type:
+            found[label] = of_type[stage.stage]
     return found
 
 

@@ -43,7 +43,9 @@ def status_text(status: RunStatus, now: float | None = None) -> str:
     width = max((len(stage.folder) for stage in status.stages), default=0)
     where = f" on {status.host}, process {status.process}" if status.host else ""
     lines = [f"{status.recipe}: {status.state}{where}{_age(status, now)}"]
-    lines += [f"  {stage.folder:<{width}}  {stage.state:<8}{_stage(stage, status)}".rstrip() for stage in status.stages]
+    lines += [
+        f"  {stage.folder:<{width}}  {stage.state:<8}{_stage(stage, status, now)}".rstrip() for stage in status.stages
+    ]
     if status.error:
         lines.append(f"error: {status.error}")
     if left := status.left_text():
@@ -61,13 +63,12 @@ def _age(status: RunStatus, now: float) -> str:
     return f" for {duration_text(max(0.0, now - status.started))}, last sign {duration_text(quiet)} ago{hint}"
 
 
-def _stage(stage: StageStatus, status: RunStatus) -> str:
+def _stage(stage: StageStatus, status: RunStatus, now: float) -> str:
     if stage.state == "waiting":
         return "" if stage.expected_seconds is None else f"about {duration_text(stage.expected_seconds)}"
-    taken = "" if stage.seconds is None else duration_text(stage.seconds)
     if stage.state != "running":
-        return taken
-    parts = [taken]
+        return "" if stage.seconds is None else duration_text(stage.seconds)
+    parts = [duration_text((stage.seconds or 0.0) + max(0.0, now - status.updated))]
     if status.doing is not None:
         of = f"/{status.total} ({status.done / status.total:.0%})" if status.total else ""
         parts.append(f"{status.doing}: {status.done}{of}")

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import engine_fakes
 import pytest
@@ -16,7 +17,7 @@ from compress import progress
 from compress.cli.main import main
 from compress.engine import pipeline
 from compress.engine.decisions import Decision, changes_text
-from compress.engine.status import FILE, RunStatus, StageStatus, StatusBoard, read_status
+from compress.engine.status import FILE, RunStatus, StageStatus, StatusBoard, expected_seconds, read_status
 from compress.engine.status_text import status_of, status_text
 from compress.errors import DataError
 from compress.recipe.loading import load_recipe
@@ -96,6 +97,35 @@ def test_what_is_not_known_is_said_and_nothing_is_said_where_nothing_is_known(bo
     stages = board.status.stages
     board.status = replace(board.status, stages=(replace(stages[0], expected_seconds=60.0), *stages[1:]))
     assert board.status.left_text() == f"run: about 1 min 00 s left and {len(stages) - 1} stages of unknown length"
+
+
+def test_stages_to_come_take_what_others_of_their_type_took_and_trainings_by_their_epochs(tmp_path, monkeypatch):
+    plan = {
+        "first": ("evaluate", 0),
+        "second": ("evaluate", 0),
+        "train": ("train", 4),
+        "tune": ("finetune", 6),
+        "new": ("pack", 0),
+    }
+    made = {
+        "first": SimpleNamespace(seconds=12.0, stage="evaluate", facts={}),
+        "train": SimpleNamespace(seconds=99.0, stage="train", facts={"history": [{"seconds": 2.0}, {"seconds": 4.0}]}),
+    }
+    monkeypatch.setattr("compress.engine.status.find_folder", lambda root, label: label if label in made else None)
+    monkeypatch.setattr("compress.engine.status.open_artifact", made.__getitem__)
+    monkeypatch.setattr("compress.engine.status.TrainingFields", SimpleNamespace)
+    found = expected_seconds(
+        tmp_path,
+        [
+            SimpleNamespace(
+                planned=SimpleNamespace(
+                    label=label, stage=SimpleNamespace(stage=kind, training=SimpleNamespace(epochs=epochs))
+                )
+            )
+            for label, (kind, epochs) in plan.items()
+        ],
+    )
+    assert found == {"first": 12.0, "second": 12.0, "train": 99.0, "tune": 18.0}
 
 
 def test_the_file_is_written_once_in_two_seconds_however_often_a_loop_tells(board):
@@ -210,7 +240,7 @@ def test_the_running_stage_is_told_with_what_it_is_at():
     assert lines[0] == "r: running on h, process 7 for 12 s, last sign 2.0 s ago"
     assert lines[1:4] == [
         "  00_a  done    1 min 01 s",
-        "  01_b  running 5.0 s, look\\x1b[2J: 3/12 (25%), about 15 s left",
+        "  01_b  running 7.0 s, look\\x1b[2J: 3/12 (25%), about 15 s left",
         "  02_c  waiting",
     ]
 
