@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from compress.errors import printable, printable_lines
 
@@ -25,6 +25,15 @@ _QUIET_S = 1.0  # plain mode: a loop that is over sooner prints nothing
 
 LOGGER = logging.getLogger("krimp")
 
+
+class Listener(Protocol):
+    """Hears how far a loop is, and may answer with a remark that is shown beside it."""
+
+    def __call__(self, label: str, done: int, total: int | None, whole: bool = False) -> str:
+        """Take note; arguments as of `tell`."""
+
+
+_listeners: list[Listener] = []
 _warnings: list[str] = []
 _bars: list[Progress] = []  # the one live display, shared by nested loops
 
@@ -62,6 +71,28 @@ def console() -> Iterator[None]:
 
 def _is_shown() -> bool:
     return any(isinstance(handler, Console) for handler in LOGGER.handlers)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Let somebody hear how far the loops of the block are, in this process and in those that it forks."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def tell(label: str, done: int, total: int | None, *, whole: bool = False) -> str:
+    """Tell how far a loop is; return the remark of whoever listens, empty without one.
+
+    Args:
+        label: what is being done.
+        done: items so far.
+        total: of them in all, if that is known.
+        whole: the loop is all that its stage does.
+    """
+    return _listeners[-1](label, done, total, whole) if _listeners else ""
 
 
 def say(text: str) -> None:
@@ -144,7 +175,8 @@ def _bar(iterable: Iterable[T], label: str, total: int | None) -> Iterator[T]:
         for item in iterable:
             yield item
             done += 1
-            progress.update(task, completed=done)
+            remark = tell(label, done, total)
+            progress.update(task, completed=done, description=f"{label}  {remark}" if remark else label)
     finally:
         progress.remove_task(task)
         if outermost:
@@ -161,9 +193,10 @@ def _lines(iterable: Iterable[T], label: str, total: int | None) -> Iterator[T]:
         for item in iterable:
             yield item
             done += 1
+            remark = tell(label, done, total)
             now = time.monotonic()
             if now - last >= LINE_INTERVAL_S:
-                say(_line(label, done, total, now - start))
+                say(_line(label, done, total, now - start) + (f"; {remark}" if remark else ""))
                 last, printed = now, done
     finally:
         seconds = time.monotonic() - start

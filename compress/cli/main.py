@@ -23,6 +23,7 @@ from compress.cli.recipes import app as recipes_app
 from compress.cli.recipes import stages
 from compress.cli.reporting import report_command
 from compress.cli.shrinking import shrink_command
+from compress.cli.status import status_command
 from compress.cli.sweeping import sweep_command
 from compress.engine.child import INTERRUPTED
 from compress.errors import RecipeError
@@ -59,6 +60,7 @@ app.command("new")(new_command)
 app.command("report")(report_command)
 app.command("shrink")(shrink_command)
 app.command("stages")(stages)
+app.command("status")(status_command)
 app.command("sweep")(sweep_command)
 app.add_typer(recipes_app, name="recipes")
 
@@ -109,6 +111,12 @@ def run(
     start: FromOption = None,
     until: UntilOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in the same folder.")] = False,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            "--tensorboard", metavar="DIR", help="Curves of the trainings, while they run (extra `trackers`)."
+        ),
+    ] = None,
     allow_code: AllowCodeOption = False,
     dry_pass: DryPassOption = True,
     forecast: ForecastOption = True,
@@ -128,6 +136,7 @@ def run(
     krimp run recipe.yaml --from qat --until pack
     """  # noqa: D301 click ends no line after \b
     from compress.cli.printing import print_results
+    from compress.curves import curves_in
     from compress.engine.ranks import follow, rank
     from compress.engine.running import run_recipe
     from compress.recipe.loading import load_recipe
@@ -141,7 +150,8 @@ def run(
             follow(loaded, out, start=start, until=until)
             return 0
         how = {"start": start, "until": until, "wait": wait, "rehearse": dry_pass, "foresee": forecast}
-        result = run_recipe(recipe, overrides or (), out, allow_code=allow_code, **how)
+        with curves_in(None if tensorboard is None else tensorboard / loaded.name):
+            result = run_recipe(recipe, overrides or (), out, allow_code=allow_code, **how)
     if as_json:
         print_document(result.to_json())
     else:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from compress import codec
 from compress.codec import TensorFacts
+from compress.layer_names import layer_of, layers_of
 from compress.names_file import names_beside
 
 REST = "graph, small tensors and tables"
@@ -82,10 +83,10 @@ def group_layers(facts: Sequence[TensorFacts], names: Mapping[str, str], total_b
         total_bytes: of the file.
     """
     full = [names.get(one.name, one.name) for one in facts]
-    bases = {name.removesuffix(_WEIGHT) for name in full if name.endswith(_WEIGHT)}
+    bases = layers_of(full)
     grouped: dict[str, list[TensorFacts]] = {}
     for name, one in zip(full, facts, strict=True):
-        base = _base_of(name, bases)
+        base = layer_of(name, bases) or name
         members = grouped.setdefault(base, [])
         members.insert(0 if name == base + _WEIGHT else len(members), one)
     layers = [
@@ -101,13 +102,6 @@ def group_layers(facts: Sequence[TensorFacts], names: Mapping[str, str], total_b
     ]
     rest = total_bytes - sum(layer.num_bytes for layer in layers)
     return [*layers, Layer(REST, (), 0, 0.0, 0.0, rest)]
-
-
-def _base_of(name: str, bases: set[str]) -> str:
-    """Return the layer that a tensor is of: the longest base before one of its dots, or its own name."""
-    parts = name.split(".")
-    tries = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
-    return next((base for base in tries if base in bases), name)
 
 
 def share_names(one: Sequence[Layer], two: Sequence[Layer]) -> bool:

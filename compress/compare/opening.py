@@ -177,7 +177,7 @@ def _reported(row: Row, document: Document) -> Scored | None:
     values = {metric: getattr(row, metric) for metric in METRICS}
     if all(value is None for value in values.values()):
         return None
-    breakdown = document.breakdowns.get(row.label) if hasattr(document, "breakdowns") else None
+    breakdown = document.breakdowns.get(row.label)
     return Scored(
         images=Images(
             split=document.split,

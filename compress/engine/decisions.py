@@ -10,6 +10,9 @@ from compress.artifact import Artifact
 from compress.recipe.plan import PlannedStage
 
 _SHOWN_REASONS = 3
+NEW = "not made yet"
+FIRST = " runs first"
+ASKED = "asked for by --from"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,20 @@ def plan_text(decisions: Sequence[Decision]) -> str:
         reasons = reasons_text(decision.reasons)
         lines.append(f"{decision.planned.folder_name:<{width}}  {decision.state:<6}  {reasons}".rstrip())
     return "\n".join(lines)
+
+
+def changes_text(decisions: Sequence[Decision]) -> str | None:
+    """Return what changed since a folder was last filled, None where it is empty or nothing did.
+
+    Only causes are told: not that a stage was never made, nor that one before it runs first.
+    """
+    labels: dict[str, list[str]] = {}
+    for one in decisions:
+        for reason in one.reasons:
+            if reason not in (NEW, ASKED) and not reason.endswith(FIRST):
+                labels.setdefault(reason, []).append(one.planned.label)
+    told = [f"{reason} ({', '.join(of[:2])}{', ...' if len(of) > 2 else ''})" for reason, of in labels.items()]
+    return f"changed since the last run: {'; '.join(told)}" if told else None
 
 
 def reasons_text(reasons: Sequence[str]) -> str:

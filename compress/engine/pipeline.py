@@ -21,13 +21,14 @@ from compress.artifact import Artifact, hash_json
 from compress.dataset import Preloads
 from compress.detector import Detector, RefusesExport
 from compress.engine.child import disk_errors_named, run_in_child
-from compress.engine.decisions import Decision, Result, plan_text, reasons_text
+from compress.engine.decisions import ASKED, FIRST, NEW, Decision, Result, changes_text, plan_text, reasons_text
 from compress.engine.dry_pass import DryPass, dry_pass
 from compress.engine.forecast import forecast, read_forecast
 from compress.engine.keys import KeyMaker, explain_change
 from compress.engine.objects import tell_objects
 from compress.engine.sharing import OwnFolder, Workshop
-from compress.errors import DataError, RecipeError, suggest
+from compress.engine.status import StatusBoard
+from compress.errors import CompressError, DataError, RecipeError, suggest
 from compress.folder_lock import keep_lock, lock_folder
 from compress.kind import Kind
 from compress.number_text import duration_text
@@ -83,13 +84,13 @@ class Run:
         parts = self._keys.parts(planned.stage, digests)
         reasons: list[str] = []
         if planned.number >= self._first_forced:
-            reasons.append("asked for by --from")
+            reasons.append(ASKED)
         reasons += [
-            f"input {label} runs first" for name, label in planned.inputs.items() if earlier[label].artifact is None
+            f"input {label}{FIRST}" for name, label in planned.inputs.items() if earlier[label].artifact is None
         ]
         folder = artifacts.find_folder(self.root, planned.label)
         if folder is None:
-            return Decision(planned, "run", ("not made yet",), parts)
+            return Decision(planned, "run", (NEW,), parts)
         damage = self._check(folder)
         if damage is not None:
             return Decision(planned, "run", (f"damaged: {damage}",), parts)
@@ -265,28 +266,48 @@ def run(
     with lock_folder(job.root, wait=wait) as lock:
         with workshop.at_work():
             artifacts.recover(job.root)
-            _begin(job, rehearse=rehearse, foresee=foresee)
-        done: dict[str, Decision] = {}
-        results: list[Result] = []
-        for planned in job.plan:
-            with workshop.at_work():
-                decision = job.decide(planned, done)
-            if decision.state == "cached":
-                artifact = job.rename_folder(decision)
-                progress.restore_warnings(artifact.facts.get("warnings", ()))
-            else:
-                progress.say(f"{planned.label}: {reasons_text(decision.reasons)}")
-                artifact = workshop.make(decision, job.root, partial(job.execute, decision, done), lock)
-                progress.say(f"{planned.label}: done in {duration_text(artifact.seconds)}")
-            done[planned.label] = replace(decision, artifact=artifact)
-            results.append(Result(artifact, decision.state == "cached"))
+            decisions = _begin(job, rehearse=rehearse, foresee=foresee)
+        board = StatusBoard.open(job.root, recipe.name, decisions)
+        try:
+            with progress.listening(board.hear):
+                results = _bring_up_to_date(job, board, workshop, lock)
+        except CompressError as error:
+            board.close("failed", str(error))
+            raise
+        except BaseException:
+            board.close("interrupted")
+            raise
+        board.close("done")
         return results
 
 
-def _begin(job: Run, *, rehearse: bool, foresee: bool) -> None:
-    """Say what will run, refuse what cannot, and get ready."""
+def _bring_up_to_date(job: Run, board: StatusBoard, workshop: Workshop, lock: int) -> list[Result]:
+    """Take each stage from the cache or run it."""
+    done: dict[str, Decision] = {}
+    results: list[Result] = []
+    for planned in job.plan:
+        with workshop.at_work():
+            decision = job.decide(planned, done)
+        if decision.state == "cached":
+            artifact = job.rename_folder(decision)
+            progress.restore_warnings(artifact.facts.get("warnings", ()))
+        else:
+            progress.say(f"{planned.label}: {reasons_text(decision.reasons)}")
+            board.begin(planned.label)
+            artifact = workshop.make(decision, job.root, partial(job.execute, decision, done), lock)
+            progress.say(f"{planned.label}: done in {duration_text(artifact.seconds)}")
+        board.end(planned.label, artifact.seconds, cached=decision.state == "cached")
+        done[planned.label] = replace(decision, artifact=artifact)
+        results.append(Result(artifact, decision.state == "cached"))
+    return results
+
+
+def _begin(job: Run, *, rehearse: bool, foresee: bool) -> list[Decision]:
+    """Say what will run, refuse what cannot, and get ready; return what was decided."""
     decisions = job.decide_all()
     progress.say(plan_text(decisions))
+    if (changes := changes_text(decisions)) is not None:
+        progress.say(changes)
     job.check(decisions)
     preload(job.detector, [decision.planned.stage for decision in decisions if decision.state == "run"])
     passed = job.dry_pass(decisions) if rehearse else None
@@ -296,6 +317,7 @@ def _begin(job: Run, *, rehearse: bool, foresee: bool) -> None:
         foreseen = job.forecast(decisions)
         if foreseen is not None:
             progress.say(forecast_text(foreseen))
+    return decisions
 
 
 def forecast_text(found: Forecast | str) -> str:

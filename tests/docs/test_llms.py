@@ -17,6 +17,7 @@ from compress.compare.gate import Gate
 from compress.compare.sides import Side
 from compress.compare.verdicts import Check
 from compress.engine.child import INTERRUPTED
+from compress.engine.status import RunStatus, StageStatus
 from compress.report.document import Requirement
 from compress.runtime import detect as detecting
 
@@ -93,6 +94,8 @@ EMPTY_RUN = krimp.RunResult("r", Path("out"), ()).to_json()
         ("`run`", set(EMPTY_RUN)),
         ("`verify`", set(_verified(ROOT / "detectors" / "dcfl" / "zoo" / "dcfl_mbv2_hituav.krimp"))),
         ("`run` requirements", {"report", *Requirement.model_fields}),
+        ("`status`", {field.name for field in fields(RunStatus)} | {"format_version", "seconds_left"}),
+        ("`status` stages", {field.name for field in fields(StageStatus)}),
         ("`compare`", set(Comparison((Side("a", "file"),), ()).to_json())),
         ("`gate`", set(Gate(Side("a", "file"), Side("b", "file"), ()).to_json())),
         ("`gate` checks", {field.name for field in fields(Check)}),

@@ -162,3 +162,22 @@ def test_curves_of_a_training_are_there_while_it_runs(tmp_path):
         curves.flush()
         assert [(one.step, one.value) for one in events(tmp_path / "logs" / "qat").Scalars("loss")] == [(3, 0.5)]
     assert curves_of("qat") is None
+
+
+@with_trackers
+@pytest.mark.trackers
+def test_a_training_writes_the_losses_of_its_steps_and_epochs(tmp_path):
+    from types import SimpleNamespace
+
+    from compress.training.lines import TrainingProgress
+
+    with curves_in(tmp_path / "logs"):
+        lines = TrainingProgress("qat", SimpleNamespace(epochs=2), 4, 2)
+        lines.step(SimpleNamespace(epoch=0, batch=1, step=1), {"loss_cls": 0.5, "loss_bbox": 0.25}, 0.01, 0.1)
+        lines.epoch({"epoch": 1, "losses": {"loss_cls": 0.5}, "lr": 0.01, "seconds": 2.0, "map": 0.25, "map50": None})
+        found = events(tmp_path / "logs" / "qat")  # while it runs
+    assert [(one.step, one.value) for one in found.Scalars("step_loss/sum")] == [(1, 0.75)]
+    assert [(one.step, one.value) for one in found.Scalars("map")] == [(1, 0.25)]
+    assert set(found.Tags()["scalars"]) == {
+        "step_loss/sum", "step_loss/cls", "step_loss/bbox", "step_lr", "loss/cls", "map", "lr", "seconds"
+    }  # fmt: skip
