@@ -71,7 +71,8 @@ def test_a_metric_that_the_data_does_not_measure_gives_nothing_up(tmp_path):
 def task(tmp_path, **changes):
     fields = {
         "name": "t", "recipe": "t.yaml", "out": str(tmp_path), "shared": str(tmp_path / "shared"), "source": "none",
-        "answer": str(tmp_path / "t.answer.json"), "until": None, "limits": {}, "allow_code": False, "here": str(tmp_path),
+        "answer": str(tmp_path / "t.answer.json"), "until": None, "limits": {}, "allow_code": False,
+        "here": str(tmp_path),
     }  # fmt: skip
     return Task(**{**fields, **changes})
 
