@@ -55,7 +55,9 @@ class RayCrew:
     def start(self, order: Order) -> None:
         """Hand an order to the cluster."""
         resources = {self._machine: 1} if order.is_timing and self._machine is not None else None
-        task = ray.remote(work).options(num_cpus=1, resources=resources, max_retries=0)
+        # What is timed waits for the others by itself, in the room of its machine, not for a CPU.
+        cpus = 0 if order.is_timing else 1
+        task = ray.remote(work).options(num_cpus=cpus, resources=resources, max_retries=0)
         self._running[task.remote(str(order.task.resolve()))] = order
 
     def wait(self) -> list[Order]:

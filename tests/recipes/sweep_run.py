@@ -20,7 +20,7 @@ STAGES = """\
 PROGRAM = "from compress.cli.main import script; script()"
 
 
-def write_sweep(folder: Path, *, bits: str = "[3, 4, 5]", objectives: str = "[bytes, map]", more: str = "") -> Path:
+def write_sweep(folder: Path, *, bits: str = "[3, 5]", objectives: str = "[bytes, map]", more: str = "") -> Path:
     """Write data, recipe and sweep, and return the sweep's path."""
     data = draw_data(folder / "data", {"train": 6, "val": 2, "test": 1})
     write_recipe(folder / "small.yaml", data, STAGES)
@@ -41,7 +41,7 @@ def start_sweep(sweep: Path, out: Path, *arguments: str) -> subprocess.Popen[str
     )
 
 
-def end_sweep(process: subprocess.Popen[str], timeout_s: float = 900) -> str:
+def end_sweep(process: subprocess.Popen[str], timeout_s: float = 1500) -> str:
     """Wait for a sweep to end well, and return what it said."""
     text, _ = process.communicate(timeout=timeout_s)
     assert process.returncode == 0, text

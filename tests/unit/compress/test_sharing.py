@@ -131,6 +131,32 @@ def test_what_a_run_for_itself_has_made_is_taken_from_it_and_not_touched(recipe,
     assert makers(out, "second") == now
 
 
+def test_what_a_run_has_made_another_way_is_made_again(recipe, out, tmp_path):
+    """A manifest says through which stages its artifact came; those have other names here."""
+    recipe.write_text(recipe.read_text().replace(", distill: {teacher: train}", ""))
+    other = tmp_path / "b.yaml"
+    other.write_text(recipe.read_text().replace("{stage: train}", "{stage: train, name: base}"))
+    run(other, tmp_path / "alone", shared=False)
+    shared = SharedFolder(out / "shared", (tmp_path / "alone" / "first",))
+    pipeline.run(load_recipe(recipe, []), out, rehearse=False, workshop=shared)
+    folder = out / "first" / "01_finetune"
+    assert open_artifact(folder).key == open_artifact(tmp_path / "alone" / "first" / "01_finetune").key
+    assert open_artifact(folder).lineage == ("train", "finetune")
+
+
+def test_only_what_is_timed_is_made_alone(recipe, out, monkeypatch):
+    asked = []
+    enter = SharedFolder.at_work
+
+    def at_work(self, *, alone=False):
+        asked.append(alone)
+        return enter(self, alone=alone)
+
+    monkeypatch.setattr(SharedFolder, "at_work", at_work)
+    run(recipe, out)
+    assert asked == [*[False] * 15, True]  # once to begin, and for each stage to decide, to look for it and to make it
+
+
 def test_the_folder_can_be_moved(recipe, out, tmp_path):
     run(recipe, out)
     out.rename(tmp_path / "elsewhere")
