@@ -184,8 +184,9 @@ def _sampler(
     settings = sweep.sampler
     if settings.kind == "grid":
         axes = {name: _choices(dimension) for name, dimension in dimensions.items()}
-        grid: Any = optuna.samplers.GridSampler(axes, seed=settings.seed)
-        grid.after_trial = lambda *_: None  # its own stops the loop at the end, and there is no loop to stop
+        grid: optuna.samplers.BaseSampler = optuna.samplers.GridSampler(axes, seed=settings.seed)
+        # Its own stops the loop at the end, and there is no loop to stop.
+        grid.after_trial = lambda *_: None  # type: ignore[method-assign]
         return grid
     seed = epoch_seed(settings.seed, position)
     if settings.kind == "tpe":
