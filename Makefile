@@ -23,7 +23,7 @@ setup-openmmlab: ## add the OpenMMLab stack to .venv; mmcv is compiled (g++, 8 t
 setup-ray: setup ## add Ray to .venv, for krimp sweep --ray
 	@bash scripts/setup_ray.sh
 
-demo: ## set-up -> synthetic data -> train -> prune -> quantize -> pack -> report, at most 8 minutes on 2 cores
+demo: ## set-up -> synthetic data -> train -> prune -> quantize -> pack -> report, about 7 minutes on 2 idle cores
 	@bash scripts/demo.sh
 
 check: setup ## ruff, mypy, import-linter
@@ -32,7 +32,7 @@ check: setup ## ruff, mypy, import-linter
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-test: setup ## the tests that need no OpenMMLab, about 8 minutes on 2 idle cores
+test: setup ## the tests that need no OpenMMLab, about 15 minutes on 2 cores
 	@$(PYTEST) $(NO_OPENMMLAB) -m "$(SHORT)" --timeout 600
 
 test-fast: setup ## the quick ones of them, at most 90 seconds
