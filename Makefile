@@ -23,7 +23,7 @@ setup-openmmlab: ## add the OpenMMLab stack to .venv; mmcv is compiled (g++, 8 t
 setup-ray: setup ## add Ray to .venv, for krimp sweep --ray
 	@bash scripts/setup_ray.sh
 
-demo: ## set-up -> synthetic data -> train -> prune -> quantize -> pack -> report, about 7 minutes on 2 idle cores
+demo: ## set-up -> synthetic data -> train -> prune -> quantize -> pack -> report, about 6.5 minutes on 2 idle cores
 	@bash scripts/demo.sh
 
 check: setup ## ruff, mypy, import-linter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from compress.errors import CompressError, printable
 from compress.machine import describe_machine
 from compress.whole_file import write_whole
 
+_WITHIN = re.compile(r"(?<!\S)/(?:[^\s/]+/)+(?=[^\s/])")
 RECORDS = Path(__file__).parent / "records"
 
 
@@ -49,9 +51,14 @@ def write_record(path: Path | None, record: dict[str, Any]) -> None:
 
 
 def without_folders(value: Any) -> Any:
-    """Return a JSON value in which each absolute path is cut to its last part: a record tells nothing of a home."""
+    """Return a JSON value in which each absolute path is cut to its last part: a record tells nothing of a home.
+
+    A text that begins with one is a path as a whole, blanks too; within a sentence a path ends at a blank.
+    """
     if isinstance(value, dict):
         return {name: without_folders(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
         return [without_folders(entry) for entry in value]
-    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
+    if not isinstance(value, str):
+        return value
+    return Path(value).name if value.startswith("/") else _WITHIN.sub("", value)

@@ -123,16 +123,11 @@ def measure(request: Request) -> dict[str, Any]:
         say(f"{name}: {times['float'] / milliseconds:.2f} times as fast")
     return head("shrink") | {
         "model": request.model.name,
-        "judge": {"kind": judge.kind, "told": _without_folder(judge.told, request.labels)},
+        "judge": {"kind": judge.kind, "told": judge.told},
         "pictures": {"learnt": len(learnt), "judged": len(judged)},
         "preprocessing": str(inputs.preprocessing),
         "rows": rows,
     }
-
-
-def _without_folder(told: str, labels: Path | None) -> str:
-    """Return what a judge tells, the place of its labels by its name alone: records are published."""
-    return told if labels is None else told.replace(str(labels), labels.name)
 
 
 def main() -> int:

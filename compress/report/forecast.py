@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compress.number_text import count_text, size_text
+from compress.number_text import count_text, fixed_text, size_text
 
 _SHOWN = 8  # layers
 DASH = "-"
@@ -202,3 +202,16 @@ def compared(found: Forecast, measured: Mapping[str, Mapping[str, float | None]]
         and value > 0
         and (what != "packed_bytes" or found.tells_bytes or one.asked_bytes)
     ]
+
+
+def check_rows(checks: Sequence[ForecastCheck]) -> list[list[str]]:
+    """Return a table, its head first, of what the plan should leave beside what it left."""
+    shown: dict[str, tuple[str, Callable[[float], str]]] = {
+        "packed_bytes": ("bytes, packed", lambda value: size_text(round(value))),
+        "latency_ms": ("latency p50", lambda value: fixed_text(value, 1, " ms")),
+    }
+    rows = [["model", "what", "forecast", "measured", "off"]]
+    for check in checks:
+        name, text = shown[check.what]
+        rows.append([check.model, name, text(check.forecast), text(check.measured), f"{check.off:+.1%}"])
+    return rows

@@ -12,6 +12,7 @@ from compress.markdown_text import cell as _cell
 from compress.markdown_text import link
 from compress.number_text import DASH, count_text, duration_text, fixed_text, interval_text, share_text, size_text
 from compress.report.document import Document, Row, history_metric
+from compress.report.forecast import check_rows
 from compress.report.looks import looks_rows, looks_sentence
 from compress.report.sensitivity_table import sensitivity_note, sensitivity_tables
 
@@ -388,20 +389,7 @@ def _plain(name: str, value: Any) -> str:
 
 def _forecast(document: Document) -> str:
     """Return what the plan should leave beside what it left."""
-    head = ["model", "what", "forecast", "measured", "off"]
-    shown = {
-        "packed_bytes": ("bytes, packed", lambda value: size_text(round(value))),
-        "latency_ms": ("latency p50", lambda value: fixed_text(value, 1, " ms")),
-    }
-    rows = [
-        [
-            check.model,
-            shown[check.what][0],
-            *map(shown[check.what][1], (check.forecast, check.measured)),
-            f"{check.off:+.1%}",
-        ]
-        for check in document.forecast_checks
-    ]
+    head, *rows = check_rows(document.forecast_checks)
     return _section("Forecast and measurement", _table(head, rows) if rows else "")
 
 

@@ -50,7 +50,7 @@ def test_the_demo_ends_with_the_exit_code_of_its_run(demo):
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("times:")
     recipe = (ROOT / "recipes" / "demo.yaml").read_text()
-    assert "goal: {ratio: 20, speedup: 1.3, max_drop: {map: 3}, epochs: 6}" in recipe
+    assert "goal: {ratio: 20, speedup: 1.5, max_drop: {map: 3}, epochs: 6}" in recipe
 
 
 @pytest.mark.parametrize(("failing", "calls"), [("setup", 1), ("data", 2)])

@@ -17,6 +17,7 @@ from compress.number_text import (
     size_text,
 )
 from compress.report.document import Document, Row
+from compress.report.forecast import check_rows
 from compress.report.html.accuracy_charts import ERROR_TEXTS
 from compress.report.layers import LayerRow
 from compress.report.looks import looks_rows
@@ -210,23 +211,8 @@ def layers_table(layers: Sequence[LayerRow]) -> Table | None:
 
 def forecast_table(document: Document) -> Table | None:
     """Return what the plan should leave beside what it left."""
-    if not document.forecast_checks:
-        return None
-    shown = {
-        "packed_bytes": ("bytes, packed", lambda value: size_text(round(value))),
-        "latency_ms": ("latency p50", lambda value: fixed_text(value, 1, " ms")),
-    }
-    rows = [
-        [
-            one.model,
-            shown[one.what][0],
-            shown[one.what][1](one.forecast),
-            shown[one.what][1](one.measured),
-            f"{one.off:+.1%}",
-        ]
-        for one in document.forecast_checks
-    ]
-    return plain("forecast", "Forecast and outcome", ["model", "what", "forecast", "measured", "off"], rows)
+    head, *rows = check_rows(document.forecast_checks)
+    return plain("forecast", "Forecast and outcome", head, rows) if rows else None
 
 
 def latency_tables(document: Document) -> list[Table]:

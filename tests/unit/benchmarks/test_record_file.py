@@ -49,10 +49,12 @@ def test_the_list_of_this_test_names_every_benchmark_that_writes_a_record():
 
 def test_a_record_opens_alike_holds_no_home_and_makes_its_folder(tmp_path):
     path = tmp_path / "new" / "a.json"
-    write_record(path, head("size") | {"file": "/home/someone/model.onnx", "rows": [{"path": "/tmp/x/y.krimp"}]})
+    told = "map against /home/someone/val/labels (dota): 3 / 4 km/h of http://x.org/a/b, /2"
+    rows = [{"path": "/tmp/x/y.krimp", "told": told}]
+    write_record(path, head("size") | {"file": "/home/someone/model.onnx", "rows": rows})
     record = json.loads(path.read_text())
     assert (record["format_version"], record["benchmark"], record["file"]) == (1, "size", "model.onnx")
-    assert record["rows"] == [{"path": "y.krimp"}]
+    assert record["rows"] == [{"path": "y.krimp", "told": told.replace("/home/someone/val/", "")}]
     assert {"cpu", "versions", "commit"} <= set(record["environment"])
     with pytest.raises(CompressError, match="records are not edited"):
         write_record(path, record)
