@@ -23,6 +23,7 @@ _FLATTEST = -0.05  # slope of the logarithm of the size over that of the price t
 _SLOPE = 0.2  # by which the logarithm of a file's size falls with that of the price, about
 _CLOSE = 1.5  # factor between prices around the target from which on rows of both are mixed
 _MIXTURES = 6  # that are measured
+_LEAST_MOVED = 0.1  # of what a mixture should have moved the size by
 
 Measure = Callable[[Mapping[str, Rounded]], int]
 
@@ -99,7 +100,8 @@ def round_to_bytes(
                     break
                 if fitting := found(between, under.price):
                     return fitting
-                mixed.learn(tried[-1].num_bytes, target)
+                if not mixed.learn(tried[-1].num_bytes, target):
+                    break
             break
         following = next_price(tried, target * (1 - TOLERANCE / 2), curve)
         start = layers if max(price / following, following / price) <= _NEAR else None
@@ -224,12 +226,19 @@ class Mixture:
         chosen[self._order[: self._count]] = True
         return {name: self._mixed(name, chosen[rows]) for name, rows in self._rows.items()}
 
-    def learn(self, num_bytes: int, target: float) -> None:
-        """Take note of the size of the last network."""
+    def learn(self, num_bytes: int, target: float) -> bool:
+        """Take note of the size of the last network; return whether rows are what the two networks differ by.
+
+        The rest of a file depends on the price too: biases, and filters that are gone. Where that makes the jump, any
+        mixture is about as large as the network that fits.
+        """
+        (low, small), (high, large) = self._low, self._high
+        share = (self._total[self._count] - self._total[low]) / (self._total[high] - self._total[low])
         if num_bytes > target:
             self._high = (self._count, num_bytes)
         else:
             self._low = (self._count, num_bytes)
+        return bool(num_bytes - small >= _LEAST_MOVED * share * (large - small))
 
     def _mixed(self, name: str, chosen: np.ndarray) -> Rounded:
         over, under = self._over[name], self._under[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -291,6 +292,25 @@ def test_a_size_in_the_middle_of_a_jump_is_made_of_rows_of_both_sides():
     found = round_to_bytes({"one": jump}, jump.measure, 300_000)
     assert 297_000 <= found.num_bytes <= 300_000
     assert set(found.layers["one"].exponents) == {380_000, 180_000}
+
+
+class _JumpElsewhere(_Jump):
+    """A layer in a file whose rest jumps at that price, much further than its rows do."""
+
+    def choose(self, price, start=None):
+        return replace(super().choose(price), price=price)
+
+    def measure(self, layers):
+        self.sizes.append(int(self.row_bits(layers["one"]).sum() / 80 + (200_000 if layers["one"].price < 3e-8 else 0)))
+        return self.sizes[-1]
+
+
+def test_mixing_rows_ends_where_they_are_not_what_jumps():
+    jump = _JumpElsewhere()
+    jump.sizes = []
+    found = round_to_bytes({"one": jump}, jump.measure, 150_000)
+    assert 18_000 <= found.num_bytes < 40_000
+    assert len(jump.sizes) == len(jump.prices) + 1  # one mixture was enough to see it
 
 
 def test_losses_and_bits_of_rows_add_up_to_those_of_the_layer():
