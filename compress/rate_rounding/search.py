@@ -233,12 +233,12 @@ class Mixture:
         mixture is about as large as the network that fits.
         """
         (low, small), (high, large) = self._low, self._high
-        share = (self._total[self._count] - self._total[low]) / (self._total[high] - self._total[low])
+        part, whole = (self._total[count] - self._total[low] for count in (self._count, high))
         if num_bytes > target:
             self._high = (self._count, num_bytes)
         else:
             self._low = (self._count, num_bytes)
-        return bool(num_bytes - small >= _LEAST_MOVED * share * (large - small))
+        return bool((num_bytes - small) * whole >= _LEAST_MOVED * part * (large - small))
 
     def _mixed(self, name: str, chosen: np.ndarray) -> Rounded:
         over, under = self._over[name], self._under[name]
